@@ -1,0 +1,131 @@
+//! What user space tells the programs: constants fixed at load, and the little that changes while they run.
+
+use crate::event::COMM_LEN;
+
+/// Which tasks are sampled.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Every task of the host.
+    All = 0,
+    /// The processes listed in the `PROCESSES` map.
+    Processes = 1,
+    /// Tasks in one cgroup or below it.
+    Cgroup = 2,
+    /// Processes or threads of one name.
+    Comm = 3,
+}
+
+/// Byte offsets of kernel fields, from the running kernel's BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskOffsets {
+    /// `task_struct.tgid`.
+    pub tgid: u32,
+    /// `task_struct.pid`.
+    pub pid: u32,
+    /// `task_struct.group_leader`.
+    pub group_leader: u32,
+    /// `task_struct.start_boottime` (`real_start_time` before Linux 5.5).
+    pub start_time: u32,
+    /// `task_struct.self_exec_id`.
+    pub exec_count: u32,
+    /// `task_struct.comm`.
+    pub comm: u32,
+    /// `task_struct.mm`.
+    pub mm: u32,
+    /// `task_struct.flags`.
+    pub flags: u32,
+}
+
+/// Constants of one load, in frozen read-only memory, so that the verifier sees them as constants.
+///
+/// One structure with a magic number: LLVM may merge a plain zero static with another constant, and overriding the one
+/// would change the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// [`CONFIG_MAGIC`].
+    pub magic: u64,
+    /// With [`Filter::Cgroup`]: the cgroup's number (the inode of its directory).
+    pub cgroup_id: u64,
+    /// Device of the profiler's pid namespace, when it is not the initial one.
+    pub pid_namespace_device: u64,
+    /// Inode of that namespace; 0 for the initial one.
+    pub pid_namespace_inode: u64,
+    /// A [`Filter`].
+    pub filter: u32,
+    /// With [`Filter::Cgroup`]: its depth below the root of the hierarchy.
+    pub cgroup_level: u32,
+    /// The profiler's own process, which is never sampled.
+    pub self_pid: u32,
+    /// 1 when the children of listed processes are listed as they are forked.
+    pub follow_children: u32,
+    /// Entries of one aggregation map at which user space is asked to drain early.
+    pub drain_at_entries: u32,
+    /// Bytes in the ring buffer at which user space is woken.
+    pub wake_at_bytes: u32,
+    /// With [`Filter::Comm`]: the name, padded with zeros.
+    pub comm: [u8; COMM_LEN],
+    /// Where the kernel keeps what is read of a task.
+    pub task: TaskOffsets,
+}
+
+/// Marks [`Config`] as what it is ("profiler" in ASCII).
+pub const CONFIG_MAGIC: u64 = 0x7072_6f66_696c_6572;
+
+impl Config {
+    /// The value the object carries before user space replaces it.
+    pub const UNSET: Self = Self {
+        magic: CONFIG_MAGIC,
+        cgroup_id: 0,
+        pid_namespace_device: 0,
+        pid_namespace_inode: 0,
+        filter: 0,
+        cgroup_level: 0,
+        self_pid: 0,
+        follow_children: 0,
+        drain_at_entries: 0,
+        wake_at_bytes: 0,
+        comm: [0; COMM_LEN],
+        task: TaskOffsets { tgid: 0, pid: 0, group_leader: 0, start_time: 0, exec_count: 0, comm: 0, mm: 0, flags: 0 },
+    };
+}
+
+/// What changes while the programs run: the one element of the `CONTROL` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Which of the two generations of maps is written, 0 or 1.
+    pub window: u32,
+    /// 1 while samples are taken.
+    pub running: u32,
+}
+
+/// Entries into and exits from a program's use of a generation of maps, on one CPU.
+///
+/// The drain of a window waits until both are equal on every CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Times a program began to write to generation 0 and 1.
+    pub entered: [u64; 2],
+    /// Times it ended.
+    pub left: [u64; 2],
+}
+
+/// A process as the programs know it: a value of the `PROCESSES` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its mapping generation, counted by user space.
+    pub generation: u32,
+    /// [`PROCESS_TARGET`] and the like.
+    pub flags: u32,
+}
+
+/// The process was asked for.
+pub const PROCESS_TARGET: u32 = 1;
+
+/// The process is sampled from its next exec on.
+pub const PROCESS_AWAITS_EXEC: u32 = 2;

@@ -1,0 +1,192 @@
+//! Exact accounting: every hit of a probe ends in one counter, and the counters add up.
+//!
+//! `hits = filtered + idle + sum(outcomes)` holds three times over: for the user chain, for the kernel chain and for
+//! the sample as a whole. The same list of outcomes is used in the kernel, in user space and in every output.
+
+/// How a sample, or one chain of it, ended.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Walked to its root, or empty because there is nothing to walk (the user chain of a kernel thread).
+    Complete = 0,
+    /// The next frame pointer does not point into the stack: code built without frame pointers.
+    NoFramePointer = 1,
+    /// The stack memory is not resident, or not mapped.
+    UnreadableStack = 2,
+    /// More frames than the walk may take.
+    DepthLimit = 3,
+    /// 32-bit code, which is not unwound.
+    CompatCode = 4,
+    /// The process has released its memory (it is exiting).
+    Exiting = 5,
+    /// The kernel's own walk of its stack failed.
+    KernelStack = 6,
+    /// A program of the same type was interrupted while it used the scratch space.
+    ScratchBusy = 7,
+    /// The ring buffer had no room for a stack that user space does not know yet.
+    RingFull = 8,
+    /// The aggregation map had no room for a new record.
+    MapFull = 9,
+    /// The aggregation map's bucket was locked by the code this sample interrupted.
+    MapBusy = 10,
+    /// The record came, its stack did not.
+    StackMissing = 11,
+}
+
+/// What an [`Outcome`] means for the sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing is missing.
+    Complete,
+    /// The leaf-most frames are known, the root is not.
+    Truncated,
+    /// The chain, or the whole record, is not in the profile.
+    Lost,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the counters.
+    pub const ALL: [Self; 12] = [
+        Self::Complete,
+        Self::NoFramePointer,
+        Self::UnreadableStack,
+        Self::DepthLimit,
+        Self::CompatCode,
+        Self::Exiting,
+        Self::KernelStack,
+        Self::ScratchBusy,
+        Self::RingFull,
+        Self::MapFull,
+        Self::MapBusy,
+        Self::StackMissing,
+    ];
+
+    /// How many outcomes there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The outcome with this number, if there is one.
+    #[must_use]
+    pub fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(code).ok()?).copied()
+    }
+
+    /// The name used in reports, in `[truncated: NAME]` frames and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::NoFramePointer => "no_frame_pointer",
+            Self::UnreadableStack => "unreadable_stack",
+            Self::DepthLimit => "depth_limit",
+            Self::CompatCode => "compat_code",
+            Self::Exiting => "exiting",
+            Self::KernelStack => "kernel_stack",
+            Self::ScratchBusy => "scratch_busy",
+            Self::RingFull => "ring_full",
+            Self::MapFull => "map_full",
+            Self::MapBusy => "map_busy",
+            Self::StackMissing => "stack_missing",
+        }
+    }
+
+    /// The outcome with this [`name`](Self::name), if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
+    }
+
+    /// One sentence for a person, with what can be done about it where something can.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Complete => "walked to the root",
+            Self::NoFramePointer => "the frame-pointer chain broke in code built without frame pointers",
+            Self::UnreadableStack => "stack memory was not resident or not mapped",
+            Self::DepthLimit => "more frames than the walk may take",
+            Self::CompatCode => "32-bit code is not unwound",
+            Self::Exiting => "the process had already released its memory",
+            Self::KernelStack => "the kernel could not walk its own stack",
+            Self::ScratchBusy => "a probe interrupted itself",
+            Self::RingFull => "the stack buffer was full: raise --buffer-mb or lower -F",
+            Self::MapFull => "the aggregation map was full: raise --map-entries or lower -F",
+            Self::MapBusy => "the aggregation map was locked by the code this sample interrupted",
+            Self::StackMissing => "the record arrived without its stack",
+        }
+    }
+
+    /// What this outcome means for a chain.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Complete => Class::Complete,
+            Self::NoFramePointer | Self::UnreadableStack | Self::DepthLimit | Self::CompatCode => Class::Truncated,
+            Self::Exiting
+            | Self::KernelStack
+            | Self::ScratchBusy
+            | Self::RingFull
+            | Self::MapFull
+            | Self::MapBusy
+            | Self::StackMissing => Class::Lost,
+        }
+    }
+
+    /// Whether a sample that ends so is not in the profile at all.
+    ///
+    /// A sample that lost one chain to another reason stays in the profile, with a frame that names the reason.
+    #[must_use]
+    pub const fn loses_record(self) -> bool {
+        matches!(self, Self::ScratchBusy | Self::MapFull | Self::MapBusy)
+    }
+}
+
+/// The counters of one origin on one CPU, in events.
+///
+/// Written by the origin's programs, read by user space at the end of a window.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Times the program ran.
+    pub hits: u64,
+    /// Sum of the events' own periods over the hits, in the event's unit (ns for the CPU clock).
+    pub period_sum: u64,
+    /// Hits on a task that was not asked for.
+    pub filtered: u64,
+    /// Hits on the idle task.
+    pub idle: u64,
+    /// Outcomes of the user chain, by [`Outcome`].
+    pub user: [u64; Outcome::COUNT],
+    /// Outcomes of the kernel chain, by [`Outcome`].
+    pub kernel: [u64; Outcome::COUNT],
+    /// Outcomes of the sample as a whole, by [`Outcome`]: the record's own, else the user chain's, else the kernel's.
+    pub whole: [u64; Outcome::COUNT],
+}
+
+impl Counters {
+    /// Adds another CPU's or window's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.period_sum += other.period_sum;
+        self.filtered += other.filtered;
+        self.idle += other.idle;
+        for index in 0..Outcome::COUNT {
+            self.user[index] += other.user[index];
+            self.kernel[index] += other.kernel[index];
+            self.whole[index] += other.whole[index];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    #[test]
+    fn outcomes_are_numbered_as_listed_and_named_once() {
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+            assert_eq!(Outcome::from_code(index as u64), Some(outcome));
+            assert_eq!(Outcome::from_name(outcome.name()), Some(outcome));
+        }
+        assert_eq!(Outcome::from_code(Outcome::COUNT as u64), None);
+    }
+}

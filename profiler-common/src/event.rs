@@ -1,0 +1,274 @@
+//! Records: what a probe leaves for user space, and the table of probes.
+
+/// A probe. Its number is its row in [`ORIGINS`] and its index in the counters map.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// On-CPU samples.
+    Cpu = 0,
+}
+
+/// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
+#[derive(Debug)]
+pub struct OriginRow {
+    /// The probe.
+    pub origin: Origin,
+    /// Its name on the command line, in file names and in JSON.
+    pub name: &'static str,
+    /// Unit of the folded stacks, the flamegraph and the report: the name of one of `columns`.
+    pub unit: &'static str,
+    /// Index in `columns` of that unit.
+    pub primary: usize,
+    /// The value columns that are used, as pprof sample types: name and unit.
+    pub columns: &'static [(&'static str, &'static str)],
+}
+
+/// Every origin, by number.
+pub static ORIGINS: [OriginRow; 1] = [OriginRow {
+    origin: Origin::Cpu,
+    name: "cpu",
+    unit: "samples",
+    primary: 0,
+    columns: &[("samples", "count"), ("cpu", "nanoseconds")],
+}];
+
+impl Origin {
+    /// This origin's row.
+    #[must_use]
+    pub fn row(self) -> &'static OriginRow {
+        &ORIGINS[self as usize]
+    }
+
+    /// The origin of that number, if there is one.
+    #[must_use]
+    pub fn from_code(code: u16) -> Option<Self> {
+        ORIGINS.get(usize::from(code)).map(|row| row.origin)
+    }
+
+    /// The origin of that name, if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        ORIGINS.iter().find(|row| row.name == name).map(|row| row.origin)
+    }
+}
+
+/// Value columns a record has room for.
+pub const COLUMNS: usize = 4;
+
+/// Length of a command name, with its terminating zero. Source: `TASK_COMM_LEN` in include/linux/sched.h.
+pub const COMM_LEN: usize = 16;
+
+/// What is counted together: one entry of the aggregation map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordKey {
+    /// Start of the process (its thread-group leader) since boot, in ns: tells a reused pid apart.
+    pub start_time_ns: u64,
+    /// The kernel chain: a [stack reference](StackRef).
+    pub kernel_stack: u64,
+    /// The user chain: a [stack reference](StackRef).
+    pub user_stack: u64,
+    /// A call's or block's number; 0 outside one.
+    pub span: u64,
+    /// The process, as the profiler's pid namespace numbers it.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// How often the process has executed a program: tells its images apart.
+    pub exec_count: u32,
+    /// The mapping generation user space had published when the record was made.
+    pub generation: u32,
+    /// [`Origin`].
+    pub origin: u16,
+    /// The probe's own reason; 0 where it has none.
+    pub reason: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What is known of a [`RecordKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordValue {
+    /// The origin's value columns; column 0 counts events.
+    pub columns: [u64; COLUMNS],
+    /// The thread's name when the record was first made.
+    pub thread_comm: [u8; COMM_LEN],
+    /// The process's name (its leader's) when the record was first made.
+    pub process_comm: [u8; COMM_LEN],
+    /// How the user chain ended: [`crate::counters::Outcome`].
+    pub user_outcome: u8,
+    /// How the kernel chain ended.
+    pub kernel_outcome: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// A reference to a chain in a [`RecordKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackRef {
+    /// There is nothing to walk.
+    Empty,
+    /// The chain was lost: the code of an [`crate::counters::Outcome`].
+    Lost(u64),
+    /// The hash of the chain's words.
+    Hash(u64),
+}
+
+impl StackRef {
+    /// Reads a key's word.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        match word {
+            0 => Self::Empty,
+            code if code < MIN_HASH => Self::Lost(code),
+            hash => Self::Hash(hash),
+        }
+    }
+}
+
+/// No stack hash is smaller: smaller words in a key are outcome codes.
+pub const MIN_HASH: u64 = 256;
+
+/// The hash of a chain before its first word. Any odd number does; this is the golden ratio's.
+pub const HASH_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Adds one word to a chain's hash: a multiply-xorshift step (the constant is from `SplitMix64`, by S. Vigna).
+#[inline(always)]
+#[must_use]
+pub const fn hash_word(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 29)
+}
+
+/// Ends a chain's hash, so that it is never an outcome code.
+#[inline(always)]
+#[must_use]
+pub const fn finish_hash(hash: u64) -> u64 {
+    if hash < MIN_HASH { hash + MIN_HASH } else { hash }
+}
+
+/// Most frames of a user chain.
+pub const MAX_USER_FRAMES: usize = 512;
+
+/// Most frames of a kernel chain. Source: `PERF_MAX_STACK_DEPTH`, the default of kernel.perf_event_max_stack.
+pub const MAX_KERNEL_FRAMES: usize = 127;
+
+/// Words of a chain in a [`StackRecord`]: the frames and, when it was cut, one marker.
+pub const MAX_STACK_WORDS: usize = MAX_USER_FRAMES + 1;
+
+/// A chain on its way to user space, sent at its own length: `16 + 8 * length` bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StackRecord {
+    /// [`RING_STACK`].
+    pub kind: u32,
+    /// Words used.
+    pub length: u32,
+    /// The chain's hash.
+    pub hash: u64,
+    /// Frame words, leaf first.
+    pub words: [u64; MAX_STACK_WORDS],
+}
+
+/// A ring-buffer record that carries a chain: [`StackRecord`].
+pub const RING_STACK: u32 = 1;
+
+/// A ring-buffer record that asks for an early drain; it has no body.
+pub const RING_DRAIN: u32 = 2;
+
+/// What a frame word is. The tag is in the top four bits.
+///
+/// A kernel address has them all set already, a native address none, so both are stored as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrameWord {
+    /// An address in a file the process maps, or in memory nobody knows.
+    Native(u64),
+    /// An address in code made at run time.
+    Jit(u64),
+    /// A frame of an interpreter: its own number.
+    Interpreted(u64),
+    /// Not a frame: why the chain ends here (the code of an [`crate::counters::Outcome`]).
+    Marker(u64),
+    /// A kernel address.
+    Kernel(u64),
+}
+
+const TAG_SHIFT: u32 = 60;
+const TAG_JIT: u64 = 1;
+const TAG_INTERPRETED: u64 = 2;
+const TAG_MARKER: u64 = 3;
+const TAG_KERNEL: u64 = 15;
+const TAG_PAYLOAD: u64 = (1 << TAG_SHIFT) - 1;
+
+impl FrameWord {
+    /// The word as it is stored.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Native(address) => address & TAG_PAYLOAD,
+            Self::Jit(address) => (TAG_JIT << TAG_SHIFT) | (address & TAG_PAYLOAD),
+            Self::Interpreted(number) => (TAG_INTERPRETED << TAG_SHIFT) | (number & TAG_PAYLOAD),
+            Self::Marker(code) => (TAG_MARKER << TAG_SHIFT) | (code & TAG_PAYLOAD),
+            Self::Kernel(address) => (TAG_KERNEL << TAG_SHIFT) | (address & TAG_PAYLOAD),
+        }
+    }
+
+    /// Reads a stored word; `None` for a tag nobody writes.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        let payload = word & TAG_PAYLOAD;
+        match word >> TAG_SHIFT {
+            0 => Some(Self::Native(payload)),
+            TAG_JIT => Some(Self::Jit(payload)),
+            TAG_INTERPRETED => Some(Self::Interpreted(payload)),
+            TAG_MARKER => Some(Self::Marker(payload)),
+            TAG_KERNEL => Some(Self::Kernel(word)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_words_survive_storage() {
+        for word in [
+            FrameWord::Native(0x7fff_ffff_f000),
+            FrameWord::Jit(0x7f00_0000_1000),
+            FrameWord::Interpreted(42),
+            FrameWord::Marker(3),
+            FrameWord::Kernel(0xffff_ffff_8100_0000),
+        ] {
+            assert_eq!(FrameWord::from_word(word.to_word()), Some(word));
+        }
+        assert_eq!(FrameWord::from_word(7 << TAG_SHIFT), None);
+    }
+
+    #[test]
+    fn a_hash_is_never_an_outcome_code() {
+        assert_eq!(finish_hash(3), 3 + MIN_HASH);
+        assert_eq!(StackRef::from_word(finish_hash(0)), StackRef::Hash(MIN_HASH));
+        assert_eq!(StackRef::from_word(0), StackRef::Empty);
+        assert_eq!(StackRef::from_word(9), StackRef::Lost(9));
+    }
+
+    #[test]
+    fn origins_are_numbered_as_listed() {
+        for (index, row) in ORIGINS.iter().enumerate() {
+            assert_eq!(row.origin as usize, index);
+            assert_eq!(row.columns[row.primary].0, row.unit);
+            assert!(row.columns.len() <= COLUMNS);
+        }
+    }
+
+    #[test]
+    fn layouts_have_no_hidden_padding() {
+        assert_eq!(size_of::<RecordKey>(), 4 * 8 + 4 * 4 + 8);
+        assert_eq!(size_of::<RecordValue>(), 8 * COLUMNS + 2 * COMM_LEN + 8);
+        assert_eq!(size_of::<StackRecord>(), 16 + 8 * MAX_STACK_WORDS);
+    }
+}

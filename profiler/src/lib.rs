@@ -1,0 +1,5 @@
+//! A kernel-level profiler for production Linux hosts, on eBPF.
+//!
+//! See ARCHITECTURE.md for the picture. This library is what the `profiler` command and its tests share.
+
+pub mod profile;

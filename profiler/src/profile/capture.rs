@@ -1,0 +1,138 @@
+//! A capture: one index and the profiles, from which every output file is made.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Accounting, Profile};
+
+/// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything one recording found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capture {
+    /// What is not a profile: `capture.json`.
+    pub index: Index,
+    /// One profile for each origin, in the order of their numbers.
+    pub profiles: Vec<Profile>,
+}
+
+/// `capture.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Version of the profiler that recorded.
+    pub profiler_version: String,
+    /// Start of the recording, ns since the Unix epoch.
+    pub started_at_ns: u64,
+    /// Wall time recorded, ns.
+    pub duration_ns: u64,
+    /// What was asked for.
+    pub target: Target,
+    /// Where it ran.
+    pub host: Host,
+    /// Totals by origin name.
+    pub origins: BTreeMap<String, OriginSummary>,
+    /// Accounting by origin name.
+    pub accounting: BTreeMap<String, Accounting>,
+    /// What the recording cost.
+    pub overhead: Overhead,
+    /// The objects that have frames in the profiles and how many of these have names, most samples first.
+    pub objects: Vec<ObjectSummary>,
+    /// What a reader must know before he believes the figures: things that were degraded, and how to mend them.
+    pub warnings: Vec<String>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// What kind of target.
+    pub kind: TargetKind,
+    /// For a person: `pid 42 (redis-server)`, `command: make -j2`, `cgroup /system.slice`, `host`.
+    pub description: String,
+    /// The processes named or started; empty for the other kinds.
+    pub pids: Vec<u32>,
+    /// The command's exit code, when the recording started one and saw its end.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exit_code: Option<i32>,
+}
+
+/// What kind of target was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// Processes by pid.
+    Processes,
+    /// A command the profiler started.
+    Command,
+    /// A cgroup and those below it.
+    Cgroup,
+    /// Processes and threads of one name.
+    Comm,
+    /// The whole host.
+    Host,
+}
+
+/// Where a recording ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Host name.
+    pub name: String,
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Machine architecture, as `uname -m` prints it.
+    pub architecture: String,
+    /// CPUs that were online at the start.
+    pub cpus: u32,
+}
+
+/// What one origin recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OriginSummary {
+    /// Unit of `total`.
+    pub unit: String,
+    /// Sum of the primary column.
+    pub total: u64,
+    /// Events that make up the total.
+    pub n: u64,
+    /// The event that was sampled: `cpu-clock` or `cycles`.
+    pub event: String,
+    /// Samples a second and CPU that were asked for.
+    pub rate_hz: u64,
+}
+
+/// What a recording cost, from its start to the last byte that `record` could still count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overhead {
+    /// Time inside the BPF programs, ns, from the kernel's run-time statistics.
+    pub bpf_ns: u64,
+    /// Runs of the BPF programs in that time.
+    pub bpf_runs: u64,
+    /// `bpf_ns` for each sample in the profile.
+    pub bpf_ns_per_sample: f64,
+    /// Time the CPU spent in traps that a probe needs, ns; 0 for sampling, which shares the timer's interrupt.
+    pub trap_ns: u64,
+    /// CPU time of the profiler itself, user and kernel, in ns.
+    pub agent_cpu_ns: u64,
+    /// Most resident memory of the profiler, bytes.
+    pub peak_rss_bytes: u64,
+    /// Kernel memory of the BPF maps, bytes.
+    pub bpf_map_bytes: u64,
+}
+
+/// How well an object's frames could be named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectSummary {
+    /// Its path as the target sees it.
+    pub path: String,
+    /// Its build ID; empty when there is none.
+    pub build_id: String,
+    /// Frames in the profiles' stacks that are in it, each weighted by the stack's events.
+    pub frames: u64,
+    /// Those of them that have a name.
+    pub named: u64,
+    /// What would name the rest; empty when all have names.
+    pub advice: String,
+}
