@@ -98,8 +98,6 @@ impl Config {
 pub struct Control {
     /// Which of the two generations of maps is written, 0 or 1.
     pub window: u32,
-    /// 1 while samples are taken.
-    pub running: u32,
 }
 
 /// Entries into and exits from a program's use of a generation of maps, on one CPU.

@@ -162,7 +162,9 @@ pub const MAX_STACK_WORDS: usize = MAX_USER_FRAMES + 1;
 #[derive(Clone, Copy, Debug)]
 pub struct StackRecord {
     /// [`RING_STACK`].
-    pub kind: u32,
+    pub kind: u16,
+    /// The generation of the maps it belongs to, 0 or 1.
+    pub window: u16,
     /// Words used.
     pub length: u32,
     /// The chain's hash.
@@ -172,10 +174,10 @@ pub struct StackRecord {
 }
 
 /// A ring-buffer record that carries a chain: [`StackRecord`].
-pub const RING_STACK: u32 = 1;
+pub const RING_STACK: u16 = 1;
 
-/// A ring-buffer record that asks for an early drain; it has no body.
-pub const RING_DRAIN: u32 = 2;
+/// A ring-buffer record that asks for an early drain; 8 bytes, of which only the kind means something.
+pub const RING_DRAIN: u16 = 2;
 
 /// What a frame word is. The tag is in the top four bits.
 ///

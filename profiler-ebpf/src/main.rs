@@ -1,2 +1,33 @@
-//! x
-fn main(){}
+//! The profiler's eBPF programs.
+//!
+//! One object; only the programs that were asked for are loaded. Each probe is one module, everything else is shared:
+//! [`task`] who runs and whether he was asked for, [`stack`] and [`unwind`] where, [`aggregate`] the one way a record
+//! reaches user space, [`window`] which generation of the maps is written, [`maps`] every map.
+//!
+//! Programs are safe in NMI context: no spinning, no allocation, preallocated maps, per-CPU scratch.
+
+#![no_std]
+#![no_main]
+#![expect(internal_features, reason = "the BPF target has no other way to an atomic add")]
+#![feature(core_intrinsics)]
+
+mod aggregate;
+mod atomic;
+mod config;
+mod cpu;
+mod maps;
+mod process;
+mod stack;
+mod task;
+mod unwind;
+mod window;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

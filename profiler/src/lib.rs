@@ -2,4 +2,9 @@
 //!
 //! See ARCHITECTURE.md for the picture. This library is what the `profiler` command and its tests share.
 
+pub mod bpf;
+pub mod process;
+pub mod analyze;
+pub mod output;
 pub mod profile;
+pub mod symbolize;

@@ -3,12 +3,17 @@
 //! Filled by `symbolize` and `collect`, read by `analyze` and `output`. Nothing here makes a system call.
 
 mod accounting;
+mod canonical;
 mod capture;
 mod intern;
+mod raw;
+mod report;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind};
 pub use intern::Interner;
+pub use raw::{RawFrame, RawProfile};
+pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
 
 use profiler_common::counters::Outcome;
 use profiler_common::event::{COLUMNS, Origin};

@@ -1,0 +1,159 @@
+//! The one way a record reaches user space: counted in the maps of the current window, its chains sent once.
+
+use aya_ebpf::maps::HashMap;
+use profiler_common::counters::Outcome;
+use profiler_common::event::{
+    COLUMNS, MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord,
+};
+
+use crate::atomic;
+use crate::config::config;
+use crate::maps::{FILL, Fill, RECORDS_0, RECORDS_1, RING, SENT_0, SENT_1, Scratch};
+use crate::stack::Chain;
+use crate::task::Task;
+use crate::window::Window;
+
+const NO_EXIST: u64 = 1;
+const RING_NO_WAKEUP: u64 = 1;
+const RING_FORCE_WAKEUP: u64 = 2;
+const RING_AVAILABLE: u64 = 0;
+/// `-EBUSY`: the bucket's lock was held by the code that this program interrupted.
+const BUSY: i32 = -16;
+
+/// How the parts of a sample ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcomes {
+    pub(crate) user: Outcome,
+    pub(crate) kernel: Outcome,
+    /// Not [`Outcome::Complete`] when there is no record.
+    pub(crate) record: Outcome,
+}
+
+/// Adds `columns` to the record of `key`, whose chains are in `scratch`; sets the key's stack references.
+#[inline(always)]
+pub(crate) fn add(
+    window: &Window,
+    task: &Task,
+    key: &mut RecordKey,
+    columns: [u64; COLUMNS],
+    scratch: &Scratch,
+    mut user: Chain,
+    mut kernel: Chain,
+) -> Outcomes {
+    key.user_stack = user.reference;
+    key.kernel_stack = kernel.reference;
+    let mut record = Outcome::Complete;
+    if !add_to_existing(window, key, &columns) {
+        user = send_once(window, &scratch.user, user);
+        kernel = send_once(window, &scratch.kernel, kernel);
+        key.user_stack = user.reference;
+        key.kernel_stack = kernel.reference;
+        // A chain that was just lost changes the key: the record may be there after all.
+        let changed = user.outcome as u8 == Outcome::RingFull as u8 || kernel.outcome as u8 == Outcome::RingFull as u8;
+        if !changed || !add_to_existing(window, key, &columns) {
+            record = insert(window, task, key, columns, user, kernel);
+        }
+    }
+    Outcomes { user: user.outcome, kernel: kernel.outcome, record }
+}
+
+#[inline(always)]
+fn records(window: &Window) -> &'static HashMap<RecordKey, RecordValue> {
+    if window.index == 0 { &RECORDS_0 } else { &RECORDS_1 }
+}
+
+#[inline(always)]
+fn sent(window: &Window) -> &'static HashMap<u64, u8> {
+    if window.index == 0 { &SENT_0 } else { &SENT_1 }
+}
+
+/// Adds to a record that is there.
+#[inline(always)]
+fn add_to_existing(window: &Window, key: &RecordKey, columns: &[u64; COLUMNS]) -> bool {
+    let Some(value) = records(window).get_ptr_mut(key) else { return false };
+    let mut index = 0;
+    while index < COLUMNS {
+        if columns[index] != 0 {
+            // SAFETY: the pointer is to a map value; other CPUs may add to it too, hence atomic.
+            unsafe { atomic::add((&raw mut (*value).columns).cast::<u64>().add(index), columns[index]) };
+        }
+        index += 1;
+    }
+    true
+}
+
+/// Makes a record, and asks for an early drain when the map is nearly full.
+#[inline(always)]
+fn insert(
+    window: &Window,
+    task: &Task,
+    key: &RecordKey,
+    columns: [u64; COLUMNS],
+    user: Chain,
+    kernel: Chain,
+) -> Outcome {
+    let value = RecordValue {
+        columns,
+        thread_comm: task.thread_comm(),
+        process_comm: task.process_comm(),
+        user_outcome: user.outcome as u8,
+        kernel_outcome: kernel.outcome as u8,
+        reserved: [0; 6],
+    };
+    match records(window).insert(key, &value, NO_EXIST) {
+        Ok(()) => {}
+        Err(BUSY) => return Outcome::MapBusy,
+        Err(_) => return Outcome::MapFull,
+    }
+    if let Some(fill) = FILL.get_ptr_mut(window.index as u32) {
+        note_fill(fill);
+    }
+    Outcome::Complete
+}
+
+/// Counts an entry, and asks user space once to drain when there are many.
+#[inline(always)]
+fn note_fill(fill: *mut Fill) {
+    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+    let before = unsafe { atomic::add(&raw mut (*fill).entries, 1) };
+    // SAFETY: as above.
+    if before >= u64::from(config!(drain_at_entries)) && unsafe { atomic::swap(&raw mut (*fill).asked, 1) } == 0 {
+        // When the ring has no room, user space is about to be woken by what fills it.
+        let _ = RING.output::<[u16; 4]>([RING_DRAIN, 0, 0, 0], RING_FORCE_WAKEUP);
+    }
+}
+
+/// Sends a chain that user space does not have in this window; it is marked as sent only when that succeeded.
+#[inline(always)]
+fn send_once(window: &Window, record: &StackRecord, chain: Chain) -> Chain {
+    if chain.reference < profiler_common::event::MIN_HASH {
+        return chain;
+    }
+    if sent(window).get_ptr(chain.reference).is_some() {
+        return chain;
+    }
+    let length = record.length as usize;
+    if length > MAX_STACK_WORDS {
+        return Chain::lost(Outcome::RingFull);
+    }
+    let size = (core::mem::offset_of!(StackRecord, words) + length * size_of::<u64>()) & 0x1fff;
+    let available = RING.query(RING_AVAILABLE);
+    let flags = if available >= u64::from(config!(wake_at_bytes)) { RING_FORCE_WAKEUP } else { RING_NO_WAKEUP };
+    // SAFETY: `size` is at most that of the record.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const *record).cast::<u8>(), size) };
+    if RING.output::<[u8]>(bytes, flags).is_err() {
+        return Chain::lost(Outcome::RingFull);
+    }
+    // When the mark does not fit, the chain is sent again: user space keeps one.
+    let _ = sent(window).insert(chain.reference, 1, 0);
+    chain
+}
+
+/// Marks the scratch records as what they are.
+#[inline(always)]
+pub(crate) fn prepare(scratch: &mut Scratch, window: &Window) {
+    scratch.user.kind = RING_STACK;
+    scratch.user.window = window.index as u16;
+    scratch.kernel.kind = RING_STACK;
+    scratch.kernel.window = window.index as u16;
+}

@@ -1,0 +1,25 @@
+//! Atomic operations on map values. The BPF target has no `AtomicU64::fetch_add`, but the instruction is there.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
+
+/// Adds to `*counter` with a full barrier and returns what was there.
+///
+/// # Safety
+///
+/// `counter` is a valid, aligned pointer into a map value.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, value: u64) -> u64 {
+    // SAFETY: the caller's promise. Sequentially consistent: LLVM miscompiles a relaxed one whose result is used.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
+}
+
+/// Stores `value` with a full barrier and returns what was there.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn swap(cell: *mut u64, value: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(cell, value) }
+}

@@ -1,0 +1,129 @@
+//! On-CPU samples: a perf event on every CPU, of cycles or of the CPU clock.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::perf_event;
+use aya_ebpf::programs::PerfEventContext;
+use profiler_common::counters::{Counters, Outcome};
+use profiler_common::event::{Origin, RecordKey};
+
+use crate::aggregate::{self, Outcomes};
+use crate::atomic;
+use crate::maps::{COUNTERS, CPU_SCRATCH, Scratch};
+use crate::stack::{self, Chain};
+use crate::task::{Task, Wanted};
+use crate::window::{self, Window};
+
+/// Offset of `sample_period` in the context. Source: `struct bpf_perf_event_data`, include/uapi/linux/bpf_perf_event.h.
+const SAMPLE_PERIOD: usize = 168;
+
+/// Takes one sample.
+#[perf_event]
+pub(crate) fn cpu_sample(context: PerfEventContext) -> u32 {
+    if let (Some(window), Some(counters)) = (window::enter(), COUNTERS.get_ptr_mut(Origin::Cpu as u32)) {
+        // SAFETY: the element is this CPU's, and only this program, which does not interrupt itself, writes it.
+        hit(&context, &window, unsafe { &mut *counters });
+        window.leave();
+    }
+    0
+}
+
+#[inline(always)]
+fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
+    let registers = context.as_ptr().cast::<u8>().cast_const();
+    // SAFETY: the context holds the period.
+    let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
+    counters.hits += 1;
+    counters.period_sum += period;
+    let Some(task) = Task::current() else {
+        counters.filtered += 1;
+        return;
+    };
+    let generation = match task.wanted() {
+        Wanted::Yes(generation) => generation,
+        Wanted::No => {
+            counters.filtered += 1;
+            return;
+        }
+        Wanted::Idle => {
+            counters.idle += 1;
+            return;
+        }
+    };
+    let outcomes = match claim() {
+        Some(scratch) => {
+            let outcomes = sample(context, window, &task, generation, period, scratch);
+            scratch.claimed = 0;
+            outcomes
+        }
+        None => Outcomes { user: Outcome::Complete, kernel: Outcome::Complete, record: Outcome::ScratchBusy },
+    };
+    count(counters, outcomes);
+}
+
+/// Claims this CPU's scratch space.
+#[inline(always)]
+fn claim() -> Option<&'static mut Scratch> {
+    let scratch = CPU_SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the element is this CPU's; a program that interrupts this one sees the flag.
+    if unsafe { atomic::swap(&raw mut (*scratch).claimed, 1) } != 0 {
+        return None;
+    }
+    // SAFETY: the flag makes it this program's alone.
+    Some(unsafe { &mut *scratch })
+}
+
+#[inline(always)]
+fn sample(
+    context: &PerfEventContext,
+    window: &Window,
+    task: &Task,
+    generation: u32,
+    period: u64,
+    scratch: &mut Scratch,
+) -> Outcomes {
+    aggregate::prepare(scratch, window);
+    let user = stack::user(task, &mut scratch.user);
+    let kernel = if stack::in_user_mode(context.as_ptr().cast::<u8>().cast_const()) {
+        Chain::EMPTY
+    } else {
+        stack::kernel(context.as_ptr(), &mut scratch.kernel)
+    };
+    let mut key = RecordKey {
+        start_time_ns: task.start_time_ns(),
+        kernel_stack: 0,
+        user_stack: 0,
+        span: 0,
+        pid: task.pid,
+        tid: task.tid,
+        exec_count: task.exec_count(),
+        generation,
+        origin: Origin::Cpu as u16,
+        reason: 0,
+        reserved: 0,
+    };
+    aggregate::add(window, task, &mut key, [1, period, 0, 0], scratch, user, kernel)
+}
+
+/// Counts how a sample ended, once for each way of counting.
+#[inline(always)]
+fn count(counters: &mut Counters, outcomes: Outcomes) {
+    let complete = Outcome::Complete as u8;
+    let (user, kernel, whole) = if outcomes.record as u8 != complete {
+        (outcomes.record, outcomes.record, outcomes.record)
+    } else if outcomes.user as u8 != complete {
+        (outcomes.user, outcomes.kernel, outcomes.user)
+    } else {
+        (outcomes.user, outcomes.kernel, outcomes.kernel)
+    };
+    bump(&mut counters.user, user);
+    bump(&mut counters.kernel, kernel);
+    bump(&mut counters.whole, whole);
+}
+
+#[inline(always)]
+fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: Outcome) {
+    let index = outcome as usize;
+    if index < Outcome::COUNT {
+        outcomes[index] += 1;
+    }
+}

@@ -1,0 +1,78 @@
+//! Every map: key, value, who writes, who reads. User space sets the capacities before the load.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use profiler_common::config::{Control, InFlight, Process};
+use profiler_common::counters::Counters;
+use profiler_common::event::{ORIGINS, RecordKey, RecordValue, StackRecord};
+
+/// `BPF_F_NO_PREALLOC`: entries are allocated as they come. Never for a map that is written in NMI context.
+const NO_PREALLOC: u32 = 1;
+
+/// Which generation is written. Written by user space, read by every program.
+#[map]
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Programs inside a generation, by CPU. Written by every program, read by the drain.
+#[map]
+pub(crate) static IN_FLIGHT: PerCpuArray<InFlight> = PerCpuArray::with_max_entries(1, 0);
+
+/// Exact accounting by origin and CPU. Written by every probe, read by user space, never reset.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(ORIGINS.len() as u32, 0);
+
+/// Records of generation 0. Written by `aggregate`, drained by user space.
+#[map]
+pub(crate) static RECORDS_0: HashMap<RecordKey, RecordValue> = HashMap::with_max_entries(1, 0);
+
+/// Records of generation 1.
+#[map]
+pub(crate) static RECORDS_1: HashMap<RecordKey, RecordValue> = HashMap::with_max_entries(1, 0);
+
+/// Hashes of the chains that user space has been sent in generation 0. Written by `aggregate`, cleared by the drain.
+#[map]
+pub(crate) static SENT_0: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
+
+/// Hashes of the chains that user space has been sent in generation 1.
+#[map]
+pub(crate) static SENT_1: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
+
+/// How full a generation is. Written by `aggregate`, reset by the drain.
+#[map]
+pub(crate) static FILL: Array<Fill> = Array::with_max_entries(2, 0);
+
+/// Chains on their way to user space, and requests to drain early.
+#[map]
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Processes by pid. Written by user space and by `process`, read by every probe.
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(1, NO_PREALLOC);
+
+/// Children of a target that found [`PROCESSES`] full. Written by `process`, read by user space.
+#[map]
+pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Scratch space of the perf event programs, claimed by its flag.
+#[map]
+pub(crate) static CPU_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// How full a generation of the maps is.
+#[repr(C)]
+pub(crate) struct Fill {
+    /// Records made.
+    pub(crate) entries: u64,
+    /// 1 once user space was asked to drain early.
+    pub(crate) asked: u64,
+}
+
+/// What a program works on that does not fit its 512 bytes of stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// 1 while a program uses it.
+    pub(crate) claimed: u64,
+    /// The user chain.
+    pub(crate) user: StackRecord,
+    /// The kernel chain.
+    pub(crate) kernel: StackRecord,
+}

@@ -1,0 +1,121 @@
+//! Both chains of the running task, into the scratch space, with the hash each is known by.
+
+use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_task_pt_regs};
+use profiler_common::counters::Outcome;
+use profiler_common::event::{
+    FrameWord, HASH_SEED, MAX_KERNEL_FRAMES, MAX_STACK_WORDS, MAX_USER_FRAMES, StackRecord, finish_hash, hash_word,
+};
+
+use crate::task::Task;
+use crate::unwind;
+
+/// Registers of a task at its entry into the kernel. Source: `struct pt_regs`, arch/x86/include/asm/ptrace.h.
+mod offset {
+    pub(super) const RBP: usize = 32;
+    pub(super) const RIP: usize = 128;
+    pub(super) const CS: usize = 136;
+    pub(super) const RSP: usize = 152;
+}
+
+/// Privilege level of user mode, in the code segment.
+const USER_MODE: u64 = 3;
+/// `__USER32_CS`. Source: arch/x86/include/asm/segment.h.
+const COMPAT_CODE_SEGMENT: u64 = 0x23;
+
+/// A chain that was walked.
+#[derive(Clone, Copy)]
+pub(crate) struct Chain {
+    /// Its reference in a record's key.
+    pub(crate) reference: u64,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+}
+
+impl Chain {
+    /// A chain of no frames, since there is nothing to walk.
+    pub(crate) const EMPTY: Self = Self { reference: 0, outcome: Outcome::Complete };
+
+    /// A chain that was lost.
+    #[inline(always)]
+    pub(crate) const fn lost(outcome: Outcome) -> Self {
+        Self { reference: outcome as u64, outcome }
+    }
+}
+
+/// Whether the registers at `registers` are those of user mode.
+///
+/// `registers`: the program's context.
+#[inline(always)]
+pub(crate) fn in_user_mode(registers: *const u8) -> bool {
+    // SAFETY: the context holds the interrupted registers.
+    let segment = unsafe { *registers.add(offset::CS).cast::<u64>() };
+    segment & USER_MODE == USER_MODE
+}
+
+/// Walks the kernel chain, by the kernel's own unwinder.
+#[inline(always)]
+pub(crate) fn kernel(context: *mut core::ffi::c_void, record: &mut StackRecord) -> Chain {
+    const SIZE: u32 = (MAX_KERNEL_FRAMES * size_of::<u64>()) as u32;
+    // SAFETY: the helper writes at most `SIZE` bytes, and the record has room for more.
+    let bytes = unsafe { bpf_get_stack(context, record.words.as_mut_ptr().cast(), SIZE, 0) };
+    if bytes <= 0 {
+        return Chain::lost(Outcome::KernelStack);
+    }
+    let frames = (bytes as usize) / size_of::<u64>();
+    let mut hash = HASH_SEED;
+    let mut length = 0;
+    while length < MAX_KERNEL_FRAMES && length < frames {
+        hash = hash_word(hash, record.words[length]);
+        length += 1;
+    }
+    let outcome = if length == MAX_KERNEL_FRAMES { Outcome::DepthLimit } else { Outcome::Complete };
+    finish(record, length, hash, outcome)
+}
+
+/// Walks the user chain from the registers the task entered the kernel with.
+#[inline(always)]
+pub(crate) fn user(task: &Task, record: &mut StackRecord) -> Chain {
+    if task.is_kernel_thread() {
+        return Chain::EMPTY;
+    }
+    if !task.has_memory() {
+        return Chain::lost(Outcome::Exiting);
+    }
+    // SAFETY: the helper takes a task pointer the verifier knows.
+    let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
+    // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
+    let (ip, segment, sp, fp) = unsafe {
+        (
+            *registers.add(offset::RIP).cast::<u64>(),
+            *registers.add(offset::CS).cast::<u64>(),
+            *registers.add(offset::RSP).cast::<u64>(),
+            *registers.add(offset::RBP).cast::<u64>(),
+        )
+    };
+    if segment & USER_MODE != USER_MODE {
+        // A task that has not been to user space yet, such as one between fork and its first return.
+        return Chain::EMPTY;
+    }
+    record.words[0] = FrameWord::Native(ip).to_word();
+    let walk = unwind::Walk { sp, fp, length: 1, hash: hash_word(HASH_SEED, record.words[0]) };
+    if segment == COMPAT_CODE_SEGMENT {
+        return finish(record, walk.length, walk.hash, Outcome::CompatCode);
+    }
+    let (walk, outcome) = unwind::by_frame_pointer(walk, record);
+    finish(record, walk.length, walk.hash, outcome)
+}
+
+/// Ends a chain: a marker when it was cut, its length and its hash.
+#[inline(always)]
+fn finish(record: &mut StackRecord, length: usize, mut hash: u64, outcome: Outcome) -> Chain {
+    let mut length = if length > MAX_USER_FRAMES { MAX_USER_FRAMES } else { length };
+    if outcome as u8 != Outcome::Complete as u8 {
+        let marker = FrameWord::Marker(outcome as u64).to_word();
+        record.words[length % MAX_STACK_WORDS] = marker;
+        hash = hash_word(hash, marker);
+        length += 1;
+    }
+    record.length = length as u32;
+    record.hash = finish_hash(hash);
+    Chain { reference: record.hash, outcome }
+}

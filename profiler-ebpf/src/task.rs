@@ -1,0 +1,185 @@
+//! Who is running, and whether he was asked for.
+
+use aya_ebpf::bindings::bpf_pidns_info;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
+    bpf_probe_read_kernel,
+};
+use profiler_common::config::{Filter, PROCESS_AWAITS_EXEC, PROCESS_TARGET};
+use profiler_common::event::COMM_LEN;
+
+use crate::config::config;
+use crate::maps::PROCESSES;
+
+/// `PF_KTHREAD`. Source: include/linux/sched.h.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// The running task. Fields are read through a pointer the verifier knows, at offsets from the kernel's BTF.
+#[derive(Clone, Copy)]
+pub(crate) struct Task {
+    pointer: *const u8,
+    /// Process.
+    pub(crate) pid: u32,
+    /// Thread.
+    pub(crate) tid: u32,
+}
+
+/// What a hit on the running task is for the accounting.
+pub(crate) enum Wanted {
+    /// A sample; with the process's mapping generation.
+    Yes(u32),
+    /// Not asked for.
+    No,
+    /// The idle task.
+    Idle,
+}
+
+/// Reads a field of a kernel structure the verifier knows the type of.
+macro_rules! field {
+    ($pointer:expr, $($offset:ident).+, $type:ty) => {
+        // SAFETY: the offset is of this field in the running kernel; the kernel turns a faulting load into zero.
+        unsafe { *$pointer.add(config!($($offset).+) as usize).cast::<$type>() }
+    };
+}
+
+impl Task {
+    /// The running task, numbered as the profiler's pid namespace does; `None` when it is not in that namespace.
+    #[inline(always)]
+    pub(crate) fn current() -> Option<Self> {
+        let inode = config!(pid_namespace_inode);
+        let (pid, tid) = if inode == 0 {
+            // SAFETY: takes no argument.
+            let both = unsafe { bpf_get_current_pid_tgid() };
+            ((both >> 32) as u32, both as u32)
+        } else {
+            let mut numbers = bpf_pidns_info { pid: 0, tgid: 0 };
+            let size = size_of::<bpf_pidns_info>() as u32;
+            // SAFETY: the helper writes `size` bytes to `numbers`.
+            let result = unsafe {
+                bpf_get_ns_current_pid_tgid(config!(pid_namespace_device), inode, &raw mut numbers, size)
+            };
+            if result != 0 {
+                return None;
+            }
+            (numbers.tgid, numbers.pid)
+        };
+        // SAFETY: takes no argument.
+        let pointer = unsafe { bpf_get_current_task_btf() }.cast::<u8>().cast_const();
+        Some(Self { pointer, pid, tid })
+    }
+
+    /// Whether to sample it.
+    #[inline(always)]
+    pub(crate) fn wanted(&self) -> Wanted {
+        // SAFETY: takes no argument. The idle tasks are 0 in the initial namespace.
+        if unsafe { bpf_get_current_pid_tgid() } == 0 {
+            return Wanted::Idle;
+        }
+        if self.pid == config!(self_pid) {
+            return Wanted::No;
+        }
+        let filter = config!(filter);
+        if filter == Filter::Cgroup as u32 {
+            // SAFETY: takes a number.
+            let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(config!(cgroup_level) as i32) };
+            if ancestor != config!(cgroup_id) {
+                return Wanted::No;
+            }
+        } else if filter == Filter::Comm as u32 && !self.has_asked_comm() {
+            return Wanted::No;
+        }
+        // SAFETY: the entry is read at once; user space replaces it as a whole.
+        let process = unsafe { PROCESSES.get(self.pid) }.copied();
+        if filter == Filter::Processes as u32 {
+            return match process {
+                Some(process) if process.flags & (PROCESS_TARGET | PROCESS_AWAITS_EXEC) == PROCESS_TARGET => {
+                    Wanted::Yes(process.generation)
+                }
+                _ => Wanted::No,
+            };
+        }
+        Wanted::Yes(process.map_or(0, |process| process.generation))
+    }
+
+    /// Whether the thread or its process has the name asked for.
+    #[inline(always)]
+    fn has_asked_comm(&self) -> bool {
+        is_asked(&self.thread_comm()) || is_asked(&self.process_comm())
+    }
+
+    /// The task's structure, for helpers that take it.
+    #[inline(always)]
+    pub(crate) fn pointer(&self) -> *const u8 {
+        self.pointer
+    }
+
+    /// Whether it has no user space of its own.
+    #[inline(always)]
+    pub(crate) fn is_kernel_thread(&self) -> bool {
+        field!(self.pointer, task.flags, u32) & KERNEL_THREAD != 0
+    }
+
+    /// Whether its memory is still there.
+    #[inline(always)]
+    pub(crate) fn has_memory(&self) -> bool {
+        field!(self.pointer, task.mm, u64) != 0
+    }
+
+    /// Start of the process since boot, in ns.
+    #[inline(always)]
+    pub(crate) fn start_time_ns(&self) -> u64 {
+        field!(self.leader(), task.start_time, u64)
+    }
+
+    /// Programs the process has executed.
+    #[inline(always)]
+    pub(crate) fn exec_count(&self) -> u32 {
+        field!(self.pointer, task.exec_count, u32)
+    }
+
+    /// The thread's name.
+    #[inline(always)]
+    pub(crate) fn thread_comm(&self) -> [u8; COMM_LEN] {
+        comm_of(self.pointer)
+    }
+
+    /// The process's name.
+    #[inline(always)]
+    pub(crate) fn process_comm(&self) -> [u8; COMM_LEN] {
+        comm_of(self.leader())
+    }
+
+    #[inline(always)]
+    fn leader(&self) -> *const u8 {
+        field!(self.pointer, task.group_leader, *const u8)
+    }
+}
+
+/// A task's name: zeros where it cannot be read.
+#[inline(always)]
+fn comm_of(task: *const u8) -> [u8; COMM_LEN] {
+    let mut comm = [0; COMM_LEN];
+    // SAFETY: the helper writes `COMM_LEN` bytes to `comm` and survives any source address.
+    unsafe {
+        let source = task.add(config!(task.comm) as usize);
+        bpf_probe_read_kernel(comm.as_mut_ptr().cast(), COMM_LEN as u32, source.cast());
+    }
+    comm
+}
+
+/// Whether a name is the one asked for.
+#[inline(always)]
+fn is_asked(comm: &[u8; COMM_LEN]) -> bool {
+    let asked = config!(comm);
+    let mut index = 0;
+    while index < COMM_LEN {
+        if comm[index] != asked[index] {
+            return false;
+        }
+        if asked[index] == 0 {
+            return true;
+        }
+        index += 1;
+    }
+    true
+}

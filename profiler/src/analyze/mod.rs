@@ -1,0 +1,85 @@
+//! What the profiles of a capture say: where the values are, who called whom, on which threads, in which objects.
+//!
+//! Reads a [`Capture`], fills a [`Report`]. Makes no system call. The ids of a profile do not show in the result:
+//! everything is ordered by value and then by name.
+
+mod hotspots;
+mod objects;
+mod threads;
+
+use std::collections::BTreeMap;
+
+use crate::profile::{Breakdown, Capture, Profile, Report};
+
+/// Analyzes every origin of a capture.
+#[must_use]
+pub fn analyze(capture: &Capture) -> Report {
+    let mut report = Report::default();
+    for profile in &capture.profiles {
+        let weighted = Weighted::new(profile);
+        report.breakdowns.insert(weighted.origin.to_owned(), breakdown(&weighted));
+        hotspots::add(&weighted, &mut report);
+        threads::add(&weighted, &mut report);
+        objects::add(&weighted, &capture.index, &mut report);
+    }
+    report
+}
+
+/// A profile with its primary column summed by stack.
+struct Weighted<'a> {
+    profile: &'a Profile,
+    origin: &'static str,
+    column: usize,
+    total: u64,
+    /// Values by stack id.
+    stacks: Vec<u64>,
+}
+
+impl<'a> Weighted<'a> {
+    fn new(profile: &'a Profile) -> Self {
+        let row = profile.origin.row();
+        let mut stacks = vec![0; profile.stacks.len()];
+        for sample in &profile.samples {
+            stacks[sample.stack as usize] += sample.values[row.primary];
+        }
+        Self { profile, origin: row.name, column: row.primary, total: stacks.iter().sum(), stacks }
+    }
+
+    /// The stacks that have values, leaf first, and these values.
+    fn iter(&self) -> impl Iterator<Item = (&'a [u32], u64)> {
+        let stacks = self.profile.stacks.iter().map(Vec::as_slice).zip(self.stacks.iter().copied());
+        stacks.filter(|&(_, value)| value > 0)
+    }
+
+    /// A value as part of the total, 0 to 1, in millionths.
+    fn share(&self, value: u64) -> f64 {
+        share(value, self.total)
+    }
+}
+
+/// `part` of `whole`, 0 to 1, rounded to millionths; 0 of nothing.
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        return 0.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "rounded to millionths anyway")]
+    let share = part as f64 / whole as f64;
+    (share * 1e6).round() / 1e6
+}
+
+fn breakdown(weighted: &Weighted<'_>) -> Breakdown {
+    let mut self_by_kind: BTreeMap<String, u64> = BTreeMap::new();
+    let mut stacks = 0;
+    for (stack, value) in weighted.iter() {
+        let kind = stack.first().map_or("none", |&leaf| weighted.profile.locations[leaf as usize].kind.name());
+        *self_by_kind.entry(kind.to_owned()).or_default() += value;
+        stacks += 1;
+    }
+    Breakdown {
+        total: weighted.total,
+        threads: threads::count(weighted),
+        processes: threads::count_processes(weighted),
+        stacks,
+        self_by_kind,
+    }
+}

@@ -1,0 +1,227 @@
+//! Windows: flip the generation, wait until no program is in the old one, empty it.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use aya::maps::{Map, MapData};
+use profiler_common::config::Control;
+use profiler_common::event::{MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord};
+
+use super::BpfError;
+use super::load::{Kernel, Shared};
+
+/// Longest wait for programs to leave a generation. They take microseconds; only a virtual machine that was stopped
+/// in the middle of one takes longer, and what it then writes is drained with the next window but one.
+const QUIESCE_LIMIT: Duration = Duration::from_millis(100);
+
+/// Chains by hash, frame words leaf first.
+pub type Stacks = HashMap<u64, Box<[u64]>>;
+
+/// What one window left.
+#[derive(Debug, Default)]
+pub struct Drained {
+    /// The records, in the map's order.
+    pub records: Vec<(RecordKey, RecordValue)>,
+    /// The chains they refer to.
+    pub stacks: Stacks,
+    /// Whether programs were still writing when it was emptied.
+    pub unsettled: bool,
+}
+
+/// The maps of one generation.
+#[derive(Debug)]
+pub(super) struct Generation {
+    records: Batch<RecordKey, RecordValue>,
+    sent: Batch<u64, u8>,
+    /// Chains that came for it and were not handed out yet.
+    stacks: Stacks,
+}
+
+impl Generation {
+    pub(super) fn new(records: Map, sent: Map) -> Result<Self, BpfError> {
+        Ok(Self { records: Batch::new(records, "RECORDS")?, sent: Batch::new(sent, "SENT")?, stacks: Stacks::new() })
+    }
+}
+
+impl Kernel {
+    /// Ends the current window and returns what it left; the next one has begun by then, without a gap.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read: what it held is lost, and the accounting shows it.
+    pub fn drain(&mut self) -> Result<Drained, BpfError> {
+        let old = self.current;
+        self.current = 1 - old;
+        let window = u32::from(self.current == 1);
+        let control = Shared(Control { window });
+        self.control.set(0, control, 0).map_err(|error| BpfError::map("flip", "CONTROL", error))?;
+        let unsettled = !self.wait_until_left(old)?;
+        self.read_ring();
+        let records = self.generations[old].records.take_all()?;
+        self.generations[old].sent.take_all()?;
+        let index = u32::from(old == 1);
+        self.fill.set(index, [0, 0], 0).map_err(|error| BpfError::map("reset", "FILL", error))?;
+        let stacks = std::mem::take(&mut self.generations[old].stacks);
+        Ok(Drained { records, stacks, unsettled })
+    }
+
+    /// Waits until no program is inside a generation; false when the limit passed first.
+    fn wait_until_left(&self, generation: usize) -> Result<bool, BpfError> {
+        let started = Instant::now();
+        loop {
+            let by_cpu = self.in_flight.get(&0, 0).map_err(|error| BpfError::map("read", "IN_FLIGHT", error))?;
+            // Each CPU is compared on its own: a program enters and leaves on one CPU.
+            if by_cpu.iter().all(|Shared(counts)| counts.entered[generation] == counts.left[generation]) {
+                return Ok(true);
+            }
+            if started.elapsed() > QUIESCE_LIMIT {
+                return Ok(false);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes what the ring holds; returns whether a program asked for an early drain.
+    pub fn read_ring(&mut self) -> bool {
+        let mut asked = false;
+        while let Some(item) = self.ring.next() {
+            match kind_of(&item) {
+                Some(RING_STACK) => {
+                    if let Some((window, hash, words)) = parse_stack(&item) {
+                        self.generations[usize::from(window & 1)].stacks.insert(hash, words);
+                    }
+                }
+                Some(RING_DRAIN) => asked = true,
+                _ => {}
+            }
+        }
+        asked
+    }
+}
+
+fn kind_of(item: &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(item.get(..2)?.try_into().ok()?))
+}
+
+/// Generation, hash and words of a [`StackRecord`].
+fn parse_stack(item: &[u8]) -> Option<(u16, u64, Box<[u64]>)> {
+    let at = |offset: usize, size: usize| item.get(offset..offset + size);
+    let window = u16::from_ne_bytes(at(std::mem::offset_of!(StackRecord, window), 2)?.try_into().ok()?);
+    let length = u32::from_ne_bytes(at(std::mem::offset_of!(StackRecord, length), 4)?.try_into().ok()?) as usize;
+    let hash = u64::from_ne_bytes(at(std::mem::offset_of!(StackRecord, hash), 8)?.try_into().ok()?);
+    if length > MAX_STACK_WORDS {
+        return None;
+    }
+    let words = item.get(std::mem::offset_of!(StackRecord, words)..)?;
+    let words = words.get(..length * 8)?.as_chunks::<8>().0;
+    Some((window, hash, words.iter().map(|word| u64::from_ne_bytes(*word)).collect()))
+}
+
+/// A hash map that is emptied by batch operations, which aya does not wrap. Source: `union bpf_attr`, `batch`.
+#[derive(Debug)]
+struct Batch<K, V> {
+    map: MapData,
+    name: &'static str,
+    kind: std::marker::PhantomData<(K, V)>,
+}
+
+/// `BPF_MAP_LOOKUP_AND_DELETE_BATCH`, since Linux 5.6.
+const LOOKUP_AND_DELETE_BATCH: libc::c_int = 25;
+
+/// Entries asked for at once. A call fails when a single bucket holds more.
+const BATCH: usize = 4096;
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+impl<K: Copy, V: Copy> Batch<K, V> {
+    fn new(map: Map, name: &'static str) -> Result<Self, BpfError> {
+        let Map::HashMap(map) = map else { return Err(BpfError::Missing(name)) };
+        Ok(Self { map, name, kind: std::marker::PhantomData })
+    }
+
+    /// Removes and returns every entry.
+    fn take_all(&mut self) -> Result<Vec<(K, V)>, BpfError> {
+        let mut keys: Vec<K> = Vec::with_capacity(BATCH);
+        let mut values: Vec<V> = Vec::with_capacity(BATCH);
+        let mut all = Vec::new();
+        let mut position: Option<u32> = None;
+        loop {
+            let mut next = 0_u32;
+            let mut attributes = BatchAttributes {
+                in_batch: position.as_ref().map_or(0, |position| std::ptr::from_ref(position) as u64),
+                out_batch: (&raw mut next) as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: u32::try_from(BATCH).unwrap_or(u32::MAX),
+                map: u32::try_from(self.map.fd().as_fd().as_raw_fd()).unwrap_or(0),
+                ..BatchAttributes::default()
+            };
+            let result = batch_call(&mut attributes);
+            let ended = match &result {
+                Ok(()) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                Err(error) => return Err(BpfError::map("drain", self.name, error)),
+            };
+            let count = (attributes.count as usize).min(BATCH);
+            // SAFETY: the kernel wrote `count` keys and values, which are plain integers, into the capacity.
+            unsafe {
+                keys.set_len(count);
+                values.set_len(count);
+            }
+            all.extend(keys.drain(..).zip(values.drain(..)));
+            if ended {
+                return Ok(all);
+            }
+            position = Some(next);
+        }
+    }
+}
+
+fn batch_call(attributes: &mut BatchAttributes) -> io::Result<()> {
+    // SAFETY: the structure points at buffers that live through the call and hold `count` entries.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            LOOKUP_AND_DELETE_BATCH,
+            std::ptr::from_mut(attributes),
+            size_of::<BatchAttributes>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_record_is_read_at_its_own_length() {
+        let mut item = Vec::new();
+        item.extend(RING_STACK.to_ne_bytes());
+        item.extend(1_u16.to_ne_bytes());
+        item.extend(2_u32.to_ne_bytes());
+        item.extend(77_u64.to_ne_bytes());
+        for word in [5_u64, 6] {
+            item.extend(word.to_ne_bytes());
+        }
+        assert_eq!(parse_stack(&item), Some((1, 77, vec![5, 6].into_boxed_slice())));
+        for length in 0..item.len() {
+            assert_eq!(parse_stack(&item[..length]), None);
+        }
+        item[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(parse_stack(&item), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! What can go wrong between us and the kernel, with what to do about it.
+
+use std::io;
+
+use thiserror::Error;
+
+/// An error of the kernel side. The text names what was tried and the remedy.
+#[derive(Debug, Error)]
+pub enum BpfError {
+    /// Not root, and without the capabilities that would do.
+    #[error(
+        "not permitted to {0}: run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_SYS_ADMIN (map_files) and \
+         CAP_SYSLOG; inside a container these must be granted to it"
+    )]
+    Permission(&'static str),
+    /// The kernel publishes no types.
+    #[error(
+        "cannot read the kernel's types from {path}: {reason}; a kernel built with CONFIG_DEBUG_INFO_BTF=y is needed \
+         (Linux 5.8 or later of any major distribution has it)"
+    )]
+    NoBtf {
+        /// Where they were looked for.
+        path: String,
+        /// Why they could not be read.
+        reason: String,
+    },
+    /// The kernel's types lack a field.
+    #[error("this kernel's {structure} has no field {field}: please report it with `uname -r`")]
+    NoField {
+        /// The structure.
+        structure: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+    /// The object does not load.
+    #[error("cannot load the BPF object: {0}")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A program does not load or attach.
+    #[error("cannot {action} BPF program {program}: {source}")]
+    Program {
+        /// `load` or `attach`.
+        action: &'static str,
+        /// Which one.
+        program: &'static str,
+        /// The kernel's answer, with the verifier's log.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object lacks something that this version expects.
+    #[error("the BPF object has no {0}: it belongs to another version; unset PROFILER_BPF_OBJECT or rebuild it")]
+    Missing(&'static str),
+    /// A map operation failed.
+    #[error("cannot {action} BPF map {map}: {source}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// On which map.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A perf event does not open.
+    #[error("cannot open perf event {event} on CPU {cpu}: {source}")]
+    PerfEvent {
+        /// Which one.
+        event: &'static str,
+        /// Where.
+        cpu: u32,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BpfError {
+    /// An error of a map operation.
+    pub(super) fn map(action: &'static str, map: &'static str, error: impl std::fmt::Display) -> Self {
+        Self::Map { action, map, source: io::Error::other(error.to_string()) }
+    }
+}

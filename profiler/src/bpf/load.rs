@@ -1,0 +1,321 @@
+//! Loads the BPF object and owns its maps and programs.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{PerfEvent, RawTracePoint};
+use aya::sys::Stats;
+use aya::{Ebpf, EbpfLoader, EbpfError};
+use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, Process, TaskOffsets};
+use profiler_common::counters::Counters;
+use profiler_common::event::{COMM_LEN, Origin};
+
+use super::BpfError;
+use super::drain::Generation;
+
+/// The object that was built from profiler-ebpf, in memory aligned as its sections ask.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/profiler.bpf.o");
+
+/// Environment variable that names another object file: for testing one that was just built.
+const OBJECT_VARIABLE: &str = "PROFILER_BPF_OBJECT";
+
+/// Which tasks to sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All of them.
+    All,
+    /// The processes given to [`Kernel::set_process`].
+    Processes {
+        /// And those they fork.
+        follow_children: bool,
+    },
+    /// A cgroup and those below it.
+    Cgroup {
+        /// Its number: the inode of its directory.
+        id: u64,
+        /// Its depth below the root of the hierarchy.
+        level: u32,
+    },
+    /// Processes and threads of this name, padded with zeros.
+    Comm([u8; COMM_LEN]),
+}
+
+/// How much kernel memory the maps may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Records in one generation.
+    pub records: u32,
+    /// Ring buffer, bytes: a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// Processes followed at once.
+    pub processes: u32,
+}
+
+impl Default for Limits {
+    /// About 9 MB: 8,192 records are what two busy CPUs make of 10 s at 99 Hz if no two samples are alike.
+    fn default() -> Self {
+        Self { records: 8_192, ring_bytes: 4 << 20, processes: 16_384 }
+    }
+}
+
+/// Lets aya pass our structures to the kernel as they are.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shared<T>(pub(super) T);
+
+/// Our structures that may be shared: plain numbers, `repr(C)`, no hidden padding.
+trait Plain: Copy + 'static {}
+impl Plain for Control {}
+impl Plain for Counters {}
+impl Plain for InFlight {}
+impl Plain for Process {}
+
+// SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
+unsafe impl<T: Plain> aya::Pod for Shared<T> {}
+
+/// The loaded object. Everything ends when it is dropped.
+pub struct Kernel {
+    ebpf: Ebpf,
+    pub(super) control: Array<MapData, Shared<Control>>,
+    pub(super) in_flight: PerCpuArray<MapData, Shared<InFlight>>,
+    pub(super) counters: PerCpuArray<MapData, Shared<Counters>>,
+    pub(super) fill: Array<MapData, [u64; 2]>,
+    pub(super) ring: RingBuf<MapData>,
+    pub(super) generations: [Generation; 2],
+    pub(super) current: usize,
+    processes: HashMap<MapData, u32, Shared<Process>>,
+    children_missed: Array<MapData, u64>,
+    /// Keeps the kernel's run-time statistics on.
+    _statistics: Option<OwnedFd>,
+}
+
+impl Kernel {
+    /// Creates the maps; loads no program yet.
+    ///
+    /// `self_pid`: the process that is never sampled.
+    ///
+    /// # Errors
+    ///
+    /// Without the permission, the kernel's types, or on a kernel that lacks one of the maps (before Linux 5.8).
+    pub fn load(selection: &Selection, limits: Limits, self_pid: u32) -> Result<Self, BpfError> {
+        raise_locked_memory_limit();
+        let config = config(selection, limits, self_pid, super::read_task_offsets()?);
+        let replacement = std::env::var_os(OBJECT_VARIABLE).map(fs::read).transpose();
+        let replacement = replacement.map_err(|error| BpfError::map("read", OBJECT_VARIABLE, error))?;
+        let mut loader = EbpfLoader::new();
+        // SAFETY: the structure is made of integers and has no padding.
+        let bytes = unsafe { std::slice::from_raw_parts((&raw const config).cast::<u8>(), size_of::<Config>()) };
+        loader
+            .btf(None)
+            .override_global("CONFIG", bytes, true)
+            .map_max_entries("RECORDS_0", limits.records)
+            .map_max_entries("RECORDS_1", limits.records)
+            .map_max_entries("SENT_0", limits.records)
+            .map_max_entries("SENT_1", limits.records)
+            .map_max_entries("RING", limits.ring_bytes)
+            .map_max_entries("PROCESSES", limits.processes);
+        let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
+        let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
+        let generations = [
+            Generation::new(take(&mut ebpf, "RECORDS_0")?, take(&mut ebpf, "SENT_0")?)?,
+            Generation::new(take(&mut ebpf, "RECORDS_1")?, take(&mut ebpf, "SENT_1")?)?,
+        ];
+        Ok(Self {
+            control: typed(&mut ebpf, "CONTROL")?,
+            in_flight: typed(&mut ebpf, "IN_FLIGHT")?,
+            counters: typed(&mut ebpf, "COUNTERS")?,
+            fill: typed(&mut ebpf, "FILL")?,
+            ring: typed(&mut ebpf, "RING")?,
+            processes: typed(&mut ebpf, "PROCESSES")?,
+            children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
+            generations,
+            current: 0,
+            ebpf,
+            _statistics: statistics,
+        })
+    }
+
+    /// Loads the sampling program and returns it, to be attached by [`super::Sampler`].
+    ///
+    /// # Errors
+    ///
+    /// When the verifier refuses it; the error carries its log.
+    pub fn load_sampling_program(&mut self) -> Result<OwnedFd, BpfError> {
+        const NAME: &str = "cpu_sample";
+        let program: &mut PerfEvent = self.program(NAME)?;
+        let failed = |source| program_error("load", NAME, source);
+        program.load().map_err(failed)?;
+        let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+        fd.map_err(|error| BpfError::map("duplicate", NAME, error))
+    }
+
+    /// Loads and attaches the programs that follow forks and execs.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Kernel::load_sampling_program`].
+    pub fn follow_processes(&mut self) -> Result<(), BpfError> {
+        for (name, tracepoint) in [("process_fork", "sched_process_fork"), ("process_exec", "sched_process_exec")] {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.load().map_err(|source| program_error("load", name, source))?;
+            program.attach(tracepoint).map_err(|source| program_error("attach", name, source))?;
+        }
+        Ok(())
+    }
+
+    fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    {
+        let program = self.ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
+        program.try_into().map_err(|source| program_error("load", name, source))
+    }
+
+    /// Makes a process known to the programs, or changes what they know of it.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many.
+    pub fn set_process(&mut self, pid: u32, process: Process) -> Result<(), BpfError> {
+        self.processes.insert(pid, Shared(process), 0).map_err(|error| BpfError::map("add to", "PROCESSES", error))
+    }
+
+    /// What the programs know of a process.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> Option<Process> {
+        self.processes.get(&pid, 0).ok().map(|process| process.0)
+    }
+
+    /// Forgets a process; one that is not there is no error.
+    pub fn remove_process(&mut self, pid: u32) {
+        let _ = self.processes.remove(&pid);
+    }
+
+    /// Children of targets that could not be followed, because [`Limits::processes`] was reached.
+    #[must_use]
+    pub fn children_missed(&self) -> u64 {
+        self.children_missed.get(&0, 0).unwrap_or(0)
+    }
+
+    /// The accounting of an origin, summed over CPUs, from the load until now.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn counters(&self, origin: Origin) -> Result<Counters, BpfError> {
+        let mut sum = Counters::default();
+        let by_cpu =
+            self.counters.get(&(origin as u32), 0).map_err(|error| BpfError::map("read", "COUNTERS", error))?;
+        for counters in by_cpu.iter() {
+            sum.add(&counters.0);
+        }
+        Ok(sum)
+    }
+
+    /// Time inside our programs in ns, and how often they ran; zeros where the kernel keeps no statistics.
+    #[must_use]
+    pub fn run_time(&self) -> (u64, u64) {
+        let mut sum = (0, 0);
+        for (_, program) in self.ebpf.programs() {
+            if let Ok(info) = program.info() {
+                sum.0 += u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+                sum.1 += info.run_count();
+            }
+        }
+        sum
+    }
+
+    /// The descriptor that becomes readable when the ring wants to be read.
+    #[must_use]
+    pub fn ring_descriptor(&self) -> std::os::fd::RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+/// Kernel memory of every BPF map this process holds, bytes, as the kernel itself counts it.
+///
+/// Source: `bpf_map_show_fdinfo`, kernel/bpf/syscall.c.
+#[must_use]
+pub fn map_bytes() -> u64 {
+    let Ok(descriptors) = fs::read_dir("/proc/self/fdinfo") else { return 0 };
+    let mut sum = 0;
+    for descriptor in descriptors.flatten() {
+        let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
+        if info.contains("\nmap_id:") {
+            let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+            sum += bytes.unwrap_or(0);
+        }
+    }
+    sum
+}
+
+fn config(selection: &Selection, limits: Limits, self_pid: u32, task: TaskOffsets) -> Config {
+    let (pid_namespace_device, pid_namespace_inode) = crate::process::pid_namespace().unwrap_or((0, 0));
+    let mut config = Config {
+        magic: CONFIG_MAGIC,
+        pid_namespace_device,
+        pid_namespace_inode,
+        self_pid,
+        drain_at_entries: limits.records / 4 * 3,
+        wake_at_bytes: limits.ring_bytes / 4,
+        task,
+        ..Config::UNSET
+    };
+    config.filter = match *selection {
+        Selection::All => Filter::All,
+        Selection::Processes { follow_children } => {
+            config.follow_children = u32::from(follow_children);
+            Filter::Processes
+        }
+        Selection::Cgroup { id, level } => {
+            config.cgroup_id = id;
+            config.cgroup_level = level;
+            Filter::Cgroup
+        }
+        Selection::Comm(comm) => {
+            config.comm = comm;
+            Filter::Comm
+        }
+    } as u32;
+    config
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {
+    ebpf.take_map(name).ok_or(BpfError::Missing(name))
+}
+
+fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    T::try_from(take(ebpf, name)?).map_err(|error| BpfError::map("open", name, error))
+}
+
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn load_error(error: EbpfError) -> BpfError {
+    if is_permission(&error) { BpfError::Permission("create BPF maps") } else { BpfError::Load(Box::new(error)) }
+}
+
+fn program_error(action: &'static str, program: &'static str, source: aya::programs::ProgramError) -> BpfError {
+    BpfError::Program { action, program, source: Box::new(source) }
+}
+
+/// Before Linux 5.11 the maps count as locked memory of the user.
+fn raise_locked_memory_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the structure is initialised. Failure shows when the maps are created.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}

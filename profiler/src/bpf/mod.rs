@@ -1,0 +1,20 @@
+//! The only place that knows eBPF and perf events: loading, attaching, maps, what the kernel can do.
+//!
+//! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it.
+
+mod drain;
+mod error;
+mod kernel_types;
+mod lifecycle;
+mod load;
+mod perf;
+mod probe;
+mod sampler;
+
+pub use drain::{Drained, Stacks};
+pub use error::BpfError;
+pub use kernel_types::read_task_offsets;
+pub use lifecycle::{Lifecycle, LifecycleEvent};
+pub use load::{Kernel, Limits, Selection, map_bytes};
+pub use probe::{Check, Verdict, checks};
+pub use sampler::{Sampler, SamplingEvent, max_sample_rate, online_cpus};

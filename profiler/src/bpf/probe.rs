@@ -1,0 +1,185 @@
+//! What this kernel and user can do, probe by probe: what `doctor` prints.
+
+use std::fs;
+use std::path::Path;
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+
+use super::{Limits, Kernel, SamplingEvent, Selection, max_sample_rate, online_cpus, read_task_offsets};
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Something is missing that costs a little.
+    Degraded,
+    /// `record` does not work without it.
+    Missing,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to change, and what it costs not to; empty when nothing is amiss.
+    pub remedy: String,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Ok, found: found.into(), remedy: String::new() }
+    }
+
+    fn degraded(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Degraded, found: found.into(), remedy: remedy.into() }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Missing, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+/// Runs every check. Loads the sampling program as `record` would, and takes nothing from any process.
+#[must_use]
+pub fn checks() -> Vec<Check> {
+    vec![
+        kernel_release(),
+        kernel_types(),
+        map_types(),
+        sampling_program(),
+        sampling_event(),
+        sample_rate(),
+        following_processes(),
+        kernel_symbols(),
+        mapped_files(),
+        pid_namespace(),
+        cgroups(),
+    ]
+}
+
+fn setting(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn kernel_release() -> Check {
+    let release = setting("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned());
+    Check::ok("kernel", format!("Linux {release}, {} CPUs online", online_cpus().map_or(0, |cpus| cpus.len())))
+}
+
+fn kernel_types() -> Check {
+    const NAME: &str = "kernel types (BTF)";
+    match read_task_offsets() {
+        Ok(_) => Check::ok(NAME, "/sys/kernel/btf/vmlinux has every field that is read"),
+        Err(error) => Check::missing(NAME, error.to_string(), "run a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+    }
+}
+
+fn map_types() -> Check {
+    const NAME: &str = "BPF maps";
+    match aya::sys::is_map_supported(MapType::RingBuf) {
+        Ok(true) => Check::ok(NAME, "ring buffer and batch operations"),
+        Ok(false) => Check::missing(NAME, "no ring buffer", "run Linux 5.8 or later"),
+        Err(error) => Check::missing(NAME, error.to_string(), "run as root, or with CAP_BPF"),
+    }
+}
+
+fn sampling_program() -> Check {
+    const NAME: &str = "sampling program";
+    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64 };
+    let loaded = Kernel::load(&Selection::All, limits, std::process::id())
+        .and_then(|mut kernel| kernel.load_sampling_program().map(drop));
+    match loaded {
+        Ok(()) => Check::ok(NAME, "the verifier accepts it"),
+        Err(error) => {
+            Check::missing(NAME, error.to_string(), "as the error says; Linux 5.15 or later has every helper it needs")
+        }
+    }
+}
+
+fn sampling_event() -> Check {
+    const NAME: &str = "sampling event";
+    match SamplingEvent::detect() {
+        SamplingEvent::Cycles => Check::ok(NAME, "hardware cycles"),
+        SamplingEvent::CpuClock => Check::degraded(
+            NAME,
+            "the CPU clock; this machine shows no PMU",
+            "code that runs with interrupts off is charged to where they come on again; give the virtual machine a PMU",
+        ),
+    }
+}
+
+fn sample_rate() -> Check {
+    const NAME: &str = "highest rate";
+    let rate = max_sample_rate();
+    if rate >= 999 {
+        Check::ok(NAME, format!("{rate} Hz (kernel.perf_event_max_sample_rate)"))
+    } else {
+        Check::degraded(NAME, format!("{rate} Hz"), "sysctl kernel.perf_event_max_sample_rate=100000, to sample faster")
+    }
+}
+
+fn following_processes() -> Check {
+    const NAME: &str = "following children";
+    match aya::sys::is_program_supported(ProgramType::RawTracePoint) {
+        Ok(true) => Check::ok(NAME, "raw tracepoints sched_process_fork and sched_process_exec"),
+        Ok(false) => Check::degraded(NAME, "no raw tracepoints", "--children and -- COMMAND do not work"),
+        Err(error) => Check::degraded(NAME, error.to_string(), "run as root, or with CAP_PERFMON"),
+    }
+}
+
+fn kernel_symbols() -> Check {
+    const NAME: &str = "kernel symbols";
+    let readable = fs::read("/proc/kallsyms").ok().map(|text| {
+        // Without the permission every address reads as zero.
+        text.split(|&byte| byte == b'\n').take(100).any(|line| line.iter().take(16).any(|&byte| byte != b'0'))
+    });
+    match readable {
+        Some(true) => Check::ok(NAME, "/proc/kallsyms shows addresses"),
+        Some(false) => Check::degraded(NAME, "/proc/kallsyms hides addresses", "run with CAP_SYSLOG, or sysctl kernel.kptr_restrict=1"),
+        None => Check::degraded(NAME, "/proc/kallsyms cannot be read", "kernel frames stay addresses"),
+    }
+}
+
+fn mapped_files() -> Check {
+    const NAME: &str = "mapped files";
+    let readable = fs::read_dir("/proc/self/map_files")
+        .and_then(|mut entries| entries.next().unwrap_or_else(|| Err(std::io::Error::other("empty"))))
+        .and_then(|entry| fs::File::open(entry.path()));
+    match readable {
+        Ok(_) => Check::ok(NAME, "/proc/PID/map_files can be opened"),
+        Err(error) => Check::degraded(
+            NAME,
+            format!("/proc/PID/map_files: {error}"),
+            "run with CAP_SYS_ADMIN, to name frames of deleted and replaced files",
+        ),
+    }
+}
+
+fn pid_namespace() -> Check {
+    const NAME: &str = "pid namespace";
+    match crate::process::pid_namespace() {
+        None => Check::ok(NAME, "the host's"),
+        Some(_) => Check::degraded(
+            NAME,
+            "a container's: only its own processes can be sampled",
+            "share the host's (docker run --pid=host) to sample others",
+        ),
+    }
+}
+
+fn cgroups() -> Check {
+    const NAME: &str = "cgroups";
+    let unified = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    match unified.iter().find(|root| Path::new(root).join("cgroup.procs").exists()) {
+        Some(root) => Check::ok(NAME, format!("version 2 at {root}")),
+        None => Check::degraded(NAME, "no version 2 hierarchy", "--cgroup does not work: use -p"),
+    }
+}

@@ -1,0 +1,220 @@
+//! The sampling events: one on every CPU that is online, whatever comes and goes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::BpfError;
+use super::perf::{Attributes, Event, HARDWARE_CYCLES, SOFTWARE_CPU_CLOCK, TYPE_HARDWARE, TYPE_SOFTWARE, flag};
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// What is counted to time the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SamplingEvent {
+    /// Hardware cycles, at a frequency the kernel keeps.
+    Cycles,
+    /// The CPU clock, where the machine has no PMU.
+    CpuClock,
+}
+
+impl SamplingEvent {
+    /// Its name in reports, which is perf's.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cycles => "cycles",
+            Self::CpuClock => "cpu-clock",
+        }
+    }
+
+    /// The best one this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        let cpu = online_cpus().ok().and_then(|cpus| cpus.first().copied()).unwrap_or(0);
+        match Event::open(Self::Cycles.attributes(99), cpu) {
+            Ok(_) => Self::Cycles,
+            Err(_) => Self::CpuClock,
+        }
+    }
+
+    fn attributes(self, rate_hz: u64) -> Attributes {
+        let flags = flag::DISABLED | flag::EXCLUDE_GUEST;
+        match self {
+            Self::Cycles => Attributes {
+                kind: TYPE_HARDWARE,
+                config: HARDWARE_CYCLES,
+                sample_period_or_frequency: rate_hz,
+                flags: flags | flag::FREQUENCY,
+                ..Attributes::default()
+            },
+            Self::CpuClock => Attributes {
+                kind: TYPE_SOFTWARE,
+                config: SOFTWARE_CPU_CLOCK,
+                sample_period_or_frequency: NS_PER_SECOND / rate_hz.max(1),
+                flags,
+                ..Attributes::default()
+            },
+        }
+    }
+}
+
+/// Running sampling events.
+#[derive(Debug)]
+pub struct Sampler {
+    event: SamplingEvent,
+    rate_hz: u64,
+    program: OwnedFd,
+    events: BTreeMap<u32, Event>,
+    /// Counts of the events of CPUs that have gone, by the same rule as [`Sampler::stop`].
+    gone: Counted,
+    /// CPUs that came or went while sampling.
+    pub cpus_changed: u32,
+}
+
+/// What the events counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    /// In the event's unit.
+    total: u64,
+    /// Whole periods, with a fixed period.
+    periods: u64,
+}
+
+impl Sampler {
+    /// Opens and starts an event on every online CPU.
+    ///
+    /// # Errors
+    ///
+    /// When no event can be opened on any CPU, or not the program attached.
+    pub fn start(event: SamplingEvent, rate_hz: u64, program: OwnedFd) -> Result<Self, BpfError> {
+        let mut sampler =
+            Self { event, rate_hz, program, events: BTreeMap::new(), gone: Counted::default(), cpus_changed: 0 };
+        let cpus = online_cpus().map_err(|source| sampler.failed(0, source))?;
+        for cpu in cpus {
+            sampler.open(cpu)?;
+        }
+        Ok(sampler)
+    }
+
+    fn failed(&self, cpu: u32, source: io::Error) -> BpfError {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => BpfError::Permission("open perf events on every CPU"),
+            _ => BpfError::PerfEvent { event: self.event.name(), cpu, source },
+        }
+    }
+
+    fn open(&mut self, cpu: u32) -> Result<(), BpfError> {
+        let start = || -> io::Result<Event> {
+            let event = Event::open(self.event.attributes(self.rate_hz), cpu)?;
+            event.set_program(self.program.as_fd())?;
+            event.enable()?;
+            Ok(event)
+        };
+        match start() {
+            Ok(event) => drop(self.events.insert(cpu, event)),
+            // The CPU went offline between the list and the call.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => self.cpus_changed += 1,
+            Err(error) => return Err(self.failed(cpu, error)),
+        }
+        Ok(())
+    }
+
+    /// Follows CPUs that were plugged or unplugged. Call it once a window.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sampler::start`].
+    pub fn follow_cpus(&mut self) -> Result<(), BpfError> {
+        let Ok(online) = online_cpus() else { return Ok(()) };
+        let gone: Vec<u32> = self.events.keys().filter(|cpu| !online.contains(cpu)).copied().collect();
+        for cpu in gone {
+            if let Some(event) = self.events.remove(&cpu) {
+                self.gone.add(self.counted(&event));
+                self.cpus_changed += 1;
+            }
+        }
+        for cpu in online {
+            if !self.events.contains_key(&cpu) {
+                self.open(cpu)?;
+                self.cpus_changed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn counted(&self, event: &Event) -> Counted {
+        let total = event.count().unwrap_or(0);
+        Counted { total, periods: total / (NS_PER_SECOND / self.rate_hz.max(1)).max(1) }
+    }
+
+    /// Stops sampling and returns how many samples the events' own counts say there were.
+    ///
+    /// With a fixed period that is the whole periods counted on each CPU. With a frequency the kernel varies the
+    /// period: then the count is divided by the mean period of the samples that came (`period_sum / hits`).
+    pub fn stop(mut self) -> impl FnOnce(u64, u64) -> f64 {
+        for event in self.events.values() {
+            // An event that cannot be stopped ends when it is closed, just below.
+            let _ = event.disable();
+        }
+        let mut counted = self.gone;
+        for event in std::mem::take(&mut self.events).values() {
+            counted.add(self.counted(event));
+        }
+        let event = self.event;
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts, shown to four digits")]
+        move |hits, period_sum| match event {
+            SamplingEvent::CpuClock => counted.periods as f64,
+            SamplingEvent::Cycles if period_sum > 0 => counted.total as f64 / (period_sum as f64 / hits as f64),
+            SamplingEvent::Cycles => 0.0,
+        }
+    }
+}
+
+impl Counted {
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.periods += other.periods;
+    }
+}
+
+/// The CPUs that are online.
+///
+/// # Errors
+///
+/// When /sys is not mounted.
+pub fn online_cpus() -> io::Result<Vec<u32>> {
+    let list = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    parse_cpu_list(&list).ok_or_else(|| io::Error::other(format!("unreadable CPU list {list:?}")))
+}
+
+/// `0-3,8,10-11`. Source: Documentation/admin-guide/cputopology.rst.
+fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        cpus.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+    }
+    Some(cpus)
+}
+
+/// The highest sampling rate the kernel allows, Hz.
+#[must_use]
+pub fn max_sample_rate() -> u64 {
+    let setting = fs::read_to_string("/proc/sys/kernel/perf_event_max_sample_rate");
+    // The kernel's own default, where the setting cannot be read.
+    setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(100_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_cpu_list("0-2,5\n"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(parse_cpu_list("\n"), Some(vec![]));
+        assert_eq!(parse_cpu_list("a-b"), None);
+    }
+}

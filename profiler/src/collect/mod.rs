@@ -1,0 +1,14 @@
+//! The loop that turns what the kernel aggregates into a capture: windows, targets, symbols, accounting.
+//!
+//! Input: a validated [`RecordConfig`]. Output: a [`Recording`]. Prints nothing and writes no file.
+
+mod command;
+mod host;
+mod place;
+mod processes;
+mod record;
+mod target;
+
+pub use command::{CommandEnd, CommandError, RunningCommand};
+pub use record::{Progress, Recording, record};
+pub use target::{RecordConfig, TargetError, TargetSelection};

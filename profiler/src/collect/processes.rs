@@ -1,0 +1,362 @@
+//! Every process we know: its images, what each maps, and the objects behind that.
+//!
+//! Fed by lifecycle events and, for processes that were there before us, by /proc. An image is what a process runs
+//! between two execs; a snapshot is what an image maps until an address changes its meaning.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+
+use profiler_common::event::RecordKey;
+
+use crate::bpf::LifecycleEvent;
+use crate::process::{Backing, Mapping, Mappings, MappingsError, ObjectTable, open_perf_map, read_mappings};
+use crate::profile::RawFrame;
+
+/// Images kept of one process: a record refers to the current one, or to one that ended in the same window.
+const MAX_IMAGES: usize = 8;
+
+/// Which processes are of interest before they have a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// Those that were named, and nobody else.
+    Named,
+    /// Those that were named, and all below them.
+    Tree,
+    /// Whoever there is.
+    Everybody,
+}
+
+/// What a process maps from `generation` on.
+#[derive(Clone, Debug)]
+struct Snapshot {
+    generation: u32,
+    mappings: Arc<Mappings>,
+}
+
+/// What a process runs between two execs.
+#[derive(Clone, Debug)]
+struct Image {
+    snapshots: Vec<Snapshot>,
+}
+
+#[derive(Clone, Debug)]
+struct Process {
+    images: Vec<Image>,
+    /// The kernel's exec count of the first of `images`, once it is known.
+    first_exec_count: Option<u32>,
+    generation: u32,
+    exited: bool,
+    /// Whether /proc was read in this window, since an address was not known.
+    rescanned: bool,
+    /// Its number in `perf_maps`.
+    jit: Option<u32>,
+}
+
+/// A generation that the programs must be told of.
+pub(super) type NewGeneration = (u32, u32);
+
+/// The processes.
+#[derive(Debug)]
+pub(super) struct Processes {
+    interest: Interest,
+    table: HashMap<u32, Process>,
+    pub(super) objects: ObjectTable,
+    /// Perf maps by process number, each opened while the process lived.
+    pub(super) perf_maps: Vec<Option<File>>,
+    perf_map_pids: Vec<u32>,
+    /// Lifecycle events that were lost.
+    pub(super) events_lost: u64,
+    /// Executable mappings that were left out of a process's list.
+    pub(super) mappings_left_out: usize,
+}
+
+impl Image {
+    fn new(generation: u32, mappings: Mappings) -> Self {
+        Self { snapshots: vec![Snapshot { generation, mappings: Arc::new(mappings) }] }
+    }
+}
+
+impl Processes {
+    pub(super) fn new(interest: Interest) -> Self {
+        Self {
+            interest,
+            table: HashMap::new(),
+            objects: ObjectTable::default(),
+            perf_maps: Vec::new(),
+            perf_map_pids: Vec::new(),
+            events_lost: 0,
+            mappings_left_out: 0,
+        }
+    }
+
+    /// Adds a process that runs. One that has exited meanwhile is no error: it has no samples.
+    pub(super) fn add(&mut self, pid: u32) -> Result<(), MappingsError> {
+        let mappings = match read_mappings(pid) {
+            Ok(mappings) => mappings,
+            Err(MappingsError::Exited(_)) => Mappings::default(),
+            Err(error) => return Err(error),
+        };
+        self.mappings_left_out += mappings.left_out;
+        for mapping in mappings.iter() {
+            self.objects.open(pid, mapping);
+        }
+        let process = self.table.entry(pid).or_insert_with(|| Process {
+            images: Vec::new(),
+            first_exec_count: None,
+            generation: 0,
+            exited: false,
+            rescanned: false,
+            jit: None,
+        });
+        process.images.push(Image::new(process.generation, mappings));
+        Ok(())
+    }
+
+    /// Pids of those that have not exited.
+    pub(super) fn alive(&self) -> impl Iterator<Item = u32> {
+        self.table.iter().filter(|(_, process)| !process.exited).map(|(&pid, _)| pid)
+    }
+
+    /// Takes events in, in their order; returns the generations that changed.
+    pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> Vec<NewGeneration> {
+        let mut changed = Vec::new();
+        for event in events {
+            match event {
+                LifecycleEvent::Fork { pid, parent } => self.fork(pid, parent),
+                LifecycleEvent::Exec { pid } => self.exec(pid),
+                LifecycleEvent::Map { pid, mapping } => changed.extend(self.map(pid, mapping)),
+                LifecycleEvent::Exit { pid } => {
+                    if let Some(process) = self.table.get_mut(&pid) {
+                        process.exited = true;
+                    }
+                }
+                LifecycleEvent::Lost { events } => {
+                    self.events_lost += events;
+                    let alive: Vec<u32> = self.alive().collect();
+                    for pid in alive {
+                        changed.extend(self.rescan(pid));
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    fn fork(&mut self, pid: u32, parent: u32) {
+        if self.interest == Interest::Named {
+            return;
+        }
+        let Some(parent) = self.table.get(&parent) else { return };
+        let ended = parent.images.len().saturating_sub(1);
+        let child = Process {
+            images: parent.images.last().cloned().into_iter().collect(),
+            // A child starts with its parent's count: the kernel copies it.
+            first_exec_count: parent.first_exec_count.map(|first| first + u32::try_from(ended).unwrap_or(0)),
+            generation: parent.generation,
+            exited: false,
+            rescanned: false,
+            jit: None,
+        };
+        self.table.insert(pid, child);
+    }
+
+    fn exec(&mut self, pid: u32) {
+        if let Some(process) = self.table.get_mut(&pid) {
+            process.images.push(Image::new(process.generation, Mappings::default()));
+        } else if self.interest == Interest::Everybody {
+            let images = vec![Image::new(0, Mappings::default())];
+            let process =
+                Process { images, first_exec_count: None, generation: 0, exited: false, rescanned: false, jit: None };
+            self.table.insert(pid, process);
+        }
+    }
+
+    fn map(&mut self, pid: u32, mapping: Mapping) -> Option<NewGeneration> {
+        let process = self.table.get_mut(&pid)?;
+        self.objects.open(pid, &mapping);
+        let image = process.images.last_mut()?;
+        let snapshot = image.snapshots.last_mut()?;
+        let mut mappings = Arc::unwrap_or_clone(Arc::clone(&snapshot.mappings));
+        let left_out = mappings.left_out;
+        let changed = mappings.insert(mapping);
+        self.mappings_left_out += mappings.left_out - left_out;
+        if !changed {
+            snapshot.mappings = Arc::new(mappings);
+            return None;
+        }
+        process.generation += 1;
+        image.snapshots.push(Snapshot { generation: process.generation, mappings: Arc::new(mappings) });
+        Some((pid, process.generation))
+    }
+
+    /// Reads again what a process maps, after something was missed.
+    fn rescan(&mut self, pid: u32) -> Vec<NewGeneration> {
+        let Ok(mappings) = read_mappings(pid) else { return Vec::new() };
+        mappings.iter().filter_map(|mapping| self.map(pid, mapping.clone())).collect()
+    }
+
+    /// Tells the images of a process apart by the records of a window.
+    ///
+    /// `exec_counts`: the highest one of each process.
+    pub(super) fn learn_exec_counts(&mut self, exec_counts: &HashMap<u32, u32>) {
+        for (pid, &highest) in exec_counts {
+            if !self.table.contains_key(pid) && self.add(*pid).is_err() {
+                continue;
+            }
+            if let Some(process) = self.table.get_mut(pid)
+                && process.first_exec_count.is_none()
+            {
+                let ended = u32::try_from(process.images.len().saturating_sub(1)).unwrap_or(0);
+                process.first_exec_count = Some(highest.saturating_sub(ended));
+            }
+        }
+    }
+
+    /// Places an address of a record's process.
+    pub(super) fn place(&mut self, key: &RecordKey, address: u64) -> RawFrame {
+        let Some(mapping) = self.find(key, address) else { return RawFrame::Unknown(address) };
+        match mapping.backing {
+            Backing::Anonymous(_) => RawFrame::Jit { process: self.jit_number(key.pid), address },
+            Backing::File(..) | Backing::Vdso => match self.objects.place(key.pid, &mapping, address) {
+                Some((object, address)) => RawFrame::Object { object, address },
+                None => RawFrame::Unknown(address),
+            },
+        }
+    }
+
+    fn find(&mut self, key: &RecordKey, address: u64) -> Option<Mapping> {
+        if let Some(mapping) = self.table.get(&key.pid)?.find(key, address) {
+            return Some(mapping.clone());
+        }
+        // There is no event for code that was mapped before a process was known, nor after events were lost.
+        let process = self.table.get_mut(&key.pid)?;
+        if process.exited || std::mem::replace(&mut process.rescanned, true) {
+            return None;
+        }
+        self.rescan(key.pid);
+        self.table.get(&key.pid)?.find(key, address).cloned()
+    }
+
+    /// The number of a process that makes code at run time; its perf map is opened when there is one.
+    fn jit_number(&mut self, pid: u32) -> u32 {
+        let number = self.table.get(&pid).and_then(|process| process.jit).unwrap_or_else(|| {
+            self.perf_maps.push(None);
+            self.perf_map_pids.push(pid);
+            u32::try_from(self.perf_maps.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(process) = self.table.get_mut(&pid) {
+            process.jit = Some(number);
+        }
+        number
+    }
+
+    /// Ends a window: opens the perf maps that have come, forgets what no later record can refer to.
+    ///
+    /// Returns the processes that have ended.
+    pub(super) fn end_window(&mut self) -> Vec<u32> {
+        for (slot, &pid) in self.perf_maps.iter_mut().zip(&self.perf_map_pids) {
+            if slot.is_none() {
+                *slot = open_perf_map(pid);
+            }
+        }
+        let ended: Vec<u32> = self.table.iter().filter(|(_, process)| process.exited).map(|(&pid, _)| pid).collect();
+        // The first thread of a process may end before the others do.
+        let ended: Vec<u32> = ended.into_iter().filter(|&pid| !runs(pid)).collect();
+        for pid in &ended {
+            self.table.remove(pid);
+        }
+        for process in self.table.values_mut() {
+            process.rescanned = false;
+            let old = process.images.len().saturating_sub(MAX_IMAGES);
+            process.images.drain(..old);
+            process.first_exec_count = process.first_exec_count.map(|first| first + u32::try_from(old).unwrap_or(0));
+            for image in &mut process.images {
+                let old = image.snapshots.len().saturating_sub(MAX_IMAGES);
+                image.snapshots.drain(..old);
+            }
+        }
+        ended
+    }
+}
+
+impl Process {
+    fn find(&self, key: &RecordKey, address: u64) -> Option<&Mapping> {
+        let number = self.first_exec_count.map_or(usize::MAX, |first| key.exec_count.saturating_sub(first) as usize);
+        let image = self.images.get(number).or_else(|| self.images.last())?;
+        let valid = image.snapshots.iter().rev().find(|snapshot| snapshot.generation <= key.generation);
+        // A mapping may have come between the sample and the moment the programs were told of it.
+        let later = image.snapshots.iter().filter(|snapshot| snapshot.generation > key.generation);
+        valid.into_iter().chain(later).find_map(|snapshot| snapshot.mappings.find(address))
+    }
+}
+
+/// Whether a process has a thread left that is no zombie.
+fn runs(pid: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses and may contain any character.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        !matches!(state, None | Some('Z' | 'X'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(pid: u32, exec_count: u32, generation: u32) -> RecordKey {
+        RecordKey {
+            start_time_ns: 0,
+            kernel_stack: 0,
+            user_stack: 0,
+            span: 0,
+            pid,
+            tid: pid,
+            exec_count,
+            generation,
+            origin: 0,
+            reason: 0,
+            reserved: 0,
+        }
+    }
+
+    fn anonymous(name: &str) -> Mapping {
+        Mapping { start: 0x1000, end: 0x2000, file_offset: 0, backing: Backing::Anonymous(name.to_owned()) }
+    }
+
+    fn named(processes: &Processes, key: &RecordKey) -> Option<String> {
+        match &processes.table.get(&key.pid)?.find(key, 0x1800)?.backing {
+            Backing::Anonymous(name) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_address_is_looked_up_in_the_image_and_generation_of_its_record() {
+        const PID: u32 = 1 << 30;
+        let mut processes = Processes::new(Interest::Everybody);
+        processes.apply(vec![LifecycleEvent::Exec { pid: PID }]);
+        assert!(processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("first") }]).is_empty());
+        processes.learn_exec_counts(&HashMap::from([(PID, 5)]));
+        let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("second") }]);
+        assert_eq!(changed, [(PID, 1)]);
+        processes.apply(vec![
+            LifecycleEvent::Fork { pid: PID + 1, parent: PID },
+            LifecycleEvent::Exec { pid: PID },
+            LifecycleEvent::Map { pid: PID, mapping: anonymous("third") },
+        ]);
+        assert_eq!(named(&processes, &key(PID, 5, 0)).as_deref(), Some("first"));
+        assert_eq!(named(&processes, &key(PID, 5, 1)).as_deref(), Some("second"));
+        assert_eq!(named(&processes, &key(PID, 6, 1)).as_deref(), Some("third"));
+        assert_eq!(named(&processes, &key(PID + 1, 5, 1)).as_deref(), Some("second"));
+    }
+
+    #[test]
+    fn processes_that_were_not_named_are_of_no_interest() {
+        let mut processes = Processes::new(Interest::Named);
+        processes.apply(vec![LifecycleEvent::Exec { pid: 1 << 30 }]);
+        assert_eq!(processes.alive().count(), 0);
+    }
+}

@@ -1,0 +1,73 @@
+//! Formats: one file each. Only this module knows a format's bytes.
+//!
+//! Reads the model, returns bytes or writes them to an `impl Write`; makes no system call. Every file but
+//! `capture.json` and the `.pb.gz` profiles is a pure function of what is read back from these, and none depends on
+//! how a profile numbers its parts.
+
+pub mod capture;
+pub mod flamegraph;
+pub mod folded;
+mod numbers;
+pub mod pprof;
+pub mod pprof_proto;
+pub mod report_json;
+pub mod report_markdown;
+
+use std::io;
+
+use crate::profile::{Capture, Report};
+
+/// A file of a capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputFile {
+    /// Name in the output directory.
+    pub name: String,
+    /// Content.
+    pub bytes: Vec<u8>,
+}
+
+/// Every file of a capture: those that hold it, then those that are made from it.
+///
+/// # Errors
+///
+/// When a format cannot hold the capture.
+pub fn files(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>> {
+    let mut files = capture::write(capture)?;
+    files.extend(derived(capture, report)?);
+    Ok(files)
+}
+
+/// The files that are made from a capture and what was found in it.
+///
+/// # Errors
+///
+/// When a format cannot hold the capture.
+pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>> {
+    let index = &capture::rounded(&capture.index);
+    let mut files = Vec::new();
+    for profile in &capture.profiles {
+        let name = profile.origin.row().name;
+        let mut bytes = Vec::new();
+        folded::write(profile, &mut bytes)?;
+        files.push(OutputFile { name: format!("{name}.folded"), bytes });
+        let mut bytes = Vec::new();
+        flamegraph::write(profile, index, &mut bytes)?;
+        files.push(OutputFile { name: format!("{name}.svg"), bytes });
+    }
+    let mut bytes = Vec::new();
+    report_json::write(index, report, &mut bytes)?;
+    files.push(OutputFile { name: "report.json".to_owned(), bytes });
+    let mut bytes = Vec::new();
+    report_markdown::write(index, report, &mut bytes)?;
+    files.push(OutputFile { name: "report.md".to_owned(), bytes });
+    Ok(files)
+}
+
+/// CPUs that a sampled origin's samples stand for on average: samples times period by duration.
+///
+/// `None` where it is no such origin or nothing was recorded.
+fn cpus(index: &crate::profile::Index, origin: &str) -> Option<f64> {
+    let summary = index.origins.get(origin).filter(|summary| summary.rate_hz > 0 && index.duration_ns > 0)?;
+    let seconds = numbers::float(summary.n) / numbers::float(summary.rate_hz);
+    Some(seconds / (numbers::float(index.duration_ns) / 1e9))
+}

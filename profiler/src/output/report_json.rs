@@ -1,0 +1,100 @@
+//! `report.json`: everything the report says, for programs. docs/report-schema.md explains every field.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::profile::{
+    Accounting, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION, Target,
+    ThreadShare,
+};
+
+/// Writes the report of a capture.
+///
+/// # Errors
+///
+/// When `writer` fails.
+pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
+    let document = Document {
+        schema_version: SCHEMA_VERSION,
+        profiler_version: &index.profiler_version,
+        target: &index.target,
+        host: &index.host,
+        started_at_ns: index.started_at_ns,
+        duration_ns: index.duration_ns,
+        origins: index.origins.keys().map(|name| (name.as_str(), Origin::new(name, index, report))).collect(),
+        accounting: &index.accounting,
+        overhead: &index.overhead,
+        hotspots: &report.hotspots,
+        callgraph: &report.callgraph,
+        threads: &report.threads,
+        processes: &report.processes,
+        objects: &report.objects,
+        warnings: &index.warnings,
+    };
+    serde_json::to_writer_pretty(&mut *writer, &document)?;
+    writeln!(writer)
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    profiler_version: &'a str,
+    target: &'a Target,
+    host: &'a Host,
+    started_at_ns: u64,
+    duration_ns: u64,
+    origins: BTreeMap<&'a str, Origin<'a>>,
+    accounting: &'a BTreeMap<String, Accounting>,
+    overhead: &'a Overhead,
+    hotspots: &'a [Hotspot],
+    callgraph: &'a Callgraph,
+    threads: &'a [ThreadShare],
+    processes: &'a [ProcessShare],
+    objects: &'a [ObjectShare],
+    warnings: &'a [String],
+}
+
+/// What an origin recorded, in all.
+#[derive(Serialize)]
+struct Origin<'a> {
+    unit: &'a str,
+    total: u64,
+    n: u64,
+    event: &'a str,
+    rate_hz: u64,
+    /// CPUs in use on average: samples times period by duration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<f64>,
+    threads: u64,
+    processes: u64,
+    stacks: u64,
+    self_by_kind: BTreeMap<&'a str, u64>,
+}
+
+impl<'a> Origin<'a> {
+    fn new(name: &str, index: &'a Index, report: &'a Report) -> Self {
+        let summary = &index.origins[name];
+        let breakdown = report.breakdowns.get(name);
+        Self {
+            unit: &summary.unit,
+            total: summary.total,
+            n: summary.n,
+            event: &summary.event,
+            rate_hz: summary.rate_hz,
+            cpus: super::cpus(index, name).map(thousandths),
+            threads: breakdown.map_or(0, |breakdown| breakdown.threads),
+            processes: breakdown.map_or(0, |breakdown| breakdown.processes),
+            stacks: breakdown.map_or(0, |breakdown| breakdown.stacks),
+            self_by_kind: breakdown
+                .map(|breakdown| breakdown.self_by_kind.iter().map(|(kind, &value)| (kind.as_str(), value)).collect())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Rounded: more digits than that say nothing.
+fn thousandths(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}

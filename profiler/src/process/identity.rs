@@ -1,0 +1,81 @@
+//! Pids: who exists, who descends from whom, in which namespace we count.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// Inode of the initial pid namespace. Source: `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+const INITIAL_PID_NAMESPACE: u64 = 0xeffffffc;
+
+/// Whether a process with this pid exists, as a zombie at least.
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok()
+}
+
+/// Whether `pid` is a thread that is not its process's leader; then the leader.
+#[must_use]
+pub fn is_thread(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    (leader != pid).then_some(leader)
+}
+
+/// The command name of a process, as the kernel keeps it.
+#[must_use]
+pub fn command_name(pid: u32) -> Option<String> {
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(comm.trim_ascii_end()).into_owned())
+}
+
+/// The processes that `pid` has forked and that still run.
+#[must_use]
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let mut children = Vec::new();
+    for task in tasks.flatten() {
+        if let Ok(listed) = fs::read_to_string(task.path().join("children")) {
+            children.extend(listed.split_ascii_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+        }
+    }
+    children
+}
+
+/// The running processes below `pid`, without itself.
+#[must_use]
+pub fn descendants_of(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut todo = vec![pid];
+    while let Some(parent) = todo.pop() {
+        for child in children_of(parent) {
+            // The tree changes while it is read: a pid that comes up again must not start a cycle.
+            if !found.contains(&child) && child != pid {
+                found.push(child);
+                todo.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// Device and inode of the pid namespace we are in, when it is not the initial one.
+#[must_use]
+pub fn pid_namespace() -> Option<(u64, u64)> {
+    let namespace = fs::metadata("/proc/self/ns/pid").ok()?;
+    (namespace.ino() != INITIAL_PID_NAMESPACE).then(|| (namespace.dev(), namespace.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_found_below_its_parent() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = descendants_of(std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&child.id()));
+        assert!(exists(std::process::id()));
+        assert!(!exists(u32::MAX));
+    }
+}

@@ -1,0 +1,17 @@
+//! Processes: what a pid is, what it maps, and the objects behind its mappings.
+//!
+//! Reads /proc and executable files, all of which a target controls: every read is bounded, files are opened through
+//! the target's own view and read by `pread`, and nothing is ever written.
+
+mod identity;
+mod mapping;
+mod object;
+mod object_table;
+mod perf_map;
+
+pub use identity::{children_of, command_name, descendants_of, exists, is_thread, pid_namespace};
+pub(crate) use mapping::backing_of;
+pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
+pub use object::{ObjectError, ObjectFile, Segment};
+pub use object_table::ObjectTable;
+pub use perf_map::open_perf_map;

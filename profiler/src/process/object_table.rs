@@ -1,0 +1,131 @@
+//! The objects that were seen, each opened once, at first sight, and numbered.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::mapping::{Backing, FileKey, Mapping, read_mappings};
+use super::object::{ObjectError, ObjectFile, open_backing};
+
+/// Objects that are kept open. A whole host has a few hundred; the limit is what a hostile process can reach.
+const MAX_OBJECTS: usize = 8192;
+
+/// Largest vDSO that is copied: it has two pages of code.
+const MAX_VDSO_BYTES: u64 = 1 << 20;
+
+/// Path of the vDSO's object.
+const VDSO: &str = "[vdso]";
+
+/// Objects by number and by what identifies them.
+#[derive(Debug, Default)]
+pub struct ObjectTable {
+    by_file: HashMap<FileKey, u32>,
+    vdso: Option<u32>,
+    objects: Vec<Arc<ObjectFile>>,
+    /// Files that could not be used, with the reason, each once.
+    pub failures: Vec<ObjectError>,
+    failed: HashMap<FileKey, ()>,
+}
+
+impl ObjectTable {
+    /// The objects by number.
+    #[must_use]
+    pub fn objects(&self) -> &[Arc<ObjectFile>] {
+        &self.objects
+    }
+
+    /// The number of the object behind a mapping of `pid`, which is opened when it is new.
+    ///
+    /// `None` for memory that is no file and for files that could not be opened: these are in
+    /// [`ObjectTable::failures`], and are not tried again.
+    pub fn open(&mut self, pid: u32, mapping: &Mapping) -> Option<u32> {
+        match &mapping.backing {
+            Backing::File(key, path) => {
+                if let Some(&object) = self.by_file.get(key) {
+                    return Some(object);
+                }
+                if self.failed.contains_key(key) || self.objects.len() >= MAX_OBJECTS {
+                    return None;
+                }
+                let opened = open_backing(pid, mapping.start, mapping.end, *key, path)
+                    .and_then(|file| ObjectFile::read(file, path.clone()));
+                match opened {
+                    Ok(object) => {
+                        let number = self.push(object);
+                        self.by_file.insert(*key, number);
+                        Some(number)
+                    }
+                    Err(error) => {
+                        self.failed.insert(*key, ());
+                        self.failures.push(error);
+                        None
+                    }
+                }
+            }
+            Backing::Vdso => {
+                if self.vdso.is_none() {
+                    self.vdso = copy_vdso().ok().map(|object| self.push(object));
+                }
+                self.vdso
+            }
+            Backing::Anonymous(_) => None,
+        }
+    }
+
+    fn push(&mut self, object: ObjectFile) -> u32 {
+        let number = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
+        self.objects.push(Arc::new(object));
+        number
+    }
+
+    /// Places an address of a process: the object's number and the virtual address in it.
+    pub fn place(&mut self, pid: u32, mapping: &Mapping, address: u64) -> Option<(u32, u64)> {
+        let object = self.open(pid, mapping)?;
+        let file_offset = mapping.file_offset.checked_add(address.checked_sub(mapping.start)?)?;
+        Some((object, self.objects[object as usize].address_of(file_offset)?))
+    }
+}
+
+/// Copies our own vDSO, which is every process's, into memory that looks like a file.
+fn copy_vdso() -> Result<ObjectFile, ObjectError> {
+    let failed = |source: io::Error| ObjectError::Io { path: VDSO.to_owned(), source };
+    let mappings = read_mappings(std::process::id()).map_err(|error| failed(io::Error::other(error)))?;
+    let mapping = mappings
+        .iter()
+        .find(|mapping| mapping.backing == Backing::Vdso)
+        .filter(|mapping| mapping.end - mapping.start <= MAX_VDSO_BYTES)
+        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    #[expect(clippy::cast_possible_truncation, reason = "bounded above")]
+    let mut bytes = vec![0; (mapping.end - mapping.start) as usize];
+    let memory = File::open("/proc/self/mem").map_err(failed)?;
+    memory.read_exact_at(&mut bytes, mapping.start).map_err(failed)?;
+    // SAFETY: the name is a C string; the flag closes the descriptor on exec.
+    let fd = unsafe { libc::memfd_create(c"vdso".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(&bytes).map_err(failed)?;
+    ObjectFile::read(file, VDSO.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_and_the_vdso_of_our_own_are_opened_once() {
+        let pid = std::process::id();
+        let mappings = read_mappings(pid).unwrap();
+        let mut table = ObjectTable::default();
+        let first: Vec<_> = mappings.iter().map(|mapping| table.open(pid, mapping)).collect();
+        let second: Vec<_> = mappings.iter().map(|mapping| table.open(pid, mapping)).collect();
+        assert_eq!(first, second);
+        assert!(table.objects().iter().any(|object| object.path == VDSO));
+        assert!(table.failures.is_empty(), "{:?}", table.failures);
+    }
+}

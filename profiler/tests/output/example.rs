@@ -1,0 +1,161 @@
+//! A small capture made by hand, with every kind of frame.
+
+use std::collections::BTreeMap;
+
+use profiler::profile::{
+    Accounting, Capture, ChainAccounting, FrameKind, Function, Host, Index, Line, Location, Object, ObjectSummary,
+    OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread, marker_name,
+};
+use profiler_common::counters::Outcome;
+use profiler_common::event::Origin;
+
+const PERIOD_NS: u64 = 10_101_010;
+
+fn object(path: &str, build_id: &str, start: u64, end: u64, file_offset: u64) -> Object {
+    Object { path: path.to_owned(), build_id: build_id.to_owned(), start, end, file_offset }
+}
+
+fn location(kind: FrameKind, object: Option<u32>, address: u64, lines: &[(u32, u32)]) -> Location {
+    let lines = lines.iter().map(|&(function, line)| Line { function, line }).collect();
+    Location { kind, object, address, lines }
+}
+
+fn thread(pid: u32, tid: u32, process_name: &str, thread_name: &str) -> Thread {
+    Thread {
+        pid,
+        tid,
+        start_time_ns: 3_600_000_000_000 + u64::from(pid),
+        exec_count: 2,
+        process_name: process_name.to_owned(),
+        thread_name: thread_name.to_owned(),
+    }
+}
+
+/// Two processes; kernel, inlined, run-time, interpreted and nameless frames; cut and lost stacks.
+pub(crate) fn profile() -> Profile {
+    let mut profile = Profile::new(Origin::Cpu);
+    profile.functions = [
+        ("main", "/src/server.c"),
+        ("serve(std::vector<int, std::allocator<int> >&)", "/src/server.c"),
+        ("parse", "/src/parse.h"),
+        ("do_syscall_64", ""),
+        ("LazyCompile:~handle /app/index.js:12", ""),
+        ("render", "/app/page.py"),
+        (&marker_name(Outcome::NoFramePointer), ""),
+        (&marker_name(Outcome::RingFull), ""),
+        ("<[u8; 8] as core::fmt::Debug>::fmt|`x`", "/src/lib.rs"),
+    ]
+    .map(|(name, file)| Function { name: name.to_owned(), file: file.to_owned() })
+    .to_vec();
+    profile.objects = vec![
+        object("/usr/lib/libc.so.6", "aa01", 0x28000, 0x1b0000, 0x28000),
+        object("/opt/app/server", "bb02", 0x1000, 0x9000, 0x400),
+        object("[kernel]", "cc03", 0xffff_ffff_8100_0000, 0xffff_ffff_8200_0000, 0),
+        object("[jit]", "", 0, 0, 0),
+    ];
+    profile.locations = vec![
+        location(FrameKind::Native, Some(1), 0x1234, &[(0, 10)]),
+        location(FrameKind::Native, Some(1), 0x2345, &[(2, 5), (1, 42)]),
+        location(FrameKind::Native, Some(0), 0x29d00, &[]),
+        location(FrameKind::Kernel, Some(2), 0xffff_ffff_8100_1000, &[(3, 0)]),
+        location(FrameKind::Jit, Some(3), 0x7f00_0000_1000, &[(4, 0)]),
+        location(FrameKind::Interpreted, None, 7, &[(5, 3)]),
+        location(FrameKind::Marker, None, 0, &[(6, 0)]),
+        location(FrameKind::Marker, None, 0, &[(7, 0)]),
+        location(FrameKind::Native, None, 0x7fff_0000_1234, &[]),
+        location(FrameKind::Native, Some(1), 0x3456, &[(8, 1)]),
+    ];
+    profile.stacks = vec![
+        vec![1, 0, 2],
+        vec![3, 1, 0, 2],
+        vec![2, 6],
+        vec![4, 5, 0],
+        vec![3, 7],
+        vec![8],
+        vec![9, 9, 0, 2],
+        vec![7],
+    ];
+    profile.threads =
+        vec![thread(42, 42, "server", "server"), thread(42, 43, "server", "worker"), thread(99, 99, "worker 2", "w;2")];
+    let counts =
+        [(0, 0, 1000), (1, 0, 120), (0, 1, 7), (2, 1, 30), (3, 2, 40), (4, 2, 2), (5, 2, 1), (6, 0, 25), (7, 1, 9)];
+    profile.samples = counts
+        .map(|(stack, thread, n)| Sample { stack, thread, reason: 0, span: 0, values: [n, n * PERIOD_NS, 0, 0] })
+        .to_vec();
+    profile
+}
+
+fn reasons(reasons: &[(Outcome, u64)]) -> BTreeMap<String, u64> {
+    reasons.iter().map(|&(outcome, count)| (outcome.name().to_owned(), count)).collect()
+}
+
+/// The capture that holds [`profile`].
+pub(crate) fn capture() -> Capture {
+    let profile = profile();
+    let n = profile.totals()[0];
+    let accounting = Accounting {
+        expected: f64::from(1300) + 0.1 + 0.2,
+        hits: 1299,
+        filtered: 50,
+        idle: 12,
+        complete: 1192,
+        truncated: reasons(&[(Outcome::NoFramePointer, 31), (Outcome::RingFull, 11)]),
+        lost: reasons(&[(Outcome::MapFull, 3)]),
+        not_delivered: f64::from(1300) + 0.1 + 0.2 - 1299.0,
+        user: ChainAccounting {
+            complete: 1192,
+            truncated: reasons(&[(Outcome::NoFramePointer, 31)]),
+            lost: reasons(&[(Outcome::RingFull, 11), (Outcome::MapFull, 3)]),
+        },
+        kernel: ChainAccounting { complete: 1234, truncated: BTreeMap::new(), lost: reasons(&[(Outcome::MapFull, 3)]) },
+    };
+    assert!(accounting.adds_up());
+    assert_eq!(accounting.samples(), n);
+    let objects = [
+        ("/opt/app/server", "bb02", 2344, 2344, ""),
+        ("/usr/lib/libc.so.6", "aa01", 1182, 0, "install libc6-dbg for build ID aa01"),
+    ];
+    let index = Index {
+        schema_version: SCHEMA_VERSION,
+        profiler_version: "0.1.0".to_owned(),
+        started_at_ns: 1_793_709_296_123_456_789,
+        duration_ns: 5_004_000_000,
+        target: Target {
+            kind: TargetKind::Processes,
+            description: "pid 42 (server), pid 99 (worker 2)".to_owned(),
+            pids: vec![42, 99],
+            exit_code: None,
+        },
+        host: Host {
+            name: "host-1".to_owned(),
+            kernel: "6.12.0".to_owned(),
+            architecture: "x86_64".to_owned(),
+            cpus: 4,
+        },
+        origins: BTreeMap::from([(
+            "cpu".to_owned(),
+            OriginSummary { unit: "samples".to_owned(), total: n, n, event: "cpu-clock".to_owned(), rate_hz: 99 },
+        )]),
+        accounting: BTreeMap::from([("cpu".to_owned(), accounting)]),
+        overhead: Overhead {
+            bpf_ns: 3_000_001,
+            bpf_runs: 1299,
+            bpf_ns_per_sample: 3_000_001.0 / 1234.0,
+            trap_ns: 0,
+            agent_cpu_ns: 45_000_000,
+            peak_rss_bytes: 30 << 20,
+            bpf_map_bytes: 3 << 19,
+        },
+        objects: objects
+            .map(|(path, build_id, frames, named, advice)| ObjectSummary {
+                path: path.to_owned(),
+                build_id: build_id.to_owned(),
+                frames,
+                named,
+                advice: advice.to_owned(),
+            })
+            .to_vec(),
+        warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
+    };
+    Capture { index, profiles: vec![profile] }
+}

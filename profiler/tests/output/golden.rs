@@ -1,0 +1,98 @@
+//! The files of the example, byte for byte. `BLESS=1` writes them anew.
+
+use std::path::{Path, PathBuf};
+
+use profiler::analyze::analyze;
+use profiler::output::capture::{self, CaptureError};
+use profiler::output::{OutputFile, derived, files};
+use profiler::profile::{Capture, Index};
+
+use crate::example;
+
+fn check(path: &Path, found: &str) {
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, found).unwrap();
+        return;
+    }
+    let expected = std::fs::read_to_string(path).unwrap_or_default();
+    if expected == found {
+        return;
+    }
+    let line = expected.lines().zip(found.lines()).position(|(expected, found)| expected != found);
+    let line = line.unwrap_or_else(|| expected.lines().count().min(found.lines().count()));
+    let expected = expected.lines().nth(line).unwrap_or("");
+    let found = found.lines().nth(line).unwrap_or("");
+    panic!("{}:{}: BLESS=1 accepts\nexpected {expected}\n   found {found}", path.display(), line + 1);
+}
+
+fn golden(capture: &Capture, name: &str) {
+    let directory: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name].iter().collect();
+    for file in files(capture, &analyze(capture)).unwrap() {
+        // Compressed bytes change with the library; what is in them is compared elsewhere.
+        if let Ok(text) = String::from_utf8(file.bytes) {
+            check(&directory.join(&file.name), &text);
+        }
+    }
+}
+
+/// What `report` makes of the files of a capture.
+fn read_back(files: &[OutputFile]) -> Result<Capture, CaptureError> {
+    let bytes = |name: &str| files.iter().find(|file| file.name == name).map(|file| file.bytes.clone());
+    capture::read(&bytes(capture::INDEX_FILE).unwrap(), |name| bytes(name).ok_or(std::io::ErrorKind::NotFound.into()))
+}
+
+#[test]
+fn a_capture_is_written_as_blessed() {
+    golden(&example::capture(), "example");
+}
+
+#[test]
+fn a_capture_without_samples_is_written_as_blessed() {
+    let mut capture = example::capture();
+    capture.profiles[0].samples.clear();
+    let summary = capture.index.origins.get_mut("cpu").unwrap();
+    (summary.n, summary.total) = (0, 0);
+    capture.index.accounting.clear();
+    capture.index.objects.clear();
+    golden(&capture, "empty");
+}
+
+#[test]
+fn every_other_file_follows_from_the_capture() {
+    let capture = example::capture();
+    let written = files(&capture, &analyze(&capture)).unwrap();
+    let again = read_back(&written).unwrap();
+    assert_eq!(again.profiles[0].canonical(), capture.profiles[0].canonical());
+    let derived = derived(&again, &analyze(&again)).unwrap();
+    assert!(!derived.is_empty());
+    for file in derived {
+        assert!(written.contains(&file), "{} differs", file.name);
+    }
+    assert_eq!(written, files(&again, &analyze(&again)).unwrap());
+}
+
+#[test]
+fn a_newer_capture_is_refused_by_its_version_alone() {
+    let error = capture::read(br#"{"schema_version": 999, "origins": "new form"}"#, |_| Ok(Vec::new())).unwrap_err();
+    assert!(matches!(error, CaptureError::Newer { found: 999 }));
+    assert!(error.to_string().contains("999"));
+}
+
+#[test]
+fn a_capture_with_an_unknown_origin_or_impossible_counts_is_refused() {
+    let with = |change: &dyn Fn(&mut Index)| {
+        let mut index = example::capture().index;
+        change(&mut index);
+        let index = serde_json::to_vec(&index).unwrap();
+        capture::read(&index, |_| Err(std::io::ErrorKind::NotFound.into())).unwrap_err()
+    };
+    let error = with(&|index| {
+        let summary = index.origins["cpu"].clone();
+        index.origins.insert("../../etc/passwd".to_owned(), summary);
+    });
+    assert!(matches!(error, CaptureError::Origin(_)));
+    let error = with(&|index| index.accounting.get_mut("cpu").unwrap().complete = u64::MAX);
+    assert!(matches!(error, CaptureError::Count(_)));
+    assert!(matches!(with(&|_| {}), CaptureError::Io { .. }));
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask bench [NAME]`: the benchmarks, each a bench target of the tests crate.
+
+use clap::builder::PossibleValuesParser;
+
+use crate::command::{cargo, run as run_command};
+use crate::test;
+
+/// Every benchmark and what it measures; a new one is a row here and a file in tests/benches.
+const BENCHES: [(&str, &str); 1] = [("overhead", "what a capture costs, beside perf record -g on the same workload")];
+
+/// The arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Which benchmark; all of them without it
+    #[arg(value_parser = names())]
+    name: Option<String>,
+    /// For the benchmark
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let binary = test::prepare()?;
+    for (name, what) in BENCHES {
+        if arguments.name.as_ref().is_none_or(|wanted| wanted == name) {
+            println!("== {name}: {what}");
+            let mut bench = cargo();
+            bench.arg("bench").args(test::PACKAGES).args(["--bench", name, "--"]).args(&arguments.arguments);
+            run_command(bench.env("PROFILER_BIN", &binary))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names that are accepted, with their descriptions for `--help`.
+fn names() -> PossibleValuesParser {
+    let values = BENCHES.map(|(name, what)| clap::builder::PossibleValue::new(name).help(what));
+    PossibleValuesParser::new(values)
+}
