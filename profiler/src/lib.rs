@@ -2,9 +2,11 @@
 //!
 //! See ARCHITECTURE.md for the picture. This library is what the `profiler` command and its tests share.
 
-pub mod bpf;
-pub mod process;
 pub mod analyze;
+pub mod bpf;
+pub mod cli;
+pub mod collect;
 pub mod output;
+pub mod process;
 pub mod profile;
 pub mod symbolize;

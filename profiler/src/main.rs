@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `profiler` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    profiler::cli::main()
+}

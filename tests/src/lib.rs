@@ -1,1 +1,19 @@
-//! x
+//! The harness of the kernel tests: builds workloads whose truth is known, runs the profiler on them for real, and
+//! reads what it wrote.
+//!
+//! A kernel test begins with [`require_bpf`], which also keeps others of its kind from running at the same time: each
+//! would be the other's load. Everything a test starts is bounded in time and ended by its pid.
+
+mod bpf_objects;
+mod capture;
+mod environment;
+mod process;
+mod record;
+mod workload;
+
+pub use bpf_objects::BpfObjects;
+pub use capture::{Captured, Stack};
+pub use environment::{Kernel, find_program, missing, profiler, require_bpf, scratch};
+pub use process::{Ended, Target, owned_by, wait_until};
+pub use record::{Record, Recording, profiler_command, run_profiler};
+pub use workload::{Language, Workload};

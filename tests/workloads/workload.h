@@ -5,9 +5,6 @@
 #ifndef WORKLOAD_H
 #define WORKLOAD_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
 //! Source: `perf_event_open(2)`, "MMAP layout".
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use super::BpfError;
 use super::perf::{Attributes, Event, Ring, SAMPLE_TIME, SOFTWARE_DUMMY, TYPE_SOFTWARE, flag};
@@ -103,9 +103,9 @@ impl Lifecycle {
         Ok(Self { rings })
     }
 
-    /// The descriptors that become readable when there are events.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.rings.iter().map(|(event, _)| event.as_raw_fd())
+    /// Descriptors that become readable when there are events, for the caller to keep.
+    pub fn descriptors(&self) -> impl Iterator<Item = io::Result<OwnedFd>> {
+        self.rings.iter().map(|(event, _)| event.descriptor())
     }
 
     /// The events that have come, in the order in which they happened.

@@ -1,7 +1,7 @@
 //! Loads the BPF object and owns its maps and programs.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, RawTracePoint};
@@ -226,10 +226,14 @@ impl Kernel {
         sum
     }
 
-    /// The descriptor that becomes readable when the ring wants to be read.
-    #[must_use]
-    pub fn ring_descriptor(&self) -> std::os::fd::RawFd {
-        self.ring.as_raw_fd()
+    /// A descriptor that becomes readable when the ring wants to be read, for the caller to keep.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no more descriptors.
+    pub fn ring_descriptor(&self) -> std::io::Result<OwnedFd> {
+        // SAFETY: the ring owns the descriptor and outlives this call.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }.try_clone_to_owned()
     }
 }
 

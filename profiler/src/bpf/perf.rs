@@ -100,6 +100,11 @@ impl Event {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Another descriptor of the event, to wait on.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
+    }
+
     /// The event's count, in its own unit.
     pub(super) fn count(&self) -> io::Result<u64> {
         let mut bytes = [0; 8];

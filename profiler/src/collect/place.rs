@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use profiler_common::counters::Outcome;
+use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
 
 use super::processes::Processes;
@@ -76,6 +76,22 @@ impl MissingChains {
         let chain = if is_kernel { &mut self.kernel[kernel] } else { &mut self.user[user] };
         *chain += events;
         self.whole[if user == 0 { kernel } else { user }] += events;
+    }
+
+    /// Counts these chains as missing, and no longer as the kernel did.
+    pub(super) fn correct(&self, counters: &mut Counters) {
+        let lists = [
+            (&self.user, &mut counters.user),
+            (&self.kernel, &mut counters.kernel),
+            (&self.whole, &mut counters.whole),
+        ];
+        for (missing, counted) in lists {
+            for index in 0..Outcome::COUNT {
+                let moved = missing[index].min(counted[index]);
+                counted[index] -= moved;
+                counted[Outcome::StackMissing as usize] += moved;
+            }
+        }
     }
 
     /// Adds another window's.

@@ -1,24 +1,23 @@
 //! One recording, from attaching to the last symbol.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process};
-use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::command::{HeldCommand, RunningCommand};
+use super::command::{CommandEnd, HeldCommand, RunningCommand};
 use super::host::{host, own_usage, raise_file_limit};
 use super::place::{MissingChains, place_window};
 use super::processes::{Interest, NewGeneration, Processes};
 use super::target::{RecordConfig, TargetSelection};
-use crate::bpf::{Kernel, Lifecycle, Sampler, SamplingEvent, Selection, map_bytes};
+use crate::bpf::{Kernel, Lifecycle, Limits, Sampler, SamplingEvent, Selection, map_bytes};
 use crate::process;
 use crate::profile::{
     Accounting, Capture, Index, OriginSummary, Overhead, RawProfile, SCHEMA_VERSION, Target,
@@ -50,15 +49,6 @@ pub struct Recording {
     pub interrupted: bool,
 }
 
-/// A descriptor to wait on that somebody else owns.
-struct Watched(RawFd);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
 /// Records until the duration has passed, the target has ended or a signal comes.
 ///
 /// # Errors
@@ -78,30 +68,30 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     let mut targets = Targets::find(config, &mut kernel)?;
     let target = config.target.describe(targets.held.as_ref().map(|held| held.pid));
-    let sampler = Sampler::start(event, config.rate_hz, program)?;
+    let mut sampler = Sampler::start(event, config.rate_hz, program)?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     let command = targets.held.take().map(HeldCommand::release).transpose()?;
     let mut session = Session {
         kernel,
         lifecycle,
-        sampler,
+        limits: config.limits,
         processes: targets.processes,
         roots: targets.roots,
         profile: RawProfile::new(Origin::Cpu),
         missing: MissingChains::default(),
         unsettled: 0,
-        warnings: Vec::new(),
+        supervises: false,
         command,
         ends_with_target: matches!(
             config.target,
             TargetSelection::Processes { .. } | TargetSelection::Command(_)
         ),
     };
-    let interrupted = session.run(config.duration, started, &mut stop, progress).await?;
+    let interrupted = session.run(&mut sampler, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
     progress(Progress { elapsed: duration, samples: session.profile.events(), stage: Some("naming frames") });
     let facts = Facts { target, event, rate_hz: config.rate_hz, duration, started_at };
-    session.finish(facts, interrupted)
+    session.finish(facts, sampler, interrupted)
 }
 
 /// The signals that end a recording.
@@ -170,14 +160,15 @@ impl Targets {
 struct Session {
     kernel: Kernel,
     lifecycle: Lifecycle,
-    sampler: Sampler,
+    limits: Limits,
     processes: Processes,
     roots: Vec<u32>,
     profile: RawProfile,
     missing: MissingChains,
     /// Windows in which programs were still writing when they were drained.
     unsettled: u64,
-    warnings: Vec<String>,
+    /// Whether the named processes have children that were not asked for and do the work.
+    supervises: bool,
     command: Option<RunningCommand>,
     ends_with_target: bool,
 }
@@ -195,12 +186,16 @@ impl Session {
     /// The loop; returns whether a signal ended it.
     async fn run(
         &mut self,
+        sampler: &mut Sampler,
         duration: Option<Duration>,
         started: Instant,
         stop: &mut Stop,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<bool> {
-        let watch = |fd: RawFd| AsyncFd::with_interest(Watched(fd), Readiness::READABLE);
+        let watch = |fd: std::io::Result<OwnedFd>| {
+            // SAFETY: an owned descriptor stays open and the same until `AsyncFd` is dropped.
+            unsafe { AsyncFd::register_with_interest(fd?, Readiness::READABLE) }.map_err(std::io::Error::from)
+        };
         let ring = watch(self.kernel.ring_descriptor())?;
         let lifecycle: Vec<_> = self.lifecycle.descriptors().map(watch).collect::<std::io::Result<_>>()?;
         let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
@@ -235,7 +230,7 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
-                    self.sampler.follow_cpus()?;
+                    sampler.follow_cpus()?;
                     let (elapsed, samples) = (started.elapsed(), self.profile.events());
                     progress(Progress { elapsed, samples, stage: None });
                     if self.ended() {
@@ -286,33 +281,24 @@ impl Session {
         Ok(())
     }
 
-    /// Stops sampling, empties the maps for the last time and names what was found.
-    fn finish(mut self, facts: Facts, interrupted: bool) -> Result<Recording> {
-        let cpus_changed = self.sampler.cpus_changed;
-        let Self { sampler, .. } = self;
+    /// Empties the maps for the last time, names what was found and adds everything up.
+    fn finish(mut self, facts: Facts, sampler: Sampler, interrupted: bool) -> Result<Recording> {
+        let cpus_changed = sampler.cpus_changed;
         let expected = sampler.stop();
-        let mut session = FinishedSession {
-            kernel: self.kernel,
-            lifecycle: self.lifecycle,
-            processes: self.processes,
-            profile: self.profile,
-            missing: self.missing,
-        };
         // Twice: what was written late is in the other generation.
-        session.end_window()?;
-        session.end_window()?;
-        let counters = session.counters()?;
-        let expected = expected(counters.hits, counters.period_sum);
-        let (bpf_ns, bpf_runs) = session.kernel.run_time();
+        self.end_window()?;
+        self.end_window()?;
+        let mut counters = self.kernel.counters(Origin::Cpu)?;
+        self.missing.correct(&mut counters);
+        let accounting = Accounting::new(&counters, expected(counters.hits, counters.period_sum));
+        let (bpf_ns, bpf_runs) = self.kernel.run_time();
         let bpf_map_bytes = map_bytes();
-        let FinishedSession { kernel, processes, profile, .. } = session;
-        let children_missed = kernel.children_missed();
-        drop(kernel);
-        let sources = Sources { objects: processes.objects.objects(), perf_maps: &processes.perf_maps };
-        let Symbolized { profile, objects, warnings } = symbolize(profile, &sources);
-        self.warnings.extend(warnings);
-        self.warn(&processes, children_missed, cpus_changed);
-        let accounting = Accounting::new(&counters, expected);
+        let mut warnings = self.warnings(&accounting, cpus_changed);
+        // Nothing stays attached while names are looked up, which may take a while.
+        drop((self.kernel, self.lifecycle));
+        let sources = Sources { objects: self.processes.objects.objects(), perf_maps: &self.processes.perf_maps };
+        let Symbolized { profile, objects, warnings: of_symbols } = symbolize(self.profile, &sources);
+        warnings.extend(of_symbols);
         let totals = profile.totals();
         let row = Origin::Cpu.row();
         let summary = OriginSummary {
@@ -322,13 +308,11 @@ impl Session {
             event: facts.event.name().to_owned(),
             rate_hz: facts.rate_hz,
         };
+        let mut target = facts.target;
+        target.exit_code = self.command.as_mut().and_then(RunningCommand::try_wait).map(CommandEnd::exit_code);
         let (agent_cpu, peak_rss_bytes) = own_usage();
         #[expect(clippy::cast_precision_loss, reason = "a mean, shown to four digits")]
         let bpf_ns_per_sample = if totals[0] == 0 { 0.0 } else { bpf_ns as f64 / totals[0] as f64 };
-        let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let mut target = facts.target;
-        target.exit_code =
-            self.command.as_mut().and_then(RunningCommand::try_wait).map(super::command::CommandEnd::exit_code);
         let index = Index {
             schema_version: SCHEMA_VERSION,
             profiler_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -348,9 +332,72 @@ impl Session {
                 bpf_map_bytes,
             },
             objects,
-            warnings: self.warnings,
+            warnings,
         };
         let capture = Capture { index, profiles: vec![profile] };
         Ok(Recording { capture, command: self.command, interrupted })
     }
+
+    /// What a reader must know before he believes the figures.
+    fn warnings(&self, accounting: &Accounting, cpus_changed: u32) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |count: u64, text: String| {
+            if count > 0 {
+                warnings.push(text);
+            }
+        };
+        let (lost, missed, unsettled) = (self.processes.events_lost, self.kernel.children_missed(), self.unsettled);
+        let left_out = self.processes.mappings_left_out;
+        warn(lost, format!("{lost} process events were lost: frames of code mapped at that time may have no name"));
+        warn(missed, format!("{missed} children could not be followed: more than {} processes", self.limits.processes));
+        warn(unsettled, format!("{unsettled} windows were drained while a program still wrote: a sample may be late"));
+        warn(u64::from(cpus_changed), format!("{cpus_changed} CPUs came or went: samples of the moment are missing"));
+        warn(left_out as u64, format!("{left_out} executable mappings were left out: a process has more than 65,536"));
+        for failure in self.processes.objects.failures.iter().take(MAX_FAILURES_SHOWN) {
+            warnings.push(failure.to_string());
+        }
+        let more = self.processes.objects.failures.len().saturating_sub(MAX_FAILURES_SHOWN);
+        if more > 0 {
+            warnings.push(format!("{more} more files could not be read"));
+        }
+        if !accounting.adds_up() {
+            warnings.push("the accounting does not add up: please report this".to_owned());
+        }
+        if accounting.not_delivered > accounting.expected * MAX_NOT_DELIVERED {
+            warnings.push(format!(
+                "{:.1} % of the samples were not delivered: the machine was stopped, or overloaded, or the rate is too high",
+                100.0 * accounting.not_delivered / accounting.expected
+            ));
+        }
+        if self.supervises {
+            warnings.push(
+                "the target was nearly idle and has children that work: --children samples them too".to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+/// Files that could not be read, named one by one.
+const MAX_FAILURES_SHOWN: usize = 10;
+
+/// Share of samples not delivered above which the report warns: twice what an unloaded machine shows.
+const MAX_NOT_DELIVERED: f64 = 0.01;
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Waits until one of several descriptors is readable.
+async fn any_readable(watched: &[AsyncFd<OwnedFd>]) -> std::io::Result<()> {
+    let mut waits: Vec<_> = watched.iter().map(|one| Box::pin(one.readable())).collect();
+    std::future::poll_fn(|context| {
+        for wait in &mut waits {
+            if let std::task::Poll::Ready(ready) = wait.as_mut().poll(context) {
+                return std::task::Poll::Ready(ready.map(|mut guard| guard.clear_ready()));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
 }

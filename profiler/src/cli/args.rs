@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
+
+/// A kernel-level profiler for production Linux hosts.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Sample a process, a command, a cgroup or the host, and write flamegraph, pprof profile and report
+    Record(RecordArgs),
+    /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
+    Report(ReportArgs),
+    /// Say what this kernel and user can do, and what to change
+    Doctor(DoctorArgs),
+}
+
+/// What to record. Without a target there is nothing to do, so one of them is asked for.
+#[derive(Debug, ClapArgs)]
+#[command(
+    group(ArgGroup::new("target").required(true).args(["pids", "cgroup", "comm", "all_cpus", "command"])),
+    after_help = "Exit code: 0; 2 when it could not run. With -- COMMAND the command's own, 128+n when signal n ended it, \
+                  125 when the profiler failed, 126 or 127 when the command could not be executed."
+)]
+pub(super) struct RecordArgs {
+    /// Sample this process, all its threads; may be given more than once
+    #[arg(short, long = "pid", value_name = "PID")]
+    pub(super) pids: Vec<u32>,
+    /// With -p: also the processes below, those that run and those to come
+    #[arg(long, requires = "pids")]
+    pub(super) children: bool,
+    /// Sample the processes of this cgroup (version 2) and those below it
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Option<PathBuf>,
+    /// Sample the processes and threads of this name
+    #[arg(long, value_name = "NAME")]
+    pub(super) comm: Option<String>,
+    /// Sample the whole host
+    #[arg(short = 'a', long = "all-cpus")]
+    pub(super) all_cpus: bool,
+    /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
+    #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(super) duration: Option<Duration>,
+    /// Samples a second on each CPU
+    #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99)]
+    pub(super) rate_hz: u64,
+    /// Directory to write to, made when missing [default: profile-TARGET-TIME]
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
+    /// Records one window can hold
+    #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(64..=4_194_304))]
+    pub(super) map_entries: u32,
+    /// Size of the stack buffer
+    #[arg(long, value_name = "MB", default_value_t = 4, value_parser = parse_buffer)]
+    pub(super) buffer_mb: u32,
+    /// Print what was recorded as JSON: the directory, the samples, the accounting
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Run this command and sample it with its children, from its first instruction
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ReportArgs {
+    /// Directory of the capture
+    pub(super) directory: PathBuf,
+    /// Directory to write to [default: the capture's own]
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
+    /// Print report.json
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct DoctorArgs {
+    /// Print the checks as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `5`, `5s`, `1.5m`, `500ms`, `2h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h, as in 30s or 2m")),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a duration: use for instance 5, 5s or 2m".to_owned())?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if !duration.is_zero() && duration <= Duration::from_secs(366 * 24 * 3600) => Ok(duration),
+        _ => Err("must be more than nothing and at most a year".to_owned()),
+    }
+}
+
+/// Size of the ring buffer in MiB, which the kernel wants to be a power of two.
+fn parse_buffer(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(size) if size.is_power_of_two() && size <= 1024 => Ok(size),
+        _ => Err("must be a power of two from 1 to 1024".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("0.5s"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "s", "5x", "-1", "0", "1e9h", "5 s", "..", "99999999999999999999"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn targets_exclude_each_other() {
+        let parse = |line: &str| Args::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("profiler record -p 1 -p 2 --children"));
+        assert!(parse("profiler record -d 5 -- sleep 1"));
+        assert!(!parse("profiler record"));
+        assert!(!parse("profiler record -p 1 -- sleep 1"));
+        assert!(!parse("profiler record -a --comm x"));
+        assert!(!parse("profiler record -a --children"));
+    }
+}

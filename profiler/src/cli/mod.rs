@@ -1,0 +1,59 @@
+//! Arguments to validated configurations to one call. The only place that knows clap, and that prints and exits.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where a person is spoken to")]
+
+mod args;
+mod doctor;
+mod files;
+mod progress;
+mod record;
+mod report;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Something kept the command from running.
+const COULD_NOT_RUN: u8 = 2;
+
+/// Reads the command line and runs what it asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let result = match args.command {
+        args::Command::Record(args) => record::run(args),
+        args::Command::Report(args) => report::run(&args),
+        args::Command::Doctor(args) => doctor::run(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { error, code }) => {
+            // When nobody reads our errors either, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "profiler: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// An error and the exit code it gives.
+struct Failure {
+    error: anyhow::Error,
+    code: u8,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), code: COULD_NOT_RUN }
+    }
+}
+
+type CommandResult = Result<u8, Failure>;
+
+/// Prints to standard output; a reader that has gone is no error.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,135 @@
+//! `profiler record`.
+
+use anyhow::{Context as _, bail};
+
+use super::args::RecordArgs;
+use super::files::{OutputDirectory, default_name};
+use super::progress::ProgressLine;
+use super::{CommandResult, Failure, print};
+use crate::analyze::analyze;
+use crate::bpf::{Limits, max_sample_rate};
+use crate::collect::{CommandError, RecordConfig, Recording, RunningCommand, TargetSelection, record};
+use crate::output;
+use crate::process;
+use crate::profile::{Capture, Index, Report};
+
+/// Our own failure when a command was to be run. Source: the convention of env, nohup and timeout.
+const FAILED_WITH_COMMAND: u8 = 125;
+
+/// Runs it.
+pub(super) fn run(args: RecordArgs) -> CommandResult {
+    let with_command = !args.command.is_empty();
+    record_and_write(args).map_err(|failure| match failure.error.downcast_ref::<CommandError>() {
+        Some(error) => Failure { code: u8::try_from(error.exit_code()).unwrap_or(FAILED_WITH_COMMAND), ..failure },
+        None if with_command => Failure { code: FAILED_WITH_COMMAND, ..failure },
+        None => failure,
+    })
+}
+
+fn record_and_write(args: RecordArgs) -> CommandResult {
+    let (config, name) = validate(&args)?;
+    let directory = OutputDirectory::create(args.output.unwrap_or_else(|| default_name(&name)))?;
+    let line = ProgressLine::new(config.duration, args.json);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let recording = runtime.block_on(record(&config, &mut |progress| line.update(progress)))?;
+    drop(line);
+    let Recording { capture, command, interrupted } = recording;
+    let report = analyze(&capture);
+    let written = output::files(&capture, &report).context("cannot make the output").and_then(|files| {
+        directory.write(&files)?;
+        Ok(files)
+    });
+    let told = written.and_then(|_| tell(&capture, &report, &directory, args.json));
+    // The command's own end comes first, also when our files could not be written.
+    let ended = end_of_command(command, interrupted)?;
+    told?;
+    Ok(ended)
+}
+
+/// The exit code: the command's own, which is waited for unless somebody interrupted us.
+fn end_of_command(command: Option<RunningCommand>, interrupted: bool) -> CommandResult {
+    let Some(mut command) = command else { return Ok(0) };
+    if interrupted {
+        return Ok(0);
+    }
+    let end = command.wait().context("cannot wait for the command")?;
+    Ok(u8::try_from(end.exit_code()).unwrap_or(FAILED_WITH_COMMAND))
+}
+
+/// Checks what clap cannot, and names the capture.
+fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
+    let highest = max_sample_rate();
+    if args.rate_hz == 0 || args.rate_hz > highest {
+        bail!(
+            "cannot sample at {} Hz: the kernel allows 1 to {highest} Hz; lower -F, or raise it with \
+             `sysctl kernel.perf_event_max_sample_rate=N`",
+            args.rate_hz
+        );
+    }
+    let (target, name) = if !args.command.is_empty() {
+        let program = args.command[0].to_string_lossy();
+        let name = program.rsplit('/').next().unwrap_or_default().to_owned();
+        (TargetSelection::Command(args.command.clone()), name)
+    } else if let Some(path) = &args.cgroup {
+        (TargetSelection::Cgroup(path.clone()), path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    } else if let Some(comm) = &args.comm {
+        (TargetSelection::Comm(comm.clone()), comm.clone())
+    } else if args.all_cpus {
+        (TargetSelection::Host, "host".to_owned())
+    } else {
+        let first = args.pids.first().copied().unwrap_or(0);
+        let name = process::command_name(first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
+        (TargetSelection::Processes { pids: args.pids.clone(), children: args.children }, name)
+    };
+    let limits = Limits { records: args.map_entries, ring_bytes: args.buffer_mb << 20, ..Limits::default() };
+    Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits }, name))
+}
+
+/// Says what was recorded and where it is.
+fn tell(capture: &Capture, report: &Report, directory: &OutputDirectory, json: bool) -> anyhow::Result<()> {
+    if json {
+        let summary = serde_json::json!({
+            "directory": directory.path(),
+            "target": capture.index.target,
+            "duration_ns": capture.index.duration_ns,
+            "origins": capture.index.origins,
+            "accounting": capture.index.accounting,
+            "warnings": capture.index.warnings,
+        });
+        print(&format!("{summary}\n"))?;
+        return Ok(());
+    }
+    // Standard output belongs to the command that was run.
+    eprint!("{}", summary(&capture.index, report));
+    eprintln!("wrote {}: report.md, cpu.svg, cpu.pb.gz and more", directory.path().display());
+    Ok(())
+}
+
+/// What a person wants to know at once.
+fn summary(index: &Index, report: &Report) -> String {
+    let mut text = String::new();
+    for (name, accounting) in &index.accounting {
+        let share = |count: u64| 100.0 * ratio(count, accounting.samples() + accounting.samples_lost());
+        text.push_str(&format!(
+            "{name}: {} samples of {} in {:.1} s: {:.1} % complete, {:.1} % truncated, {:.1} % lost\n",
+            accounting.samples(),
+            index.target.description,
+            ratio(index.duration_ns, 1_000_000_000),
+            share(accounting.complete),
+            share(accounting.samples() - accounting.complete),
+            share(accounting.samples_lost()),
+        ));
+    }
+    for hotspot in report.hotspots.iter().take(3) {
+        text.push_str(&format!("  {:5.1} %  {}\n", 100.0 * hotspot.self_share, hotspot.function));
+    }
+    for warning in &index.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

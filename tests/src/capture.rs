@@ -1,0 +1,247 @@
+//! What a recording left: its files, read back and held against each other.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use profiler::profile::{Accounting, Profile};
+use serde_json::Value;
+
+use crate::environment::find_program;
+use crate::process::{Ended, truth_in};
+
+/// A line of `cpu.folded`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    /// The command name.
+    pub process: String,
+    /// The frames, root first.
+    pub frames: Vec<String>,
+    /// Samples.
+    pub count: u64,
+}
+
+impl Stack {
+    /// The leaf frame; empty where there is none.
+    #[must_use]
+    pub fn leaf(&self) -> &str {
+        self.frames.last().map_or("", String::as_str)
+    }
+
+    /// The leaf frame that is not the kernel's; empty where there is none.
+    #[must_use]
+    pub fn user_leaf(&self) -> &str {
+        self.frames.iter().rfind(|frame| !frame.ends_with("_[k]")).map_or("", String::as_str)
+    }
+
+    /// Whether a frame has this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.frames.iter().any(|frame| frame == name)
+    }
+
+    /// Whether the frames contain these names, root first, each directly below the one before.
+    #[must_use]
+    pub fn has_chain(&self, names: &[impl AsRef<str>]) -> bool {
+        self.frames
+            .windows(names.len())
+            .any(|frames| frames.iter().zip(names).all(|(frame, name)| frame == name.as_ref()))
+    }
+
+    /// The frame that says why the root is missing, when it does.
+    #[must_use]
+    pub fn marker(&self) -> Option<&str> {
+        let first = self.frames.first()?;
+        (first.starts_with("[truncated: ") || first.starts_with("[lost: ")).then_some(first.as_str())
+    }
+}
+
+/// A finished recording, checked for what must hold of every one.
+#[derive(Debug)]
+pub struct Captured {
+    /// How the profiler ended.
+    pub ended: Ended,
+    /// `report.json`.
+    pub report: Value,
+    /// The `cpu` accounting of it.
+    pub accounting: Accounting,
+    /// `cpu.folded`.
+    pub stacks: Vec<Stack>,
+    /// `cpu.pb.gz`.
+    pub profile: Profile,
+    directory: tempfile::TempDir,
+}
+
+impl Captured {
+    /// Reads the files and checks that they agree.
+    ///
+    /// # Panics
+    ///
+    /// When they do not, or one is missing or unreadable.
+    #[must_use]
+    pub fn read(ended: Ended, directory: tempfile::TempDir) -> Self {
+        let path = directory.path().join("capture");
+        let read = |name: &str| {
+            fs::read(path.join(name)).unwrap_or_else(|error| panic!("cannot read {name}: {error}; {}", ended.stderr))
+        };
+        let report: Value = serde_json::from_slice(&read("report.json")).expect("report.json is JSON");
+        let accounting = serde_json::from_value(report["accounting"]["cpu"].clone()).expect("the accounting of cpu");
+        let folded = String::from_utf8(read("cpu.folded")).expect("cpu.folded is UTF-8");
+        let stacks = folded.lines().map(parse).collect();
+        let profile = profiler::output::pprof::decode(&read("cpu.pb.gz")).expect("cpu.pb.gz is a profile");
+        for name in ["capture.json", "cpu.svg", "report.md"] {
+            assert!(!read(name).is_empty(), "{name} is empty");
+        }
+        let captured = Self { ended, report, accounting, stacks, profile, directory };
+        captured.check();
+        captured
+    }
+
+    /// What must hold of every recording.
+    fn check(&self) {
+        let accounting = &self.accounting;
+        assert!(accounting.adds_up(), "hits are not accounted for: {accounting:#?}");
+        let total = self.total();
+        assert_eq!(total, accounting.samples(), "the report's total is not complete + truncated: {accounting:#?}");
+        assert_eq!(self.count(|_| true), total, "cpu.folded does not sum to the report's total");
+        assert_eq!(self.profile.totals()[0], total, "cpu.pb.gz does not sum to the report's total");
+        assert_eq!(self.report["origins"]["cpu"]["n"], self.report["origins"]["cpu"]["total"]);
+        let marked = self.count(|stack| stack.frames.iter().any(|frame| is_marker(frame)));
+        let incomplete: u64 = accounting.truncated.values().sum();
+        assert_eq!(marked, incomplete, "samples cut short and samples with a marker differ: {accounting:#?}");
+    }
+
+    /// Samples, by the report.
+    ///
+    /// # Panics
+    ///
+    /// When the report has no such figure.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.report["origins"]["cpu"]["total"].as_u64().expect("a total")
+    }
+
+    /// Samples of the stacks that are wanted.
+    #[must_use]
+    pub fn count(&self, wanted: impl Fn(&Stack) -> bool) -> u64 {
+        self.stacks.iter().filter(|stack| wanted(stack)).map(|stack| stack.count).sum()
+    }
+
+    /// Samples of the stacks that are wanted, of those that are `among`, 0 to 1.
+    ///
+    /// # Panics
+    ///
+    /// When there are none to choose from.
+    #[must_use]
+    pub fn share(&self, among: impl Fn(&Stack) -> bool, wanted: impl Fn(&Stack) -> bool) -> f64 {
+        let all = self.count(&among);
+        assert!(all > 0, "no such stack among:\n{}", self.folded());
+        to_f64(self.count(|stack| among(stack) && wanted(stack))) / to_f64(all)
+    }
+
+    /// Samples by thread name.
+    #[must_use]
+    pub fn by_thread(&self) -> std::collections::BTreeMap<&str, u64> {
+        let mut counts = std::collections::BTreeMap::new();
+        for sample in &self.profile.samples {
+            let thread = &self.profile.threads[sample.thread as usize];
+            *counts.entry(thread.thread_name.as_str()).or_default() += sample.values[0];
+        }
+        counts
+    }
+
+    /// Samples by pid.
+    #[must_use]
+    pub fn by_pid(&self) -> std::collections::BTreeMap<u32, u64> {
+        let mut counts = std::collections::BTreeMap::new();
+        for sample in &self.profile.samples {
+            *counts.entry(self.profile.threads[sample.thread as usize].pid).or_default() += sample.values[0];
+        }
+        counts
+    }
+
+    /// The account that the workload printed, when the profiler started it.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[must_use]
+    pub fn truth(&self) -> Value {
+        truth_in(&self.ended.stdout)
+    }
+
+    /// Events that were not delivered, of those expected, 0 to 1.
+    #[must_use]
+    pub fn not_delivered(&self) -> f64 {
+        self.accounting.not_delivered / self.accounting.expected
+    }
+
+    /// The output directory.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("capture")
+    }
+
+    /// `cpu.folded`, the most frequent stacks first, for a failing test's message.
+    #[must_use]
+    pub fn folded(&self) -> String {
+        let mut stacks: Vec<_> = self.stacks.iter().collect();
+        stacks.sort_by_key(|stack| std::cmp::Reverse(stack.count));
+        let lines = stacks.iter().take(40);
+        let lines = lines.map(|stack| format!("{};{} {}\n", stack.process, stack.frames.join(";"), stack.count));
+        lines.collect::<String>() + &self.ended.stderr
+    }
+
+    /// What `go tool pprof` prints with `options` of `cpu.pb.gz`; `None` where Go is not installed.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    #[must_use]
+    pub fn go_pprof(&self, options: &[&str]) -> Option<String> {
+        let go = find_program("go")?;
+        let mut command = Command::new(go);
+        // Nothing of it outside the test's own directory; no symbols from elsewhere.
+        command.env("HOME", self.directory.path()).env("PPROF_TMPDIR", self.directory.path());
+        command.args(["tool", "pprof", "-symbolize=none"]).args(options).arg(self.path().join("cpu.pb.gz"));
+        let output = command.output().expect("start go tool pprof");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+fn is_marker(frame: &str) -> bool {
+    frame.starts_with("[truncated: ") || frame.starts_with("[lost: ")
+}
+
+fn parse(line: &str) -> Stack {
+    let (stack, count) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a folded line: {line:?}"));
+    let mut frames = stack.split(';').map(str::to_owned);
+    Stack {
+        process: frames.next().unwrap_or_default(),
+        frames: frames.collect(),
+        count: count.parse().unwrap_or_else(|error| panic!("{line:?}: {error}")),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^53")]
+fn to_f64(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folded_lines_are_read() {
+        let stack = parse("redis-server;[truncated: no_frame_pointer];operator new(unsigned long);read_[k] 12");
+        assert_eq!(stack.process, "redis-server");
+        assert_eq!(stack.count, 12);
+        assert_eq!(stack.marker(), Some("[truncated: no_frame_pointer]"));
+        assert_eq!(stack.user_leaf(), "operator new(unsigned long)");
+        assert_eq!(stack.leaf(), "read_[k]");
+        assert!(stack.has_chain(&["operator new(unsigned long)", "read_[k]"]));
+        assert!(!stack.has_chain(&["read_[k]", "operator new(unsigned long)"]));
+    }
+}

@@ -1,0 +1,121 @@
+//! Programs whose truth is known, built when they are first needed.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::environment::build_directory;
+
+/// What a workload is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// C, by `cc`.
+    C,
+    /// C++, by `c++`.
+    Cpp,
+    /// Rust, by `rustc`.
+    Rust,
+}
+
+/// A program in tests/workloads and how to build it. With frame pointers and debug information, unless told otherwise.
+#[derive(Clone, Debug, Hash)]
+pub struct Workload {
+    name: String,
+    file: String,
+    language: Language,
+    flags: Vec<String>,
+}
+
+impl Workload {
+    /// The C program of that name.
+    #[must_use]
+    pub fn c(name: &str) -> Self {
+        Self::new(name, Language::C, "c")
+    }
+
+    /// The C++ program of that name.
+    #[must_use]
+    pub fn cpp(name: &str) -> Self {
+        Self::new(name, Language::Cpp, "cpp")
+    }
+
+    /// The Rust program of that name.
+    #[must_use]
+    pub fn rust(name: &str) -> Self {
+        Self::new(name, Language::Rust, "rs")
+    }
+
+    fn new(name: &str, language: Language, extension: &str) -> Self {
+        Self { name: name.to_owned(), file: format!("{name}.{extension}"), language, flags: Vec::new() }
+    }
+
+    /// Names the binary, and with it the process.
+    #[must_use]
+    pub fn called(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Adds an option of the compiler.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// Builds it, unless the same sources have been built in the same way before, and returns the binary.
+    ///
+    /// # Panics
+    ///
+    /// When the compiler fails.
+    #[must_use]
+    pub fn build(&self) -> PathBuf {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        for file in [self.file.as_str(), "workload.h"] {
+            fs::read(sources.join(file)).expect("read a workload's source").hash(&mut hasher);
+        }
+        // A directory for each build: the file's name is the process's.
+        let directory = build_directory().join(format!("{:016x}", hasher.finish()));
+        let binary = directory.join(&self.name);
+        if binary.exists() {
+            return binary;
+        }
+        fs::create_dir_all(&directory).expect("create a workload's directory");
+        let unfinished = directory.join("unfinished");
+        let mut compiler = self.compiler();
+        compiler.args(&self.flags).arg(sources.join(&self.file)).arg("-o").arg(&unfinished);
+        let output = compiler.output().unwrap_or_else(|error| panic!("cannot start {compiler:?}: {error}"));
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && complaints.is_empty(), "{compiler:?} failed:\n{complaints}");
+        fs::rename(unfinished, &binary).expect("name a built workload");
+        binary
+    }
+
+    fn compiler(&self) -> Command {
+        let variable = |name, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
+        match self.language {
+            Language::C | Language::Cpp => {
+                let mut command = if self.language == Language::C {
+                    Command::new(variable("CC", "cc"))
+                } else {
+                    let mut command = Command::new(variable("CXX", "c++"));
+                    command.arg("-std=c++17");
+                    command
+                };
+                command.args(["-O2", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread"]);
+                command.args(["-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]);
+                command
+            }
+            Language::Rust => {
+                let mut command = Command::new(variable("RUSTC", "rustc"));
+                command.args(["--edition=2024", "--crate-name", &self.name.replace('-', "_"), "-O", "-g"]);
+                command.args(["-C", "force-frame-pointers=yes"]);
+                command
+            }
+        }
+    }
+}

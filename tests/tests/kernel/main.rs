@@ -1,0 +1,11 @@
+//! Kernel tests: the profiler on real programs, whose truth is known, on the running kernel.
+//!
+//! One binary, since each costs a link; one module for each part of the product. They need root and BTF, and say why
+//! when they skip themselves.
+
+mod commands;
+mod leaves_nothing;
+mod record_cpu;
+mod record_errors;
+mod record_symbols;
+mod record_targets;
