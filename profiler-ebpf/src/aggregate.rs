@@ -100,7 +100,7 @@ fn insert(
         kernel_outcome: kernel.outcome as u8,
         reserved: [0; 6],
     };
-    match records(window).insert(key, &value, NO_EXIST) {
+    match records(window).insert(key, value, NO_EXIST) {
         Ok(()) => {}
         Err(BUSY) => return Outcome::MapBusy,
         Err(_) => return Outcome::MapFull,

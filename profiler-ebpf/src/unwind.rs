@@ -30,13 +30,14 @@ const USER_END: u64 = 1 << 56;
 
 /// Follows saved frame pointers: each points at the caller's, with the return address above it.
 ///
-/// The chain ends well where the frame pointer is zero, as the ABI asks of a process's or thread's first frame.
+/// The chain ends well where the frame pointer is zero, as the ABI asks of a process's or thread's first frame. Not so
+/// in the leaf: a register that is zero there was no frame pointer.
 /// Source: System V ABI, AMD64 supplement, sections 3.2.2 and 3.4.1.
 #[inline(always)]
 pub(crate) fn by_frame_pointer(mut walk: Walk, record: &mut StackRecord) -> (Walk, Outcome) {
     while walk.length < MAX_USER_FRAMES {
         if walk.fp == 0 {
-            return (walk, Outcome::Complete);
+            return (walk, if walk.length > 1 { Outcome::Complete } else { Outcome::NoFramePointer });
         }
         if walk.fp & 7 != 0 || walk.fp < walk.sp || walk.fp - walk.sp > MAX_FRAME_BYTES {
             return (walk, Outcome::NoFramePointer);

@@ -22,6 +22,7 @@ APART uint64_t burn_caller(uint64_t n) {
 static uint32_t numbers[NUMBERS];
 
 APART int compare(const void *left, const void *right) {
+    OWN_FRAME();
     uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
     return (a > b) - (a < b);
 }

@@ -19,6 +19,7 @@ static inline __attribute__((always_inline)) uint64_t inlined_middle(uint64_t n)
 }
 
 APART uint64_t outer(uint64_t n) {
+    OWN_FRAME();
     uint64_t value = inlined_middle(n);
     __asm__ volatile("" : "+r"(value));
     return value + 1;

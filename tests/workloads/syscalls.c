@@ -13,6 +13,7 @@ static char buffer[1 << 16];
 
 APART long read_zeros(int file) {
     long result = SYS_read;
+    OWN_FRAME();
     __asm__ volatile("syscall"
                      : "+a"(result)
                      : "D"((long)file), "S"(buffer), "d"(sizeof buffer)

@@ -16,6 +16,10 @@
 /* Put behind a call, keeps it from becoming a jump. */
 #define NO_TAIL_CALL() __asm__ volatile("" ::: "memory")
 
+/* Makes a function set up its frame pointer: gcc leaves that out of leaf functions whatever it is told, and a chain of
+ * frame pointers then misses their callers. */
+#define OWN_FRAME() __asm__ volatile("" : : "r"(__builtin_frame_address(0)))
+
 /* Iterations of the loops below in one call: some 0.5 ms. */
 #define CHUNK 400000ull
 
@@ -33,6 +37,7 @@ static inline uint64_t seconds_to_ns(const char *text) { return (uint64_t)(strto
 /* A chain of dependent multiplications that no compiler can shorten. */
 #define BURN_LOOP(n, multiplier)                                            \
     ({                                                                      \
+        OWN_FRAME();                                                        \
         uint64_t value_ = (n);                                              \
         for (uint64_t i_ = 0; i_ < (n); i_++) {                             \
             value_ = value_ * (multiplier) + i_;                            \

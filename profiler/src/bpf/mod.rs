@@ -17,4 +17,4 @@ pub use kernel_types::read_task_offsets;
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};
 pub use probe::{Check, Verdict, checks};
-pub use sampler::{Sampler, SamplingEvent, max_sample_rate, online_cpus};
+pub use sampler::{Counts, Sampler, SamplingEvent, max_sample_rate, online_cpus};

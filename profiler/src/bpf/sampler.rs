@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use profiler_common::counters::Counters;
 
 use super::BpfError;
 use super::perf::{Attributes, Event, HARDWARE_CYCLES, SOFTWARE_CPU_CLOCK, TYPE_HARDWARE, TYPE_SOFTWARE, flag};
@@ -69,6 +72,8 @@ pub struct Sampler {
     events: BTreeMap<u32, Event>,
     /// Counts of the events of CPUs that have gone, by the same rule as [`Sampler::stop`].
     gone: Counted,
+    /// Idle time of all CPUs when sampling began.
+    idle_before_ns: u64,
     /// CPUs that came or went while sampling.
     pub cpus_changed: u32,
 }
@@ -89,12 +94,20 @@ impl Sampler {
     ///
     /// When no event can be opened on any CPU, or not the program attached.
     pub fn start(event: SamplingEvent, rate_hz: u64, program: OwnedFd) -> Result<Self, BpfError> {
-        let mut sampler =
-            Self { event, rate_hz, program, events: BTreeMap::new(), gone: Counted::default(), cpus_changed: 0 };
+        let mut sampler = Self {
+            event,
+            rate_hz,
+            program,
+            events: BTreeMap::new(),
+            gone: Counted::default(),
+            idle_before_ns: 0,
+            cpus_changed: 0,
+        };
         let cpus = online_cpus().map_err(|source| sampler.failed(0, source))?;
         for cpu in cpus {
             sampler.open(cpu)?;
         }
+        sampler.idle_before_ns = settled_idle_ns();
         Ok(sampler)
     }
 
@@ -146,27 +159,54 @@ impl Sampler {
 
     fn counted(&self, event: &Event) -> Counted {
         let total = event.count().unwrap_or(0);
-        Counted { total, periods: total / (NS_PER_SECOND / self.rate_hz.max(1)).max(1) }
+        Counted { total, periods: total / self.period_ns() }
     }
 
-    /// Stops sampling and returns how many samples the events' own counts say there were.
-    ///
-    /// With a fixed period that is the whole periods counted on each CPU. With a frequency the kernel varies the
-    /// period: then the count is divided by the mean period of the samples that came (`period_sum / hits`).
-    pub fn stop(mut self) -> impl FnOnce(u64, u64) -> f64 {
+    fn period_ns(&self) -> u64 {
+        (NS_PER_SECOND / self.rate_hz.max(1)).max(1)
+    }
+
+    /// Stops sampling and returns what the events' own counts say there was.
+    pub fn stop(mut self) -> Counts {
         for event in self.events.values() {
             // An event that cannot be stopped ends when it is closed, just below.
             let _ = event.disable();
         }
+        let idle_ns = settled_idle_ns().saturating_sub(self.idle_before_ns);
         let mut counted = self.gone;
         for event in std::mem::take(&mut self.events).values() {
             counted.add(self.counted(event));
         }
-        let event = self.event;
-        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts, shown to four digits")]
-        move |hits, period_sum| match event {
-            SamplingEvent::CpuClock => counted.periods as f64,
-            SamplingEvent::Cycles if period_sum > 0 => counted.total as f64 / (period_sum as f64 / hits as f64),
+        Counts { event: self.event, counted, idle_periods: idle_ns / self.period_ns() }
+    }
+}
+
+/// What the sampling events of a recording counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    event: SamplingEvent,
+    counted: Counted,
+    /// Periods of the CPU clock that passed on idle CPUs.
+    idle_periods: u64,
+}
+
+impl Counts {
+    /// How many times the program should have run, by the kernel's own count.
+    ///
+    /// The CPU clock has a fixed period and goes on counting on an idle CPU, whose timer the kernel may put off: the
+    /// time the CPUs were idle is left out, and the `idle` samples that came anyhow are added as they came. Cycles do
+    /// not count on an idle CPU, but have a period that the kernel varies: their count is divided by the mean period
+    /// of the samples that came.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts, shown to four digits")]
+    #[must_use]
+    pub fn expected(&self, counters: &Counters) -> f64 {
+        match self.event {
+            SamplingEvent::CpuClock => {
+                self.counted.periods.saturating_sub(self.idle_periods) as f64 + counters.idle as f64
+            }
+            SamplingEvent::Cycles if counters.period_sum > 0 => {
+                self.counted.total as f64 / (counters.period_sum as f64 / counters.hits as f64)
+            }
             SamplingEvent::Cycles => 0.0,
         }
     }
@@ -177,6 +217,39 @@ impl Counted {
         self.total += other.total;
         self.periods += other.periods;
     }
+}
+
+/// [`idle_ns`], just after every CPU was interrupted to open or stop its event.
+///
+/// A CPU counts its idle time when it wakes up, which takes some us after the interrupt. What is idle in the ms that
+/// is waited here is less than one sample.
+fn settled_idle_ns() -> u64 {
+    std::thread::sleep(Duration::from_millis(1));
+    idle_ns()
+}
+
+/// Time all CPUs together have been idle since boot, in ns.
+///
+/// cpuidle's own figures where they are kept, in us: they count the interrupts that come in an idle state as idle, and
+/// our own timer is one. Otherwise those of /proc/stat, in 10 ms, which do not.
+/// Source: Documentation/admin-guide/pm/cpuidle.rst; Documentation/filesystems/proc.rst, section 1.7.
+fn idle_ns() -> u64 {
+    let by_state = online_cpus().unwrap_or_default().into_iter().flat_map(|cpu| {
+        let directory = format!("/sys/devices/system/cpu/cpu{cpu}/cpuidle");
+        fs::read_dir(directory).into_iter().flatten().flatten()
+    });
+    let times = by_state.filter_map(|state| fs::read_to_string(state.path().join("time")).ok()?.trim().parse().ok());
+    let sum: Option<u64> = times.map(|us: u64| us.saturating_mul(1_000)).reduce(u64::saturating_add);
+    sum.unwrap_or_else(idle_ns_of_stat)
+}
+
+fn idle_ns_of_stat() -> u64 {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let mut ticks = text.lines().next().unwrap_or_default().split_ascii_whitespace().skip(4);
+    let mut next = || ticks.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    // SAFETY: takes a number.
+    let hz = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1);
+    (next() + next()).saturating_mul(NS_PER_SECOND / hz)
 }
 
 /// The CPUs that are online.

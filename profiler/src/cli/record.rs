@@ -28,6 +28,8 @@ pub(super) fn run(args: RecordArgs) -> CommandResult {
 
 fn record_and_write(args: RecordArgs) -> CommandResult {
     let (config, name) = validate(&args)?;
+    // Before a directory is made for it.
+    config.target.selection()?;
     let directory = OutputDirectory::create(args.output.unwrap_or_else(|| default_name(&name)))?;
     let line = ProgressLine::new(config.duration, args.json);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use profiler_common::event::RecordKey;
 
 use crate::bpf::LifecycleEvent;
-use crate::process::{Backing, Mapping, Mappings, MappingsError, ObjectTable, open_perf_map, read_mappings};
+use crate::process::{Backing, Mapping, Mappings, MappingsError, ObjectTable, is_running, open_perf_map, read_mappings};
 use crate::profile::RawFrame;
 
 /// Images kept of one process: a record refers to the current one, or to one that ended in the same window.
@@ -88,6 +88,11 @@ impl Processes {
             events_lost: 0,
             mappings_left_out: 0,
         }
+    }
+
+    /// Which processes are of interest.
+    pub(super) const fn interest(&self) -> Interest {
+        self.interest
     }
 
     /// Adds a process that runs. One that has exited meanwhile is no error: it has no samples.
@@ -260,9 +265,9 @@ impl Processes {
                 *slot = open_perf_map(pid);
             }
         }
-        let ended: Vec<u32> = self.table.iter().filter(|(_, process)| process.exited).map(|(&pid, _)| pid).collect();
+        let exited = self.table.iter().filter(|(_, process)| process.exited).map(|(&pid, _)| pid);
         // The first thread of a process may end before the others do.
-        let ended: Vec<u32> = ended.into_iter().filter(|&pid| !runs(pid)).collect();
+        let ended: Vec<u32> = exited.filter(|&pid| !is_running(pid)).collect();
         for pid in &ended {
             self.table.remove(pid);
         }
@@ -289,17 +294,6 @@ impl Process {
         let later = image.snapshots.iter().filter(|snapshot| snapshot.generation > key.generation);
         valid.into_iter().chain(later).find_map(|snapshot| snapshot.mappings.find(address))
     }
-}
-
-/// Whether a process has a thread left that is no zombie.
-fn runs(pid: u32) -> bool {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    tasks.flatten().any(|task| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        // The state follows the name, which is in parentheses and may contain any character.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        !matches!(state, None | Some('Z' | 'X'))
-    })
 }
 
 #[cfg(test)]

@@ -80,7 +80,6 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         profile: RawProfile::new(Origin::Cpu),
         missing: MissingChains::default(),
         unsettled: 0,
-        supervises: false,
         command,
         ends_with_target: matches!(
             config.target,
@@ -167,8 +166,6 @@ struct Session {
     missing: MissingChains,
     /// Windows in which programs were still writing when they were drained.
     unsettled: u64,
-    /// Whether the named processes have children that were not asked for and do the work.
-    supervises: bool,
     command: Option<RunningCommand>,
     ends_with_target: bool,
 }
@@ -265,8 +262,8 @@ impl Session {
             return command.try_wait().is_some();
         }
         self.ends_with_target
-            && self.roots.iter().all(|&pid| !process::exists(pid))
-            && self.processes.alive().all(|pid| !process::exists(pid))
+            && self.roots.iter().all(|&pid| !process::is_running(pid))
+            && self.processes.alive().all(|pid| !process::is_running(pid))
     }
 
     fn end_window(&mut self) -> Result<()> {
@@ -284,16 +281,16 @@ impl Session {
     /// Empties the maps for the last time, names what was found and adds everything up.
     fn finish(mut self, facts: Facts, sampler: Sampler, interrupted: bool) -> Result<Recording> {
         let cpus_changed = sampler.cpus_changed;
-        let expected = sampler.stop();
+        let counts = sampler.stop();
         // Twice: what was written late is in the other generation.
         self.end_window()?;
         self.end_window()?;
         let mut counters = self.kernel.counters(Origin::Cpu)?;
         self.missing.correct(&mut counters);
-        let accounting = Accounting::new(&counters, expected(counters.hits, counters.period_sum));
+        let accounting = Accounting::new(&counters, counts.expected(&counters));
         let (bpf_ns, bpf_runs) = self.kernel.run_time();
         let bpf_map_bytes = map_bytes();
-        let mut warnings = self.warnings(&accounting, cpus_changed);
+        let mut warnings = self.warnings(&facts, &accounting, cpus_changed);
         // Nothing stays attached while names are looked up, which may take a while.
         drop((self.kernel, self.lifecycle));
         let sources = Sources { objects: self.processes.objects.objects(), perf_maps: &self.processes.perf_maps };
@@ -338,8 +335,17 @@ impl Session {
         Ok(Recording { capture, command: self.command, interrupted })
     }
 
+    /// Whether the named processes hardly ran, and have children that were not asked for.
+    fn supervises(&self, facts: &Facts) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a ratio that is compared with a rough limit")]
+        let cpus = self.profile.events() as f64 / (facts.rate_hz as f64 * facts.duration.as_secs_f64());
+        self.processes.interest() == Interest::Named
+            && cpus < MAX_SUPERVISOR_CPUS
+            && self.roots.iter().any(|&pid| !process::children_of(pid).is_empty())
+    }
+
     /// What a reader must know before he believes the figures.
-    fn warnings(&self, accounting: &Accounting, cpus_changed: u32) -> Vec<String> {
+    fn warnings(&self, facts: &Facts, accounting: &Accounting, cpus_changed: u32) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut warn = |count: u64, text: String| {
             if count > 0 {
@@ -369,7 +375,7 @@ impl Session {
                 100.0 * accounting.not_delivered / accounting.expected
             ));
         }
-        if self.supervises {
+        if self.supervises(facts) {
             warnings.push(
                 "the target was nearly idle and has children that work: --children samples them too".to_owned(),
             );
@@ -380,6 +386,9 @@ impl Session {
 
 /// Files that could not be read, named one by one.
 const MAX_FAILURES_SHOWN: usize = 10;
+
+/// CPUs below which a process with children is taken for their supervisor.
+const MAX_SUPERVISOR_CPUS: f64 = 0.02;
 
 /// Share of samples not delivered above which the report warns: twice what an unloaded machine shows.
 const MAX_NOT_DELIVERED: f64 = 0.01;

@@ -84,7 +84,7 @@ impl TargetSelection {
     /// # Errors
     ///
     /// When it is not.
-    pub(super) fn selection(&self) -> Result<Selection, TargetError> {
+    pub fn selection(&self) -> Result<Selection, TargetError> {
         match self {
             Self::Processes { pids, children } => {
                 for &pid in pids {

@@ -12,6 +12,23 @@ pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()
 }
 
+/// Whether a process with this pid still runs: a zombie that its parent has not waited for does not.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    // The first thread of a process may end before the others do: then it is a zombie among them.
+    has_state(&format!("/proc/{pid}/stat"))
+        || fs::read_dir(format!("/proc/{pid}/task"))
+            .is_ok_and(|tasks| tasks.flatten().any(|task| has_state(&task.path().join("stat").to_string_lossy())))
+}
+
+/// Whether a `stat` file shows a state in which a thread may run again.
+fn has_state(path: &str) -> bool {
+    let stat = fs::read(path).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may contain any character.
+    let state = stat.iter().rposition(|&byte| byte == b')').and_then(|end| stat.get(end + 2));
+    !matches!(state, None | Some(b'Z' | b'X'))
+}
+
 /// Whether `pid` is a thread that is not its process's leader; then the leader.
 #[must_use]
 pub fn is_thread(pid: u32) -> Option<u32> {
@@ -72,7 +89,12 @@ mod tests {
     fn a_child_is_found_below_its_parent() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let found = descendants_of(std::process::id());
+        assert!(is_running(child.id()));
         child.kill().unwrap();
+        while is_running(child.id()) {
+            std::thread::yield_now();
+        }
+        assert!(exists(child.id()), "it was not waited for yet");
         child.wait().unwrap();
         assert!(found.contains(&child.id()));
         assert!(exists(std::process::id()));

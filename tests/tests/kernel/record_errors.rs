@@ -22,7 +22,7 @@ fn check_error(ended: &Ended, words: &[&str]) {
     for word in ["panicked", "RUST_BACKTRACE", "unwrap", "Os {"] {
         assert!(!ended.stderr.contains(word), "{word:?} is in: {}", ended.stderr);
     }
-    let errors = ended.stderr.lines().filter(|line| line.starts_with("error")).count();
+    let errors = ended.stderr.lines().filter(|line| line.starts_with("profiler: ")).count();
     assert_eq!(errors, 1, "one message: {}", ended.stderr);
 }
 
