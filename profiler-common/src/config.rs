@@ -61,6 +61,10 @@ pub struct Config {
     pub self_pid: u32,
     /// 1 when the children of listed processes are listed as they are forked.
     pub follow_children: u32,
+    /// 1 when the kernel has `bpf_loop` (Linux 5.17).
+    pub has_loop: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Entries of one aggregation map at which user space is asked to drain early.
     pub drain_at_entries: u32,
     /// Bytes in the ring buffer at which user space is woken.
@@ -85,6 +89,8 @@ impl Config {
         cgroup_level: 0,
         self_pid: 0,
         follow_children: 0,
+        has_loop: 0,
+        reserved: 0,
         drain_at_entries: 0,
         wake_at_bytes: 0,
         comm: [0; COMM_LEN],

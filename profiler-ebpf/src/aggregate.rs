@@ -20,13 +20,21 @@ const RING_AVAILABLE: u64 = 0;
 /// `-EBUSY`: the bucket's lock was held by the code that this program interrupted.
 const BUSY: i32 = -16;
 
-/// How the parts of a sample ended.
+/// How the parts of a sample ended: numbers of an [`Outcome`].
 #[derive(Clone, Copy)]
 pub(crate) struct Outcomes {
-    pub(crate) user: Outcome,
-    pub(crate) kernel: Outcome,
+    pub(crate) user: u64,
+    pub(crate) kernel: u64,
     /// Not [`Outcome::Complete`] when there is no record.
-    pub(crate) record: Outcome,
+    pub(crate) record: u64,
+}
+
+impl Outcomes {
+    /// A sample of which there is no record.
+    #[inline(always)]
+    pub(crate) const fn lost(outcome: Outcome) -> Self {
+        Self { user: outcome as u64, kernel: outcome as u64, record: outcome as u64 }
+    }
 }
 
 /// Adds `columns` to the record of `key`, whose chains are in `scratch`; sets the key's stack references.
@@ -42,14 +50,15 @@ pub(crate) fn add(
 ) -> Outcomes {
     key.user_stack = user.reference;
     key.kernel_stack = kernel.reference;
-    let mut record = Outcome::Complete;
+    let mut record = Outcome::Complete as u64;
     if !add_to_existing(window, key, &columns) {
         user = send_once(window, &scratch.user, user);
         kernel = send_once(window, &scratch.kernel, kernel);
         key.user_stack = user.reference;
         key.kernel_stack = kernel.reference;
         // A chain that was just lost changes the key: the record may be there after all.
-        let changed = user.outcome as u8 == Outcome::RingFull as u8 || kernel.outcome as u8 == Outcome::RingFull as u8;
+        let ring_full = Outcome::RingFull as u64;
+        let changed = user.outcome == ring_full || kernel.outcome == ring_full;
         if !changed || !add_to_existing(window, key, &columns) {
             record = insert(window, task, key, columns, user, kernel);
         }
@@ -91,7 +100,7 @@ fn insert(
     columns: [u64; COLUMNS],
     user: Chain,
     kernel: Chain,
-) -> Outcome {
+) -> u64 {
     let value = RecordValue {
         columns,
         thread_comm: task.thread_comm(),
@@ -102,13 +111,13 @@ fn insert(
     };
     match records(window).insert(key, value, NO_EXIST) {
         Ok(()) => {}
-        Err(BUSY) => return Outcome::MapBusy,
-        Err(_) => return Outcome::MapFull,
+        Err(BUSY) => return Outcome::MapBusy as u64,
+        Err(_) => return Outcome::MapFull as u64,
     }
     if let Some(fill) = FILL.get_ptr_mut(window.index as u32) {
         note_fill(fill);
     }
-    Outcome::Complete
+    Outcome::Complete as u64
 }
 
 /// Counts an entry, and asks user space once to drain when there are many.

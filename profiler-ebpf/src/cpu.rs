@@ -55,7 +55,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
             scratch.claimed = 0;
             outcomes
         }
-        None => Outcomes { user: Outcome::Complete, kernel: Outcome::Complete, record: Outcome::ScratchBusy },
+        None => Outcomes::lost(Outcome::ScratchBusy),
     };
     count(counters, outcomes);
 }
@@ -82,7 +82,7 @@ fn sample(
     scratch: &mut Scratch,
 ) -> Outcomes {
     aggregate::prepare(scratch, window);
-    let user = stack::user(task, &mut scratch.user);
+    let user = stack::user(task, scratch);
     let kernel = if stack::in_user_mode(context.as_ptr().cast::<u8>().cast_const()) {
         Chain::EMPTY
     } else {
@@ -107,10 +107,10 @@ fn sample(
 /// Counts how a sample ended, once for each way of counting.
 #[inline(always)]
 fn count(counters: &mut Counters, outcomes: Outcomes) {
-    let complete = Outcome::Complete as u8;
-    let (user, kernel, whole) = if outcomes.record as u8 != complete {
+    let complete = Outcome::Complete as u64;
+    let (user, kernel, whole) = if outcomes.record != complete {
         (outcomes.record, outcomes.record, outcomes.record)
-    } else if outcomes.user as u8 != complete {
+    } else if outcomes.user != complete {
         (outcomes.user, outcomes.kernel, outcomes.user)
     } else {
         (outcomes.user, outcomes.kernel, outcomes.kernel)
@@ -121,9 +121,8 @@ fn count(counters: &mut Counters, outcomes: Outcomes) {
 }
 
 #[inline(always)]
-fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: Outcome) {
-    let index = outcome as usize;
-    if index < Outcome::COUNT {
-        outcomes[index] += 1;
+fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: u64) {
+    if let Some(counter) = outcomes.get_mut(outcome as usize) {
+        *counter += 1;
     }
 }

@@ -6,6 +6,8 @@ use profiler_common::config::{Control, InFlight, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{ORIGINS, RecordKey, RecordValue, StackRecord};
 
+use crate::unwind::Walk;
+
 /// `BPF_F_NO_PREALLOC`: entries are allocated as they come. Never for a map that is written in NMI context.
 const NO_PREALLOC: u32 = 1;
 
@@ -71,6 +73,8 @@ pub(crate) struct Fill {
 pub(crate) struct Scratch {
     /// 1 while a program uses it.
     pub(crate) claimed: u64,
+    /// The walk of the user chain.
+    pub(crate) walk: Walk,
     /// The user chain.
     pub(crate) user: StackRecord,
     /// The kernel chain.

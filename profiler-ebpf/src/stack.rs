@@ -6,8 +6,9 @@ use profiler_common::event::{
     FrameWord, HASH_SEED, MAX_KERNEL_FRAMES, MAX_STACK_WORDS, MAX_USER_FRAMES, StackRecord, finish_hash, hash_word,
 };
 
+use crate::maps::Scratch;
 use crate::task::Task;
-use crate::unwind;
+use crate::unwind::{self, Walk};
 
 /// Registers of a task at its entry into the kernel. Source: `struct pt_regs`, arch/x86/include/asm/ptrace.h.
 mod offset {
@@ -27,18 +28,18 @@ const COMPAT_CODE_SEGMENT: u64 = 0x23;
 pub(crate) struct Chain {
     /// Its reference in a record's key.
     pub(crate) reference: u64,
-    /// How it ended.
-    pub(crate) outcome: Outcome,
+    /// How it ended: an [`Outcome`].
+    pub(crate) outcome: u64,
 }
 
 impl Chain {
     /// A chain of no frames, since there is nothing to walk.
-    pub(crate) const EMPTY: Self = Self { reference: 0, outcome: Outcome::Complete };
+    pub(crate) const EMPTY: Self = Self { reference: 0, outcome: Outcome::Complete as u64 };
 
     /// A chain that was lost.
     #[inline(always)]
     pub(crate) const fn lost(outcome: Outcome) -> Self {
-        Self { reference: outcome as u64, outcome }
+        Self { reference: outcome as u64, outcome: outcome as u64 }
     }
 }
 
@@ -69,12 +70,12 @@ pub(crate) fn kernel(context: *mut core::ffi::c_void, record: &mut StackRecord) 
         length += 1;
     }
     let outcome = if length == MAX_KERNEL_FRAMES { Outcome::DepthLimit } else { Outcome::Complete };
-    finish(record, length, hash, outcome)
+    finish(record, length, hash, outcome as u64)
 }
 
 /// Walks the user chain from the registers the task entered the kernel with.
 #[inline(always)]
-pub(crate) fn user(task: &Task, record: &mut StackRecord) -> Chain {
+pub(crate) fn user(task: &Task, scratch: &mut Scratch) -> Chain {
     if task.is_kernel_thread() {
         return Chain::EMPTY;
     }
@@ -96,21 +97,23 @@ pub(crate) fn user(task: &Task, record: &mut StackRecord) -> Chain {
         // A task that has not been to user space yet, such as one between fork and its first return.
         return Chain::EMPTY;
     }
-    record.words[0] = FrameWord::Native(ip).to_word();
-    let walk = unwind::Walk { sp, fp, length: 1, hash: hash_word(HASH_SEED, record.words[0]) };
-    if segment == COMPAT_CODE_SEGMENT {
-        return finish(record, walk.length, walk.hash, Outcome::CompatCode);
+    let leaf = FrameWord::Native(ip).to_word();
+    scratch.user.words[0] = leaf;
+    let outcome = Outcome::CompatCode as u64;
+    scratch.walk = Walk { sp, fp, length: 1, hash: hash_word(HASH_SEED, leaf), outcome };
+    if segment != COMPAT_CODE_SEGMENT {
+        unwind::by_frame_pointer(scratch);
     }
-    let (walk, outcome) = unwind::by_frame_pointer(walk, record);
-    finish(record, walk.length, walk.hash, outcome)
+    let Walk { length, hash, outcome, .. } = scratch.walk;
+    finish(&mut scratch.user, length as usize, hash, outcome)
 }
 
 /// Ends a chain: a marker when it was cut, its length and its hash.
 #[inline(always)]
-fn finish(record: &mut StackRecord, length: usize, mut hash: u64, outcome: Outcome) -> Chain {
+fn finish(record: &mut StackRecord, length: usize, mut hash: u64, outcome: u64) -> Chain {
     let mut length = if length > MAX_USER_FRAMES { MAX_USER_FRAMES } else { length };
-    if outcome as u8 != Outcome::Complete as u8 {
-        let marker = FrameWord::Marker(outcome as u64).to_word();
+    if outcome != Outcome::Complete as u64 {
+        let marker = FrameWord::Marker(outcome).to_word();
         record.words[length % MAX_STACK_WORDS] = marker;
         hash = hash_word(hash, marker);
         length += 1;

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
     bpf_probe_read_kernel,
 };
+use core::mem::MaybeUninit;
 use profiler_common::config::{Filter, PROCESS_AWAITS_EXEC, PROCESS_TARGET};
 use profiler_common::event::COMM_LEN;
 
@@ -34,12 +35,26 @@ pub(crate) enum Wanted {
     Idle,
 }
 
-/// Reads a field of a kernel structure the verifier knows the type of.
+/// Reads a number from the running task, through the pointer that the verifier knows the type of.
 macro_rules! field {
     ($pointer:expr, $($offset:ident).+, $type:ty) => {
-        // SAFETY: the offset is of this field in the running kernel; the kernel turns a faulting load into zero.
+        // SAFETY: the offset is of this field in the running kernel.
         unsafe { *$pointer.add(config!($($offset).+) as usize).cast::<$type>() }
     };
+}
+
+/// Reads a word of the kernel; 0 where it cannot be read.
+///
+/// For pointers, and for what is behind them: loading a pointer through a typed one makes the verifier search all of
+/// the kernel's types by name, 5 ms each time.
+#[inline(always)]
+fn kernel_word(base: *const u8, offset: u32) -> u64 {
+    let mut word = 0_u64;
+    // SAFETY: the helper writes 8 bytes to `word` and survives any source address.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut word).cast(), 8, base.wrapping_add(offset as usize).cast());
+    }
+    word
 }
 
 impl Task {
@@ -122,13 +137,13 @@ impl Task {
     /// Whether its memory is still there.
     #[inline(always)]
     pub(crate) fn has_memory(&self) -> bool {
-        field!(self.pointer, task.mm, u64) != 0
+        kernel_word(self.pointer, config!(task.mm)) != 0
     }
 
     /// Start of the process since boot, in ns.
     #[inline(always)]
     pub(crate) fn start_time_ns(&self) -> u64 {
-        field!(self.leader(), task.start_time, u64)
+        kernel_word(self.leader(), config!(task.start_time))
     }
 
     /// Programs the process has executed.
@@ -151,20 +166,20 @@ impl Task {
 
     #[inline(always)]
     fn leader(&self) -> *const u8 {
-        field!(self.pointer, task.group_leader, *const u8)
+        kernel_word(self.pointer, config!(task.group_leader)) as *const u8
     }
 }
 
 /// A task's name: zeros where it cannot be read.
 #[inline(always)]
 fn comm_of(task: *const u8) -> [u8; COMM_LEN] {
-    let mut comm = [0; COMM_LEN];
-    // SAFETY: the helper writes `COMM_LEN` bytes to `comm` and survives any source address.
+    let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
+    // SAFETY: the helper writes `COMM_LEN` bytes to `comm`, zeros when it fails, and survives any source address.
     unsafe {
-        let source = task.add(config!(task.comm) as usize);
+        let source = task.wrapping_add(config!(task.comm) as usize);
         bpf_probe_read_kernel(comm.as_mut_ptr().cast(), COMM_LEN as u32, source.cast());
+        comm.assume_init()
     }
-    comm
 }
 
 /// Whether a name is the one asked for.

@@ -1,2 +1,312 @@
-//! x
-fn main() {}
+//! What a capture costs, beside `perf record -g` on the same workload: `cargo xtask bench overhead`.
+//!
+//! Input: the release binary, `perf` and a workload with a known rate of work. Both tools get the same target, rate and
+//! time, in turns that change their order; the medians are printed as a table. Ours: CPU time of `profiler record` from
+//! its start to everything written, and the time in its BPF programs. perf's: CPU time of `perf record -g`, of
+//! `perf script --no-inline` and of inferno, which makes the flamegraph (in this binary, run as a process of its own).
+//! Never asserts a time: exits 1 when ours is not the cheaper one of the two, 2 when it could not measure.
+//!
+//! Arguments: `--seconds N` (5) and `--repeats N` (5).
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints what it found")]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use inferno::collapse::Collapse as _;
+use inferno::collapse::perf::{Folder, Options};
+use profiler_tests::{Target, Workload, find_program, float, profiler, require_bpf, scratch};
+
+/// Samples a second: what the comparisons that are published use.
+const RATE_HZ: &str = "999";
+
+/// The argument that makes this binary collapse and draw what `perf script` prints.
+const COLLAPSE: &str = "collapse";
+
+fn main() -> ExitCode {
+    let result = match parse() {
+        Ok(Run::Collapse(svg)) => collapse(&svg).map(|()| true),
+        Ok(Run::Bench { seconds, repeats }) => bench(seconds, repeats),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What this process is to do.
+enum Run {
+    Collapse(PathBuf),
+    Bench { seconds: u32, repeats: usize },
+}
+
+fn parse() -> anyhow::Result<Run> {
+    let (mut seconds, mut repeats) = (5, 5);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            // Cargo says this to every benchmark.
+            "--bench" => {}
+            COLLAPSE => return Ok(Run::Collapse(value()?.into())),
+            "--seconds" => seconds = value()?.parse()?,
+            "--repeats" => repeats = value()?.parse()?,
+            _ => bail!("unknown argument {argument:?}: --seconds N, --repeats N"),
+        }
+    }
+    ensure!((2..=60).contains(&seconds) && (1..=50).contains(&repeats), "2 to 60 seconds, 1 to 50 repeats");
+    Ok(Run::Bench { seconds, repeats })
+}
+
+/// What `inferno-collapse-perf | inferno-flamegraph` do: from standard input to `svg`; prints how many samples there were.
+fn collapse(svg: &Path) -> anyhow::Result<()> {
+    let mut folded = Vec::new();
+    Folder::from(Options::default()).collapse(BufReader::new(std::io::stdin().lock()), &mut folded)?;
+    let text = String::from_utf8(folded)?;
+    let counts = text.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+    println!("{}", counts.sum::<u64>());
+    let mut options = inferno::flamegraph::Options::default();
+    let writer = BufWriter::new(File::create(svg)?);
+    // A recording without any sample makes no flamegraph; the bench fails on the count.
+    if !text.is_empty() {
+        inferno::flamegraph::from_lines(&mut options, text.lines(), writer)?;
+    }
+    Ok(())
+}
+
+/// What to record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Process,
+    Host,
+}
+
+/// What one recording took and gave.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    /// CPU time of the agents, user and kernel, and of BPF programs, s.
+    cpu_s: f64,
+    /// Of these, in BPF programs.
+    bpf_s: f64,
+    /// From the start to everything written, beyond the time recorded, s.
+    extra_s: f64,
+    /// Most resident memory of any of the processes, MB.
+    peak_mb: f64,
+    /// Kernel memory of BPF maps, MB.
+    maps_mb: f64,
+    /// Samples in the result.
+    samples: f64,
+    /// Rounds of work a CPU second of the target.
+    work_rate: f64,
+}
+
+fn bench(seconds: u32, repeats: usize) -> anyhow::Result<bool> {
+    let Some(_kernel) = require_bpf() else { return Ok(true) };
+    let Some(perf) = find_program("perf") else { return Ok(true) };
+    let split = Workload::c("split").build();
+    let mut below = true;
+    for (scope, name) in [(Scope::Process, "one process (-p)"), (Scope::Host, "the whole host (-a)")] {
+        let (mut ours, mut theirs, mut base) = (Vec::new(), Vec::new(), Vec::new());
+        for repeat in 0..repeats {
+            base.push(measure(&split, seconds, |_, _| {
+                std::thread::sleep(Duration::from_secs(u64::from(seconds)));
+                Ok(Measured::default())
+            })?);
+            let mut run_ours = || -> anyhow::Result<()> {
+                ours.push(measure(&split, seconds, |pid, directory| {
+                    record_with_profiler(scope, seconds, pid, directory)
+                })?);
+                Ok(())
+            };
+            if repeat % 2 == 0 {
+                run_ours()?;
+            }
+            theirs.push(measure(&split, seconds, |pid, directory| {
+                record_with_perf(&perf, scope, seconds, pid, directory)
+            })?);
+            if repeat % 2 == 1 {
+                run_ours()?;
+            }
+        }
+        below &= print(name, seconds, [&base, &ours, &theirs]);
+    }
+    println!(
+        "CPU s: ours is user and kernel time of `profiler record` from start to everything written (flamegraph, pprof, \
+         report), with the time in its BPF programs; perf's is that of `perf record -g`, `perf script --no-inline` and \
+         inferno. What perf does in the sampling interrupt cannot be measured and is not in its figure; ours is in ours."
+    );
+    Ok(below)
+}
+
+/// Runs `record` on a fresh target, and measures the target's work meanwhile.
+fn measure(
+    program: &Path,
+    seconds: u32,
+    record: impl FnOnce(u32, &Path) -> anyhow::Result<Measured>,
+) -> anyhow::Result<Measured> {
+    let directory = scratch();
+    let progress = directory.path().join("progress");
+    // Ended by us; bounded in case it cannot be.
+    let limit = (seconds + 60).to_string();
+    let target = Target::start(program, &[&limit, progress.to_str().context("the path is UTF-8")?]);
+    let meter = std::thread::spawn(move || -> anyhow::Result<f64> {
+        // Within what is recorded, whatever the tool needs to start.
+        std::thread::sleep(Duration::from_secs(1));
+        let (rounds_before, cpu_before) = read_progress(&progress)?;
+        std::thread::sleep(Duration::from_millis(u64::from(seconds) * 1000 - 1200));
+        let (rounds, cpu) = read_progress(&progress)?;
+        Ok((rounds - rounds_before) / (cpu - cpu_before))
+    });
+    let measured = record(target.pid(), directory.path())?;
+    let work_rate = meter.join().map_err(|_| anyhow::anyhow!("the meter panicked"))??;
+    Ok(Measured { work_rate, ..measured })
+}
+
+/// Rounds and CPU seconds that the workload has put into its file.
+fn read_progress(file: &Path) -> anyhow::Result<(f64, f64)> {
+    let mut bytes = [0; 16];
+    File::open(file)?.read_exact(&mut bytes)?;
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0.0, |sum, &byte| sum * 256.0 + f64::from(byte));
+    Ok((number(&bytes[..8]), number(&bytes[8..]) / 1e9))
+}
+
+fn record_with_profiler(scope: Scope, seconds: u32, pid: u32, directory: &Path) -> anyhow::Result<Measured> {
+    let output = directory.join("capture");
+    let mut command = Command::new(profiler());
+    command.args(["record", "-F", RATE_HZ, "-d", &seconds.to_string(), "-o"]).arg(&output);
+    command.args(target_arguments(scope, pid)).stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let usage = wait(command.spawn().context("start the profiler")?)?;
+    let extra_s = start.elapsed().as_secs_f64() - f64::from(seconds);
+    let report: serde_json::Value = serde_json::from_reader(File::open(output.join("report.json"))?)?;
+    let figure = |pointer: &str| report.pointer(pointer).and_then(serde_json::Value::as_f64).context("report.json");
+    let bpf_s = figure("/overhead/bpf_ns")? / 1e9;
+    Ok(Measured {
+        cpu_s: usage.cpu_s + bpf_s,
+        bpf_s,
+        extra_s,
+        peak_mb: usage.peak_mb,
+        maps_mb: figure("/overhead/bpf_map_bytes")? / 1e6,
+        samples: figure("/origins/cpu/total")?,
+        work_rate: 0.0,
+    })
+}
+
+fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory: &Path) -> anyhow::Result<Measured> {
+    let data = directory.join("perf.data");
+    let start = Instant::now();
+    let mut record = Command::new(perf);
+    record.args(["record", "-q", "-g", "-F", RATE_HZ, "-o"]).arg(&data).args(target_arguments(scope, pid));
+    record.args(["--", "sleep", &seconds.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let recorded = wait(record.spawn().context("start perf record")?)?;
+
+    let mut script = Command::new(perf);
+    script.args(["script", "--no-inline", "-i"]).arg(&data).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut script = script.spawn().context("start perf script")?;
+    let mut collapse = Command::new(std::env::current_exe()?);
+    collapse.arg(COLLAPSE).arg(directory.join("perf.svg"));
+    collapse.stdin(script.stdout.take().context("its output is a pipe")?).stdout(Stdio::piped());
+    let mut collapse = collapse.spawn().context("start inferno")?;
+    let mut count = String::new();
+    collapse.stdout.take().context("its output is a pipe")?.read_to_string(&mut count)?;
+    let (scripted, collapsed) = (wait(script)?, wait(collapse)?);
+    Ok(Measured {
+        cpu_s: recorded.cpu_s + scripted.cpu_s + collapsed.cpu_s,
+        bpf_s: 0.0,
+        extra_s: start.elapsed().as_secs_f64() - f64::from(seconds),
+        peak_mb: recorded.peak_mb.max(scripted.peak_mb).max(collapsed.peak_mb),
+        maps_mb: 0.0,
+        samples: count.trim().parse().context("the number of samples")?,
+        work_rate: 0.0,
+    })
+}
+
+fn target_arguments(scope: Scope, pid: u32) -> Vec<OsString> {
+    match scope {
+        Scope::Process => vec!["-p".into(), pid.to_string().into()],
+        Scope::Host => vec!["-a".into()],
+    }
+}
+
+/// What a process used, with the children it waited for.
+struct Usage {
+    cpu_s: f64,
+    peak_mb: f64,
+}
+
+/// Waits for a child, which must succeed.
+fn wait(child: Child) -> anyhow::Result<Usage> {
+    let mut status = 0;
+    // SAFETY: all zeros is a value of this structure of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live variables; the child has not been waited for.
+    let waited = unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, 0, &raw mut usage) };
+    ensure!(waited == child.id().cast_signed(), "wait4: {}", std::io::Error::last_os_error());
+    let status = ExitStatus::from_raw(status);
+    ensure!(status.success(), "a tool failed: {status}");
+    let float = |number: i64| float(number.unsigned_abs());
+    let seconds = |time: libc::timeval| float(time.tv_sec) + float(time.tv_usec) / 1e6;
+    Ok(Usage {
+        cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        peak_mb: float(usage.ru_maxrss) * 1024.0 / 1e6,
+    })
+}
+
+fn median(runs: &[Measured], field: impl Fn(&Measured) -> f64) -> f64 {
+    let mut values: Vec<_> = runs.iter().map(field).collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+}
+
+/// A row of the table, taken from a run.
+type Field<'a> = &'a dyn Fn(&Measured) -> f64;
+
+/// Prints the medians; returns whether ours costs less.
+///
+/// `runs`: without a profiler, with ours, with perf.
+fn print(name: &str, seconds: u32, [base, ours, theirs]: [&[Measured]; 3]) -> bool {
+    let rate = median(base, |run| run.work_rate);
+    let slowdown = |run: &Measured| (1.0 - run.work_rate / rate) * 100.0;
+    let rows: [(&str, Field<'_>, usize); 7] = [
+        ("CPU s", &|run| run.cpu_s, 3),
+        ("  of that in BPF", &|run| run.bpf_s, 3),
+        ("peak resident MB", &|run| run.peak_mb, 1),
+        ("BPF maps MB", &|run| run.maps_mb, 1),
+        ("s beyond the recording", &|run| run.extra_s, 2),
+        ("samples", &|run| run.samples, 0),
+        ("slowdown of the target %", &slowdown, 2),
+    ];
+    println!("\n{name}: {seconds} s at {RATE_HZ} Hz, medians of {} runs each", ours.len());
+    println!("{:<26} {:>12} {:>12} {:>8}", "", "profiler", "perf+inferno", "ratio");
+    for (row, field, digits) in rows {
+        let (our, their) = (median(ours, field), median(theirs, field));
+        // Differences near zero have no ratio worth printing.
+        let ratio =
+            if their > 0.0 && !row.starts_with("slowdown") { format!("{:.2}", our / their) } else { String::new() };
+        println!("{row:<26} {our:>12.digits$} {their:>12.digits$} {ratio:>8}");
+    }
+    let spread = |runs: &[Measured]| {
+        let values = runs.iter().map(|run| run.cpu_s);
+        let (least, most) =
+            values.fold((f64::MAX, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
+        format!("{least:.3} to {most:.3}")
+    };
+    println!("CPU s of single runs: profiler {}, perf {}", spread(ours), spread(theirs));
+    let below = median(ours, |run| run.cpu_s) < median(theirs, |run| run.cpu_s);
+    println!("{}", if below { "ours costs less" } else { "NOT BELOW: ours costs as much or more" });
+    // Tables of minutes of work are seen as they come.
+    let _ = std::io::stdout().flush();
+    below
+}

@@ -136,7 +136,7 @@ impl Captured {
     pub fn share(&self, among: impl Fn(&Stack) -> bool, wanted: impl Fn(&Stack) -> bool) -> f64 {
         let all = self.count(&among);
         assert!(all > 0, "no such stack among:\n{}", self.folded());
-        to_f64(self.count(|stack| among(stack) && wanted(stack))) / to_f64(all)
+        float(self.count(|stack| among(stack) && wanted(stack))) / float(all)
     }
 
     /// Samples by thread name.
@@ -224,8 +224,10 @@ fn parse(line: &str) -> Stack {
     }
 }
 
+/// A count as a number that ratios are made of.
+#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^53")]
-fn to_f64(count: u64) -> f64 {
+pub fn float(count: u64) -> f64 {
     count as f64
 }
 

@@ -12,7 +12,7 @@ mod record;
 mod workload;
 
 pub use bpf_objects::BpfObjects;
-pub use capture::{Captured, Stack};
+pub use capture::{Captured, Stack, float};
 pub use environment::{Kernel, find_program, missing, profiler, require_bpf, scratch};
 pub use process::{Ended, Target, owned_by, wait_until};
 pub use record::{Record, Recording, profiler_command, run_profiler};

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, RawTracePoint};
-use aya::sys::Stats;
+use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
+use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfLoader, EbpfError};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, Process, TaskOffsets};
 use profiler_common::counters::Counters;
@@ -261,6 +261,7 @@ fn config(selection: &Selection, limits: Limits, self_pid: u32, task: TaskOffset
         pid_namespace_device,
         pid_namespace_inode,
         self_pid,
+        has_loop: u32::from(has_loop()),
         drain_at_entries: limits.records / 4 * 3,
         wake_at_bytes: limits.ring_bytes / 4,
         task,
@@ -283,6 +284,12 @@ fn config(selection: &Selection, limits: Limits, self_pid: u32, task: TaskOffset
         }
     } as u32;
     config
+}
+
+/// Whether programs can use `bpf_loop`.
+fn has_loop() -> bool {
+    let supported = aya::sys::is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_loop);
+    supported.unwrap_or(false)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {

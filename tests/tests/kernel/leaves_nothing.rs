@@ -14,10 +14,8 @@ fn kill_9_leaves_no_bpf_object_and_the_command_goes_on() {
     let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 30", pid_file.display());
     let mut recording = Record::new().rate(999).args(["--", "sh", "-c", &script]).start();
     recording.wait_for_samples();
-    let command: i32 = wait_until("the command's pid", || fs::read_to_string(&pid_file).ok())
-        .trim()
-        .parse()
-        .expect("a pid");
+    let command: i32 =
+        wait_until("the command's pid", || fs::read_to_string(&pid_file).ok()).trim().parse().expect("a pid");
     let during = BpfObjects::list().expect("bpftool is there").since(&before);
     assert!(during.has("prog", "cpu_sample"), "bpftool does not show the sampling program: {during:?}");
     assert!(during.count("map") > 0, "{during:?}");

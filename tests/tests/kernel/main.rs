@@ -3,6 +3,8 @@
 //! One binary, since each costs a link; one module for each part of the product. They need root and BTF, and say why
 //! when they skip themselves.
 
+#![expect(clippy::print_stdout, reason = "libtest shows what a test measured when it fails, or with --nocapture")]
+
 mod commands;
 mod leaves_nothing;
 mod record_cpu;

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, find_program, require_bpf, wait_until};
+use profiler_tests::{Captured, Record, Stack, Target, Workload, find_program, float, require_bpf, wait_until};
 use serde_json::Value;
 
 /// The three functions of the `split` workloads.
@@ -51,8 +51,7 @@ fn check_split(workload: &Workload, seconds: u32, names: &Names) -> Captured {
 /// Checks that a number of samples is what so much CPU time makes at that rate, but for events not delivered.
 fn check_count(captured: &Captured, samples: u64, cpu_ns: f64, rate_hz: f64) {
     let expected = cpu_ns / 1e9 * rate_hz;
-    #[expect(clippy::cast_precision_loss, reason = "a count of samples")]
-    let ratio = samples as f64 / expected;
+    let ratio = float(samples) / expected;
     println!("{samples} samples, {expected:.0} expected; not delivered: {:.3} %", captured.not_delivered() * 100.0);
     let undelivered = captured.not_delivered().max(0.0);
     assert!(ratio < 1.03 && ratio + undelivered > 0.97, "{samples} samples for {expected}: {:#?}", captured.accounting);
@@ -61,11 +60,7 @@ fn check_count(captured: &Captured, samples: u64, cpu_ns: f64, rate_hz: f64) {
 #[test]
 fn shares_and_stacks_of_a_c_program_are_right_and_pprof_agrees() {
     let Some(_kernel) = require_bpf() else { return };
-    let names = Names {
-        part: |part| part.to_owned(),
-        caller: |number| format!("c{number:02}"),
-        main: "main",
-    };
+    let names = Names { part: |part| part.to_owned(), caller: |number| format!("c{number:02}"), main: "main" };
     let captured = check_split(&Workload::c("split"), 20, &names);
     let total = captured.total();
 
@@ -139,9 +134,18 @@ fn nothing_is_lost_or_counted_twice_between_windows() {
     assert!(captured.accounting.lost.is_empty(), "{:#?}", captured.accounting);
     // The second column is the same samples in CPU time.
     let [samples, cpu_ns, ..] = captured.profile.totals();
-    #[expect(clippy::cast_precision_loss, reason = "for a ratio")]
-    let period_ns = cpu_ns as f64 / samples as f64;
+    let period_ns = float(cpu_ns) / float(samples);
     assert!((period_ns * 4999.0 / 1e9 - 1.0).abs() < 0.02, "{period_ns} ns a sample");
+}
+
+#[test]
+fn work_in_short_bursts_is_sampled_as_any_other() {
+    let Some(_kernel) = require_bpf() else { return };
+    let captured = Record::new().rate(999).program(&Workload::c("bursts").build(), &["60", "40", "5"]).run();
+    let expected = captured.truth()["bursts_ns"].as_f64().expect("ns") / 1e9 * 999.0;
+    let found = float(captured.count(|stack| stack.has("main")));
+    println!("{found} samples, {expected:.0} expected");
+    assert!((found / expected - 1.0).abs() < 0.12, "{found} for {expected}: {:#?}", captured.accounting);
 }
 
 #[test]
@@ -193,8 +197,7 @@ fn threads_have_the_samples_of_their_own_time() {
     println!("{found:?}");
     for (name, spent_ns) in &truth {
         let expected = spent_ns.as_f64().expect("ns") / 1e9 * 999.0;
-        #[expect(clippy::cast_precision_loss, reason = "a count of samples")]
-        let samples = found.get(name.as_str()).copied().unwrap_or(0) as f64;
+        let samples = float(found.get(name.as_str()).copied().unwrap_or(0));
         // Samples of a thread that were taken before it named itself have its parent's name.
         assert!((samples - expected).abs() < expected * 0.04 + 8.0, "{name}: {samples} for {expected}: {found:?}");
     }

@@ -8,9 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use profiler_tests::{
-    Ended, Record, Target, Workload, find_program, profiler, profiler_command, require_bpf, run_profiler, scratch,
-};
+use profiler_tests::{Ended, Record, Target, Workload, find_program, profiler, require_bpf, run_profiler, scratch};
 
 /// Checks that a run failed as it should: exit code 2, one message that names all of `words`, nothing of a panic.
 fn check_error(ended: &Ended, words: &[&str]) {
@@ -145,7 +143,8 @@ fn an_output_directory_that_cannot_be_written_is_an_error() {
     }
     // With a command it is the profiler's failure, not the command's, and the command is not run in vain.
     let marker = directory.path().join("ran");
-    let ended = run_profiler(&["record", "-o", file.to_str().expect("UTF-8"), "--", "touch", marker.to_str().unwrap()]);
+    let [file, marker_text] = [&file, &marker].map(|path| path.to_str().expect("UTF-8"));
+    let ended = run_profiler(&["record", "-o", file, "--", "touch", marker_text]);
     assert_eq!(ended.code(), 125, "{ended:?}");
     assert!(!marker.exists(), "the command ran though nothing could be written");
 }
@@ -307,16 +306,32 @@ fn a_target_that_makes_5000_executable_mappings_while_sampled_is_recorded() {
 #[test]
 fn maps_that_are_full_are_a_counted_loss() {
     let Some(_kernel) = require_bpf() else { return };
-    // Threads, so that there are more records than the map holds, at a rate that leaves no time to drain it.
-    let help = profiler_command().args(["record", "--help"]).output().expect("start the profiler");
-    assert!(String::from_utf8_lossy(&help.stdout).contains("--map-entries"), "the counters' text names --map-entries");
-    let threads = Workload::c("threads").build();
-    let captured = Record::new().rate(9999).args(["--map-entries", "64"]).program(&threads, &["1", "0.02", "40"]).run();
+    let target = Target::start(&Workload::c("many").build(), &["30"]);
+    let record = Record::new().rate(4999).args(["--map-entries", "64", "--buffer-mb", "1"]).seconds(3);
+    let mut recording = record.pid(target.pid()).start();
+    recording.wait_for_samples();
+    // Nothing drains the maps while the profiler is stopped, as on a host that starves it.
+    recording.signal(libc::SIGSTOP);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    recording.signal(libc::SIGCONT);
     // The profile, the accounting and the formats agree in any case: that is checked of every recording.
-    let lost = captured.accounting.samples_lost();
-    println!("{} samples, {lost} lost: {:?}", captured.total(), captured.accounting.lost);
-    if lost > 0 {
-        let report = fs::read_to_string(captured.path().join("report.md")).expect("report.md");
-        assert!(report.contains("map_full") || report.contains("map was full"), "{report}");
-    }
+    let captured = recording.finish();
+    let lost = captured.accounting.lost.get("map_full").copied().unwrap_or(0);
+    println!("{} samples, {lost} lost: {:#?}", captured.total(), captured.accounting);
+    assert!(lost > 1000, "64 records held a second of distinct stacks: {:#?}", captured.accounting);
+    let report = fs::read_to_string(captured.path().join("report.md")).expect("report.md");
+    assert!(report.contains("--map-entries"), "the report does not name the remedy:\n{report}");
+    assert!(captured.ended.stderr.contains("lost"), "{}", captured.ended.stderr);
+}
+
+#[test]
+fn many_distinct_stacks_are_all_kept() {
+    let Some(_kernel) = require_bpf() else { return };
+    let target = Target::start(&Workload::c("many").build(), &["30"]);
+    let captured = Record::new().rate(4999).seconds(2).pid(target.pid()).run();
+    println!("{} samples, {} lines", captured.total(), captured.stacks.len());
+    assert!(captured.accounting.lost.is_empty(), "{:#?}", captured.accounting);
+    let deep = captured.share(|stack| stack.has("left"), |stack| stack.has("main") && stack.frames.len() >= 18);
+    assert!(deep >= 0.98, "{deep}\n{}", captured.folded());
+    assert!(captured.stacks.len() > 3000, "{} lines of {} samples", captured.stacks.len(), captured.total());
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, require_bpf, scratch};
+use profiler_tests::{Captured, Record, Stack, Target, Workload, float, require_bpf, scratch};
 
 /// Records a running workload for two seconds.
 fn record(workload: &Workload, arguments: &[&str]) -> Captured {
@@ -123,8 +123,7 @@ fn a_library_opened_while_sampled_is_named() {
     assert!(captured.count(|stack| stack.has_chain(&["main", "own_hot"])) > 200, "{truth}\n{}", captured.folded());
     let in_plugin = captured.count(|stack| stack.has_chain(&["main", "plugin_entry", "plugin_hot"]));
     let expected = truth["plugin"].as_f64().expect("ns") / 1e9 * 999.0;
-    #[expect(clippy::cast_precision_loss, reason = "a count")]
-    let found = in_plugin as f64;
+    let found = float(in_plugin);
     assert!((found / expected - 1.0).abs() < 0.05, "{found} for {expected}\n{}", captured.folded());
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, require_bpf, scratch, wait_until};
+use profiler_tests::{Captured, Record, Stack, Target, Workload, float, require_bpf, scratch, wait_until};
 
 /// Samples that so many seconds of CPU time make at 999 Hz, as a lower bound for a busy machine.
 fn at_least(captured: &Captured, pid: u32, samples: u64) {
@@ -57,9 +57,8 @@ fn children_are_followed_when_asked_for_those_that_run_and_those_that_come() {
     // The recording began a little later than the child.
     at_least(&captured, long_pid, 1000);
     let short_expected = truth["short_ns"].as_f64().expect("ns") / 1e9 * 999.0;
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-    let short_wanted = (short_expected * 0.75) as u64;
-    assert!(samples("short_child_hot") > short_wanted, "{short_wanted} wanted:\n{}", captured.folded());
+    let short_found = float(samples("short_child_hot"));
+    assert!(short_found > short_expected * 0.75, "{short_found} for {short_expected}:\n{}", captured.folded());
     // Children of 100 ms are named though they are gone when the recording ends.
     let short = |stack: &Stack| !stack.has("long_child_hot") && stack.user_leaf() != "" && stack.process == "exe";
     let named = captured.share(short, |stack| stack.has("short_child_hot"));
@@ -150,9 +149,8 @@ fn processes_of_a_name_are_sampled_also_when_they_start_later() {
 #[test]
 fn the_whole_host_is_sampled_but_for_the_profiler() {
     let Some(_kernel) = require_bpf() else { return };
-    let [one, two] = ["burn-one", "burn-two"].map(|name| {
-        Target::start(&Workload::c("burn").called(name).build(), &["30"])
-    });
+    let [one, two] =
+        ["burn-one", "burn-two"].map(|name| Target::start(&Workload::c("burn").called(name).build(), &["30"]));
     let mut recording = Record::new().rate(999).seconds(2).args(["-a"]).start();
     recording.wait_for_samples();
     let profiler = recording.pid();
@@ -207,8 +205,7 @@ fn a_command_is_sampled_with_its_children_and_keeps_its_output() {
     let captured = Record::new().rate(999).program(&family, &["2", "100"]).run();
     let truth = captured.truth();
     let long_expected = truth["long_ns"].as_f64().expect("ns") / 1e9 * 999.0;
-    #[expect(clippy::cast_precision_loss, reason = "a count")]
-    let long_found = captured.count(|stack| stack.has("long_child_hot")) as f64;
+    let long_found = float(captured.count(|stack| stack.has("long_child_hot")));
     assert!((long_found / long_expected - 1.0).abs() < 0.05, "{long_found} for {long_expected}");
     assert!(captured.ended.stdout.starts_with("ready\n"), "{}", captured.ended.stdout);
     assert_eq!(captured.report["target"]["kind"], "command");
