@@ -2,9 +2,7 @@
 
 use aya_ebpf::maps::HashMap;
 use profiler_common::counters::Outcome;
-use profiler_common::event::{
-    COLUMNS, MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord,
-};
+use profiler_common::event::{COLUMNS, MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord};
 
 use crate::atomic;
 use crate::config::config;
@@ -93,14 +91,7 @@ fn add_to_existing(window: &Window, key: &RecordKey, columns: &[u64; COLUMNS]) -
 
 /// Makes a record, and asks for an early drain when the map is nearly full.
 #[inline(always)]
-fn insert(
-    window: &Window,
-    task: &Task,
-    key: &RecordKey,
-    columns: [u64; COLUMNS],
-    user: Chain,
-    kernel: Chain,
-) -> u64 {
+fn insert(window: &Window, task: &Task, key: &RecordKey, columns: [u64; COLUMNS], user: Chain, kernel: Chain) -> u64 {
     let value = RecordValue {
         columns,
         thread_comm: task.thread_comm(),

@@ -2,8 +2,8 @@
 
 use aya_ebpf::bindings::bpf_pidns_info;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
-    bpf_probe_read_kernel,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
+    bpf_get_ns_current_pid_tgid, bpf_probe_read_kernel,
 };
 use core::mem::MaybeUninit;
 use profiler_common::config::{Filter, PROCESS_AWAITS_EXEC, PROCESS_TARGET};
@@ -70,9 +70,8 @@ impl Task {
             let mut numbers = bpf_pidns_info { pid: 0, tgid: 0 };
             let size = size_of::<bpf_pidns_info>() as u32;
             // SAFETY: the helper writes `size` bytes to `numbers`.
-            let result = unsafe {
-                bpf_get_ns_current_pid_tgid(config!(pid_namespace_device), inode, &raw mut numbers, size)
-            };
+            let result =
+                unsafe { bpf_get_ns_current_pid_tgid(config!(pid_namespace_device), inode, &raw mut numbers, size) };
             if result != 0 {
                 return None;
             }

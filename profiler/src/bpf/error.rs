@@ -34,48 +34,61 @@ pub enum BpfError {
     },
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
-    Load(#[source] Box<aya::EbpfError>),
+    Load(Box<aya::EbpfError>),
     /// A program does not load or attach.
-    #[error("cannot {action} BPF program {program}: {source}")]
+    #[error("cannot {action} BPF program {program}: {}", ending(cause))]
     Program {
         /// `load` or `attach`.
         action: &'static str,
         /// Which one.
         program: &'static str,
         /// The kernel's answer, with the verifier's log.
-        #[source]
-        source: Box<aya::programs::ProgramError>,
+        cause: Box<aya::programs::ProgramError>,
     },
     /// The object lacks something that this version expects.
     #[error("the BPF object has no {0}: it belongs to another version; unset PROFILER_BPF_OBJECT or rebuild it")]
     Missing(&'static str),
     /// A map operation failed.
-    #[error("cannot {action} BPF map {map}: {source}")]
+    #[error("cannot {action} BPF map {map}: {cause}")]
     Map {
         /// What was tried.
         action: &'static str,
         /// On which map.
         map: &'static str,
         /// The kernel's answer.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// A perf event does not open.
-    #[error("cannot open perf event {event} on CPU {cpu}: {source}")]
+    #[error("cannot open perf event {event} on CPU {cpu}: {cause}")]
     PerfEvent {
         /// Which one.
         event: &'static str,
         /// Where.
         cpu: u32,
         /// The kernel's answer.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl BpfError {
     /// An error of a map operation.
     pub(super) fn map(action: &'static str, map: &'static str, error: impl std::fmt::Display) -> Self {
-        Self::Map { action, map, source: io::Error::other(error.to_string()) }
+        Self::Map { action, map, cause: io::Error::other(error.to_string()) }
     }
+}
+
+/// Lines of the verifier's log that an error shows: its verdict is at the end.
+const LOG_LINES: usize = 12;
+
+/// An error's text; of the verifier's log only the end. Long before that, nobody reads it on a terminal.
+fn ending(error: &aya::programs::ProgramError) -> String {
+    let text = error.to_string();
+    let (said, log) = text.split_once("Verifier output: ").unwrap_or((&text, ""));
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let mut ending = said.to_owned();
+    for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+        ending.push_str("\n    ");
+        ending.push_str(line);
+    }
+    ending
 }

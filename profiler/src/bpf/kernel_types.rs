@@ -95,12 +95,7 @@ impl<'a> Types<'a> {
     fn header(&self, start: usize) -> Option<Header> {
         let info = word(self.types, start + 4)?;
         let (kind, members) = kind_and_members(info);
-        Some(Header {
-            name: word(self.types, start)?,
-            kind,
-            members,
-            has_bit_fields: info >> 31 == 1,
-        })
+        Some(Header { name: word(self.types, start)?, kind, members, has_bit_fields: info >> 31 == 1 })
     }
 
     fn is_named(&self, name: u32, wanted: &str) -> bool {
@@ -113,8 +108,9 @@ impl<'a> Types<'a> {
     /// Where the structure of this name starts.
     fn find_struct(&self, name: &str) -> Option<usize> {
         self.starts.iter().map(|&start| start as usize).find(|&start| {
-            self.header(start)
-                .is_some_and(|header| header.kind == KIND_STRUCT && header.members > 0 && self.is_named(header.name, name))
+            self.header(start).is_some_and(|header| {
+                header.kind == KIND_STRUCT && header.members > 0 && self.is_named(header.name, name)
+            })
         })
     }
 

@@ -69,9 +69,9 @@ impl Lifecycle {
     ///
     /// When the events cannot be opened.
     pub fn start() -> Result<Self, BpfError> {
-        let failed = |cpu, source: io::Error| match source.raw_os_error() {
+        let failed = |cpu, cause: io::Error| match cause.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => BpfError::Permission("open perf events on every CPU"),
-            _ => BpfError::PerfEvent { event: "dummy", cpu, source },
+            _ => BpfError::PerfEvent { event: "dummy", cpu, cause },
         };
         let attributes = Attributes {
             kind: TYPE_SOFTWARE,
@@ -91,13 +91,13 @@ impl Lifecycle {
             ..Attributes::default()
         };
         let mut rings = Vec::new();
-        for cpu in online_cpus().map_err(|source| failed(0, source))? {
+        for cpu in online_cpus().map_err(|cause| failed(0, cause))? {
             let event = match Event::open(attributes, cpu) {
                 Ok(event) => event,
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
                 Err(error) => return Err(failed(cpu, error)),
             };
-            let ring = Ring::map(&event, RING_PAGES).map_err(|source| failed(cpu, source))?;
+            let ring = Ring::map(&event, RING_PAGES).map_err(|cause| failed(cpu, cause))?;
             rings.push((event, ring));
         }
         Ok(Self { rings })

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
-use aya::{Ebpf, EbpfLoader, EbpfError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
@@ -144,7 +144,7 @@ impl Kernel {
     pub fn load_sampling_program(&mut self) -> Result<OwnedFd, BpfError> {
         const NAME: &str = "cpu_sample";
         let program: &mut PerfEvent = self.program(NAME)?;
-        let failed = |source| program_error("load", NAME, source);
+        let failed = |cause| program_error("load", NAME, cause);
         program.load().map_err(failed)?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
@@ -158,8 +158,8 @@ impl Kernel {
     pub fn follow_processes(&mut self) -> Result<(), BpfError> {
         for (name, tracepoint) in [("process_fork", "sched_process_fork"), ("process_exec", "sched_process_exec")] {
             let program: &mut RawTracePoint = self.program(name)?;
-            program.load().map_err(|source| program_error("load", name, source))?;
-            program.attach(tracepoint).map_err(|source| program_error("attach", name, source))?;
+            program.load().map_err(|cause| program_error("load", name, cause))?;
+            program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
         }
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Kernel {
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
     {
         let program = self.ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
-        program.try_into().map_err(|source| program_error("load", name, source))
+        program.try_into().map_err(|cause| program_error("load", name, cause))
     }
 
     /// Makes a process known to the programs, or changes what they know of it.
@@ -320,8 +320,8 @@ fn load_error(error: EbpfError) -> BpfError {
     if is_permission(&error) { BpfError::Permission("create BPF maps") } else { BpfError::Load(Box::new(error)) }
 }
 
-fn program_error(action: &'static str, program: &'static str, source: aya::programs::ProgramError) -> BpfError {
-    BpfError::Program { action, program, source: Box::new(source) }
+fn program_error(action: &'static str, program: &'static str, cause: aya::programs::ProgramError) -> BpfError {
+    BpfError::Program { action, program, cause: Box::new(cause) }
 }
 
 /// Before Linux 5.11 the maps count as locked memory of the user.

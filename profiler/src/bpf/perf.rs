@@ -41,6 +41,7 @@ pub(super) const SOFTWARE_DUMMY: u64 = 9;
 /// Bits of [`Attributes::flags`].
 pub(super) mod flag {
     pub(in super::super) const DISABLED: u64 = 1;
+    pub(in super::super) const EXCLUDE_IDLE: u64 = 1 << 7;
     pub(in super::super) const EXCLUDE_GUEST: u64 = 1 << 20;
     pub(in super::super) const MMAP: u64 = 1 << 8;
     pub(in super::super) const COMM: u64 = 1 << 9;

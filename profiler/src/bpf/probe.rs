@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 
-use super::{Limits, Kernel, SamplingEvent, Selection, max_sample_rate, online_cpus, read_task_offsets};
+use super::{Kernel, Limits, SamplingEvent, Selection, max_sample_rate, online_cpus, read_task_offsets};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -143,7 +143,11 @@ fn kernel_symbols() -> Check {
     });
     match readable {
         Some(true) => Check::ok(NAME, "/proc/kallsyms shows addresses"),
-        Some(false) => Check::degraded(NAME, "/proc/kallsyms hides addresses", "run with CAP_SYSLOG, or sysctl kernel.kptr_restrict=1"),
+        Some(false) => Check::degraded(
+            NAME,
+            "/proc/kallsyms hides addresses",
+            "run with CAP_SYSLOG, or sysctl kernel.kptr_restrict=1",
+        ),
         None => Check::degraded(NAME, "/proc/kallsyms cannot be read", "kernel frames stay addresses"),
     }
 }

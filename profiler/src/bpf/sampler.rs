@@ -56,7 +56,8 @@ impl SamplingEvent {
                 kind: TYPE_SOFTWARE,
                 config: SOFTWARE_CPU_CLOCK,
                 sample_period_or_frequency: NS_PER_SECOND / rate_hz.max(1),
-                flags,
+                // Its timer goes on when a CPU is idle: this keeps the program, and throttling, out of it.
+                flags: flags | flag::EXCLUDE_IDLE,
                 ..Attributes::default()
             },
         }
@@ -103,7 +104,7 @@ impl Sampler {
             idle_before_ns: 0,
             cpus_changed: 0,
         };
-        let cpus = online_cpus().map_err(|source| sampler.failed(0, source))?;
+        let cpus = online_cpus().map_err(|cause| sampler.failed(0, cause))?;
         for cpu in cpus {
             sampler.open(cpu)?;
         }
@@ -111,10 +112,10 @@ impl Sampler {
         Ok(sampler)
     }
 
-    fn failed(&self, cpu: u32, source: io::Error) -> BpfError {
-        match source.raw_os_error() {
+    fn failed(&self, cpu: u32, cause: io::Error) -> BpfError {
+        match cause.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => BpfError::Permission("open perf events on every CPU"),
-            _ => BpfError::PerfEvent { event: self.event.name(), cpu, source },
+            _ => BpfError::PerfEvent { event: self.event.name(), cpu, cause },
         }
     }
 
@@ -193,17 +194,14 @@ pub struct Counts {
 impl Counts {
     /// How many times the program should have run, by the kernel's own count.
     ///
-    /// The CPU clock has a fixed period and goes on counting on an idle CPU, whose timer the kernel may put off: the
-    /// time the CPUs were idle is left out, and the `idle` samples that came anyhow are added as they came. Cycles do
-    /// not count on an idle CPU, but have a period that the kernel varies: their count is divided by the mean period
-    /// of the samples that came.
+    /// The CPU clock has a fixed period and goes on counting on an idle CPU, where no samples are taken: the time the
+    /// CPUs were idle is left out. Cycles do not count on an idle CPU, but have a period that the kernel varies: their
+    /// count is divided by the mean period of the samples that came.
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts, shown to four digits")]
     #[must_use]
     pub fn expected(&self, counters: &Counters) -> f64 {
         match self.event {
-            SamplingEvent::CpuClock => {
-                self.counted.periods.saturating_sub(self.idle_periods) as f64 + counters.idle as f64
-            }
+            SamplingEvent::CpuClock => self.counted.periods.saturating_sub(self.idle_periods) as f64,
             SamplingEvent::Cycles if counters.period_sum > 0 => {
                 self.counted.total as f64 / (counters.period_sum as f64 / counters.hits as f64)
             }

@@ -14,14 +14,26 @@ use crate::output::OutputFile;
 #[derive(Debug)]
 pub(super) struct OutputDirectory {
     path: PathBuf,
+    /// Whether it was not there before.
+    is_new: bool,
+}
+
+impl Drop for OutputDirectory {
+    /// A recording that failed leaves nothing: only an empty directory can be removed so.
+    fn drop(&mut self) {
+        if self.is_new {
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
 }
 
 impl OutputDirectory {
     /// Makes the directory when it is missing, readable by its owner alone, and makes sure that it takes files.
     pub(super) fn create(path: PathBuf) -> Result<Self> {
         let failed = || format!("cannot write to {}: choose another directory with -o", path.display());
+        let is_new = !path.exists();
         DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(failed)?;
-        let directory = Self { path: path.clone() };
+        let directory = Self { path: path.clone(), is_new };
         let (file, name) = directory.temporary("check").with_context(failed)?;
         drop(file);
         fs::remove_file(name).with_context(failed)?;
@@ -36,12 +48,8 @@ impl OutputDirectory {
     /// A new file for its owner alone. Never follows a link, never opens what is there already.
     fn temporary(&self, name: &str) -> io::Result<(File, PathBuf)> {
         let path = self.path.join(format!(".{name}.{}.tmp", std::process::id()));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .mode(0o600)
-            .open(&path)?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(0o600).open(&path)?;
         Ok((file, path))
     }
 
@@ -134,6 +142,15 @@ mod tests {
         assert_eq!(fs::symlink_metadata(&written).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_directory_that_stays_empty_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        drop(OutputDirectory::create(base.path().join("new")).unwrap());
+        drop(OutputDirectory::create(base.path().to_owned()).unwrap());
+        assert!(!base.path().join("new").exists());
+        assert!(base.path().exists());
     }
 
     #[test]

@@ -16,11 +16,8 @@ pub(super) struct ProgressLine {
 impl ProgressLine {
     /// `quiet`: show nothing even on a terminal.
     pub(super) fn new(duration: Option<Duration>, quiet: bool) -> Self {
-        let bar = if quiet || !std::io::stderr().is_terminal() {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::new_spinner()
-        };
+        let bar =
+            if quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
         }

@@ -19,7 +19,11 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 pub(super) fn run(args: &ReportArgs) -> CommandResult {
     let read = |name: &str| read_bounded(&args.directory.join(name));
     let index = read(capture::INDEX_FILE).with_context(|| {
-        format!("cannot read {} in {}: is it a directory that `record -o` wrote?", capture::INDEX_FILE, args.directory.display())
+        format!(
+            "cannot read {} in {}: is it a directory that `record -o` wrote?",
+            capture::INDEX_FILE,
+            args.directory.display()
+        )
     })?;
     let capture = capture::read(&index, read).with_context(|| format!("cannot use {}", args.directory.display()))?;
     let report = analyze(&capture);

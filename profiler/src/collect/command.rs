@@ -17,20 +17,20 @@ pub enum CommandError {
     #[error("cannot run {0}: no such program")]
     NotFound(String),
     /// It is there, and cannot be executed.
-    #[error("cannot run {program}: {source}")]
+    #[error("cannot run {program}: {cause}")]
     NotExecutable {
         /// What was tried.
         program: String,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// We could not make the process for it.
-    #[error("cannot start a process for {program}: {source}")]
+    #[error("cannot start a process for {program}: {cause}")]
     Start {
         /// What was tried.
         program: String,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -92,7 +92,7 @@ impl HeldCommand {
     /// `Command::spawn` returns after the exec only, hence the thread.
     pub(super) fn start(arguments: &[OsString]) -> Result<Self, CommandError> {
         let program = arguments.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-        let failed = |source| CommandError::Start { program: program.clone(), source };
+        let failed = |cause| CommandError::Start { program: program.clone(), cause };
         let (mut pid_reader, pid_writer) = pipe().map_err(failed)?;
         let (release_reader, release) = pipe().map_err(failed)?;
         let mut command = Command::new(arguments.first().map(OsString::as_os_str).unwrap_or_default());
@@ -126,8 +126,8 @@ impl HeldCommand {
         match self.spawner.join() {
             Ok(Ok(child)) => Ok(RunningCommand { child }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Err(CommandError::NotFound(program)),
-            Ok(Err(source)) => Err(CommandError::NotExecutable { program, source }),
-            Err(_) => Err(CommandError::Start { program, source: io::Error::other("the starting thread panicked") }),
+            Ok(Err(cause)) => Err(CommandError::NotExecutable { program, cause }),
+            Err(_) => Err(CommandError::Start { program, cause: io::Error::other("the starting thread panicked") }),
         }
     }
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use profiler_common::event::RecordKey;
 
 use crate::bpf::LifecycleEvent;
-use crate::process::{Backing, Mapping, Mappings, MappingsError, ObjectTable, is_running, open_perf_map, read_mappings};
+use crate::process::{
+    Backing, Mapping, Mappings, MappingsError, ObjectTable, is_running, open_perf_map, read_mappings,
+};
 use crate::profile::RawFrame;
 
 /// Images kept of one process: a record refers to the current one, or to one that ended in the same window.

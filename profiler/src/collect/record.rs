@@ -19,9 +19,7 @@ use super::processes::{Interest, NewGeneration, Processes};
 use super::target::{RecordConfig, TargetSelection};
 use crate::bpf::{Kernel, Lifecycle, Limits, Sampler, SamplingEvent, Selection, map_bytes};
 use crate::process;
-use crate::profile::{
-    Accounting, Capture, Index, OriginSummary, Overhead, RawProfile, SCHEMA_VERSION, Target,
-};
+use crate::profile::{Accounting, Capture, Index, OriginSummary, Overhead, RawProfile, SCHEMA_VERSION, Target};
 use crate::symbolize::{Sources, Symbolized, symbolize};
 
 /// Length of a window: what a record can lag behind, and how often the maps are emptied.
@@ -81,10 +79,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         missing: MissingChains::default(),
         unsettled: 0,
         command,
-        ends_with_target: matches!(
-            config.target,
-            TargetSelection::Processes { .. } | TargetSelection::Command(_)
-        ),
+        ends_with_target: matches!(config.target, TargetSelection::Processes { .. } | TargetSelection::Command(_)),
     };
     let interrupted = session.run(&mut sampler, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
@@ -376,9 +371,8 @@ impl Session {
             ));
         }
         if self.supervises(facts) {
-            warnings.push(
-                "the target was nearly idle and has children that work: --children samples them too".to_owned(),
-            );
+            warnings
+                .push("the target was nearly idle and has children that work: --children samples them too".to_owned());
         }
         warnings
     }

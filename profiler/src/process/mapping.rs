@@ -61,7 +61,7 @@ pub enum MappingsError {
     Exited(u32),
     /// Something else.
     #[error("cannot read /proc/{0}/maps: {1}")]
-    Read(u32, #[source] io::Error),
+    Read(u32, io::Error),
 }
 
 impl Mappings {

@@ -49,12 +49,12 @@ pub struct ObjectFile {
 #[derive(Debug, Error)]
 pub enum ObjectError {
     /// It could not be opened or read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {cause}")]
     Io {
         /// What was tried.
         path: String,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Another file is at that path now.
     #[error("{0} was replaced since it was mapped")]
@@ -79,14 +79,16 @@ impl ObjectFile {
         let malformed = |reason| ObjectError::Malformed { path: path.clone(), reason };
         let read_at = |offset: u64, size: usize| -> Result<Vec<u8>, ObjectError> {
             let mut bytes = vec![0; size];
-            file.read_exact_at(&mut bytes, offset).map_err(|source| ObjectError::Io { path: path.clone(), source })?;
+            file.read_exact_at(&mut bytes, offset).map_err(|cause| ObjectError::Io { path: path.clone(), cause })?;
             Ok(bytes)
         };
         let bytes = read_at(0, size_of::<Header>())?;
         let header = Header::parse(bytes.as_slice()).map_err(|_| malformed("no 64-bit little-endian ELF header"))?;
         let endian = LittleEndian;
         let count = usize::from(header.e_phnum(endian));
-        if count > MAX_PROGRAM_HEADERS || usize::from(header.e_phentsize(endian)) != size_of::<elf::ProgramHeader64<LittleEndian>>() {
+        if count > MAX_PROGRAM_HEADERS
+            || usize::from(header.e_phentsize(endian)) != size_of::<elf::ProgramHeader64<LittleEndian>>()
+        {
             return Err(malformed("too many program headers, or of an unknown size"));
         }
         let table = read_at(header.e_phoff(endian), count * size_of::<elf::ProgramHeader64<LittleEndian>>())?;
@@ -167,7 +169,7 @@ pub(super) fn open_backing(pid: u32, start: u64, end: u64, key: FileKey, path: &
         match open(&candidate) {
             Ok(file) if is_regular_with_inode(&file, key.inode) => return Ok(file),
             Ok(_) => failure = Some(ObjectError::Replaced(path.to_owned())),
-            Err(source) if failure.is_none() => failure = Some(ObjectError::Io { path: path.to_owned(), source }),
+            Err(cause) if failure.is_none() => failure = Some(ObjectError::Io { path: path.to_owned(), cause }),
             Err(_) => {}
         }
     }

@@ -91,7 +91,7 @@ impl ObjectTable {
 
 /// Copies our own vDSO, which is every process's, into memory that looks like a file.
 fn copy_vdso() -> Result<ObjectFile, ObjectError> {
-    let failed = |source: io::Error| ObjectError::Io { path: VDSO.to_owned(), source };
+    let failed = |cause: io::Error| ObjectError::Io { path: VDSO.to_owned(), cause };
     let mappings = read_mappings(std::process::id()).map_err(|error| failed(io::Error::other(error)))?;
     let mapping = mappings
         .iter()

@@ -70,10 +70,9 @@ pub fn symbolize(raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
         let found = match place {
             Place::Kernel => kernel::names(&native, &addresses),
             Place::Object(number) => native.names(&sources.objects[number as usize], &addresses),
-            Place::Jit(process) => Ok(perf_map::names(
-                sources.perf_maps.get(process as usize).and_then(Option::as_ref),
-                &addresses,
-            )),
+            Place::Jit(process) => {
+                Ok(perf_map::names(sources.perf_maps.get(process as usize).and_then(Option::as_ref), &addresses))
+            }
         };
         let found = found.unwrap_or_else(|problem| {
             warnings.push(format!("no names for {}: {problem}", place.path(sources)));
@@ -127,7 +126,9 @@ impl Place {
                         "no symbols for some of it: put its debug file at {} (Debian: the package's -dbgsym)",
                         path.display()
                     ),
-                    None => "no symbols for some of it, and no build ID by which a debug file could be found".to_owned(),
+                    None => {
+                        "no symbols for some of it, and no build ID by which a debug file could be found".to_owned()
+                    }
                 }
             }
         }

@@ -21,11 +21,8 @@ pub(super) struct Native {
 impl Native {
     pub(super) fn new() -> Self {
         guard::install();
-        let symbolizer = Symbolizer::builder()
-            .enable_code_info(true)
-            .enable_inlined_fns(true)
-            .enable_demangling(true)
-            .build();
+        let symbolizer =
+            Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).enable_demangling(true).build();
         Self { symbolizer }
     }
 
@@ -40,7 +37,12 @@ impl Native {
     }
 
     /// Asks blazesym; a panic on a damaged file costs the names of that file.
-    pub(super) fn look_up(&self, source: &Source<'_>, input: Input<&[u64]>, addresses: &[u64]) -> Result<Names, String> {
+    pub(super) fn look_up(
+        &self,
+        source: &Source<'_>,
+        input: Input<&[u64]>,
+        addresses: &[u64],
+    ) -> Result<Names, String> {
         let looked_up = catch_unwind(AssertUnwindSafe(|| self.symbolizer.symbolize(source, input)));
         let symbols = match looked_up {
             Ok(Ok(symbols)) => symbols,
