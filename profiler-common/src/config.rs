@@ -36,6 +36,10 @@ pub struct TaskOffsets {
     pub mm: u32,
     /// `task_struct.flags`.
     pub flags: u32,
+    /// `task_struct.nvcsw`.
+    pub voluntary_switches: u32,
+    /// `task_struct.nivcsw`.
+    pub involuntary_switches: u32,
 }
 
 /// Constants of one load, in frozen read-only memory, so that the verifier sees them as constants.
@@ -53,6 +57,8 @@ pub struct Config {
     pub pid_namespace_device: u64,
     /// Inode of that namespace; 0 for the initial one.
     pub pid_namespace_inode: u64,
+    /// Period of the sampling event in ns; 0 when it has none that is fixed.
+    pub period_ns: u64,
     /// A [`Filter`].
     pub filter: u32,
     /// With [`Filter::Cgroup`]: its depth below the root of the hierarchy.
@@ -85,6 +91,7 @@ impl Config {
         cgroup_id: 0,
         pid_namespace_device: 0,
         pid_namespace_inode: 0,
+        period_ns: 0,
         filter: 0,
         cgroup_level: 0,
         self_pid: 0,
@@ -94,7 +101,18 @@ impl Config {
         drain_at_entries: 0,
         wake_at_bytes: 0,
         comm: [0; COMM_LEN],
-        task: TaskOffsets { tgid: 0, pid: 0, group_leader: 0, start_time: 0, exec_count: 0, comm: 0, mm: 0, flags: 0 },
+        task: TaskOffsets {
+            tgid: 0,
+            pid: 0,
+            group_leader: 0,
+            start_time: 0,
+            exec_count: 0,
+            comm: 0,
+            mm: 0,
+            flags: 0,
+            voluntary_switches: 0,
+            involuntary_switches: 0,
+        },
     };
 }
 

@@ -149,6 +149,8 @@ pub struct Counters {
     pub hits: u64,
     /// Sum of the events' own periods over the hits, in the event's unit (ns for the CPU clock).
     pub period_sum: u64,
+    /// Periods of the event that passed without a hit while one task ran without a break: from one hit to the next.
+    pub missed: i64,
     /// Hits on a task that was not asked for.
     pub filtered: u64,
     /// Hits on the idle task.
@@ -166,6 +168,7 @@ impl Counters {
     pub fn add(&mut self, other: &Self) {
         self.hits += other.hits;
         self.period_sum += other.period_sum;
+        self.missed += other.missed;
         self.filtered += other.filtered;
         self.idle += other.idle;
         for index in 0..Outcome::COUNT {

@@ -1,6 +1,7 @@
 //! On-CPU samples: a perf event on every CPU, of cycles or of the CPU clock.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::{Counters, Outcome};
@@ -8,7 +9,8 @@ use profiler_common::event::{Origin, RecordKey};
 
 use crate::aggregate::{self, Outcomes};
 use crate::atomic;
-use crate::maps::{COUNTERS, CPU_SCRATCH, Scratch};
+use crate::config::config;
+use crate::maps::{COUNTERS, CPU_SCRATCH, LAST_HIT, LastHit, Scratch};
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
 use crate::window::{self, Window};
@@ -38,6 +40,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         counters.filtered += 1;
         return;
     };
+    counters.missed += missed(&task);
     let generation = match task.wanted() {
         Wanted::Yes(generation) => generation,
         Wanted::No => {
@@ -58,6 +61,29 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         None => Outcomes::lost(Outcome::ScratchBusy),
     };
     count(counters, outcomes);
+}
+
+/// Periods without a hit between the last one on this CPU and this one, when the same task ran all the time.
+///
+/// Otherwise 0: the CPU may have been idle in between, where no samples are taken. Rounded, so that a late hit counts
+/// one too many and the next, which is early then, one too few.
+#[inline(always)]
+fn missed(task: &Task) -> i64 {
+    let period = config!(period_ns);
+    let Some(last) = LAST_HIT.get_ptr_mut(0) else { return 0 };
+    if period == 0 {
+        return 0;
+    }
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let running = (u64::from(task.pid) << 32) | u64::from(task.tid);
+    let switches = task.switches();
+    // SAFETY: the element is this CPU's, and only this program, which does not interrupt itself, uses it.
+    let last = unsafe { core::ptr::replace(last, LastHit { time_ns: now, task: running, switches }) };
+    if last.task != running || last.switches != switches {
+        return 0;
+    }
+    ((now - last.time_ns + period / 2) / period) as i64 - 1
 }
 
 /// Claims this CPU's scratch space.

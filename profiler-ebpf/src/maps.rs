@@ -55,6 +55,10 @@ pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(1
 #[map]
 pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The last hit of the sampling event, by CPU. Written and read by `cpu`.
+#[map]
+pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries(1, 0);
+
 /// Scratch space of the perf event programs, claimed by its flag.
 #[map]
 pub(crate) static CPU_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -66,6 +70,17 @@ pub(crate) struct Fill {
     pub(crate) entries: u64,
     /// 1 once user space was asked to drain early.
     pub(crate) asked: u64,
+}
+
+/// A hit of the sampling event.
+#[repr(C)]
+pub(crate) struct LastHit {
+    /// When, in ns of the monotonic clock.
+    pub(crate) time_ns: u64,
+    /// The task: its process and thread.
+    pub(crate) task: u64,
+    /// How often that task had been switched out.
+    pub(crate) switches: u64,
 }
 
 /// What a program works on that does not fit its 512 bytes of stack.

@@ -139,6 +139,12 @@ impl Task {
         kernel_word(self.pointer, config!(task.mm)) != 0
     }
 
+    /// How often it was switched out.
+    #[inline(always)]
+    pub(crate) fn switches(&self) -> u64 {
+        field!(self.pointer, task.voluntary_switches, u64) + field!(self.pointer, task.involuntary_switches, u64)
+    }
+
     /// Start of the process since boot, in ns.
     #[inline(always)]
     pub(crate) fn start_time_ns(&self) -> u64 {

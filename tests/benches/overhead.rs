@@ -69,19 +69,13 @@ fn parse() -> anyhow::Result<Run> {
     Ok(Run::Bench { seconds, repeats })
 }
 
-/// What `inferno-collapse-perf | inferno-flamegraph` do: from standard input to `svg`; prints how many samples there were.
+/// What `inferno-collapse-perf | inferno-flamegraph` do: from standard input to `svg`.
 fn collapse(svg: &Path) -> anyhow::Result<()> {
     let mut folded = Vec::new();
     Folder::from(Options::default()).collapse(BufReader::new(std::io::stdin().lock()), &mut folded)?;
     let text = String::from_utf8(folded)?;
-    let counts = text.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
-    println!("{}", counts.sum::<u64>());
     let mut options = inferno::flamegraph::Options::default();
-    let writer = BufWriter::new(File::create(svg)?);
-    // A recording without any sample makes no flamegraph; the bench fails on the count.
-    if !text.is_empty() {
-        inferno::flamegraph::from_lines(&mut options, text.lines(), writer)?;
-    }
+    inferno::flamegraph::from_lines(&mut options, text.lines(), BufWriter::new(File::create(svg)?))?;
     Ok(())
 }
 
@@ -216,18 +210,22 @@ fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory
     let mut script = script.spawn().context("start perf script")?;
     let mut collapse = Command::new(std::env::current_exe()?);
     collapse.arg(COLLAPSE).arg(directory.join("perf.svg"));
-    collapse.stdin(script.stdout.take().context("its output is a pipe")?).stdout(Stdio::piped());
-    let mut collapse = collapse.spawn().context("start inferno")?;
-    let mut count = String::new();
-    collapse.stdout.take().context("its output is a pipe")?.read_to_string(&mut count)?;
-    let (scripted, collapsed) = (wait(script)?, wait(collapse)?);
+    let collapse = collapse.stdin(script.stdout.take().context("its output is a pipe")?).spawn();
+    let collapsed = wait(collapse.context("start inferno")?)?;
+    let scripted = wait(script)?;
+    let extra_s = start.elapsed().as_secs_f64() - f64::from(seconds);
+
+    // A line for each sample. Not part of what is measured.
+    let mut list = Command::new(perf);
+    let list = list.args(["script", "-F", "tid", "-i"]).arg(&data).stderr(Stdio::null()).output()?;
+    let lines = list.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
     Ok(Measured {
         cpu_s: recorded.cpu_s + scripted.cpu_s + collapsed.cpu_s,
         bpf_s: 0.0,
-        extra_s: start.elapsed().as_secs_f64() - f64::from(seconds),
+        extra_s,
         peak_mb: recorded.peak_mb.max(scripted.peak_mb).max(collapsed.peak_mb),
         maps_mb: 0.0,
-        samples: count.trim().parse().context("the number of samples")?,
+        samples: float(lines as u64),
         work_rate: 0.0,
     })
 }
@@ -255,11 +253,11 @@ fn wait(child: Child) -> anyhow::Result<Usage> {
     ensure!(waited == child.id().cast_signed(), "wait4: {}", std::io::Error::last_os_error());
     let status = ExitStatus::from_raw(status);
     ensure!(status.success(), "a tool failed: {status}");
-    let float = |number: i64| float(number.unsigned_abs());
-    let seconds = |time: libc::timeval| float(time.tv_sec) + float(time.tv_usec) / 1e6;
+    let number = |number: i64| float(number.unsigned_abs());
+    let seconds = |time: libc::timeval| number(time.tv_sec) + number(time.tv_usec) / 1e6;
     Ok(Usage {
         cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        peak_mb: float(usage.ru_maxrss) * 1024.0 / 1e6,
+        peak_mb: number(usage.ru_maxrss) * 1024.0 / 1e6,
     })
 }
 

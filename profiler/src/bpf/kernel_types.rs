@@ -46,6 +46,8 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
         comm: offset(&["comm"])?,
         mm: offset(&["mm"])?,
         flags: offset(&["flags"])?,
+        voluntary_switches: offset(&["nvcsw"])?,
+        involuntary_switches: offset(&["nivcsw"])?,
     })
 }
 

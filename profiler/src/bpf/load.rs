@@ -93,14 +93,14 @@ pub struct Kernel {
 impl Kernel {
     /// Creates the maps; loads no program yet.
     ///
-    /// `self_pid`: the process that is never sampled.
+    /// `period_ns`: the sampling event's, 0 when it is not fixed; `self_pid`: the process that is never sampled.
     ///
     /// # Errors
     ///
     /// Without the permission, the kernel's types, or on a kernel that lacks one of the maps (before Linux 5.8).
-    pub fn load(selection: &Selection, limits: Limits, self_pid: u32) -> Result<Self, BpfError> {
+    pub fn load(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32) -> Result<Self, BpfError> {
         raise_locked_memory_limit();
-        let config = config(selection, limits, self_pid, super::read_task_offsets()?);
+        let config = config(selection, limits, period_ns, self_pid, super::read_task_offsets()?);
         let replacement = std::env::var_os(OBJECT_VARIABLE).map(fs::read).transpose();
         let replacement = replacement.map_err(|error| BpfError::map("read", OBJECT_VARIABLE, error))?;
         let mut loader = EbpfLoader::new();
@@ -254,12 +254,13 @@ pub fn map_bytes() -> u64 {
     sum
 }
 
-fn config(selection: &Selection, limits: Limits, self_pid: u32, task: TaskOffsets) -> Config {
+fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, task: TaskOffsets) -> Config {
     let (pid_namespace_device, pid_namespace_inode) = crate::process::pid_namespace().unwrap_or((0, 0));
     let mut config = Config {
         magic: CONFIG_MAGIC,
         pid_namespace_device,
         pid_namespace_inode,
+        period_ns,
         self_pid,
         has_loop: u32::from(has_loop()),
         drain_at_entries: limits.records / 4 * 3,

@@ -94,7 +94,7 @@ fn map_types() -> Check {
 fn sampling_program() -> Check {
     const NAME: &str = "sampling program";
     let limits = Limits { records: 64, ring_bytes: 4096, processes: 64 };
-    let loaded = Kernel::load(&Selection::All, limits, std::process::id())
+    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id())
         .and_then(|mut kernel| kernel.load_sampling_program().map(drop));
     match loaded {
         Ok(()) => Check::ok(NAME, "the verifier accepts it"),

@@ -42,6 +42,15 @@ impl SamplingEvent {
         }
     }
 
+    /// Its period in ns at a rate; 0 when the kernel varies it.
+    #[must_use]
+    pub fn period_ns(self, rate_hz: u64) -> u64 {
+        match self {
+            Self::Cycles => 0,
+            Self::CpuClock => NS_PER_SECOND / rate_hz.max(1),
+        }
+    }
+
     fn attributes(self, rate_hz: u64) -> Attributes {
         let flags = flag::DISABLED | flag::EXCLUDE_GUEST;
         match self {
@@ -55,7 +64,7 @@ impl SamplingEvent {
             Self::CpuClock => Attributes {
                 kind: TYPE_SOFTWARE,
                 config: SOFTWARE_CPU_CLOCK,
-                sample_period_or_frequency: NS_PER_SECOND / rate_hz.max(1),
+                sample_period_or_frequency: self.period_ns(rate_hz),
                 // Its timer goes on when a CPU is idle: this keeps the program, and throttling, out of it.
                 flags: flags | flag::EXCLUDE_IDLE,
                 ..Attributes::default()
@@ -192,21 +201,34 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How many times the program should have run, by the kernel's own count.
+    /// How many times the program should have run.
     ///
-    /// The CPU clock has a fixed period and goes on counting on an idle CPU, where no samples are taken: the time the
-    /// CPUs were idle is left out. Cycles do not count on an idle CPU, but have a period that the kernel varies: their
-    /// count is divided by the mean period of the samples that came.
+    /// The CPU clock has a fixed period and goes on counting on an idle CPU, where no samples are taken. What is
+    /// missing between two hits on a task that ran all the time was not delivered; what is missing otherwise was idle
+    /// time. Cycles do not count on an idle CPU, but have a period that the kernel varies: their count is divided by
+    /// the mean period of the samples that came.
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts, shown to four digits")]
     #[must_use]
     pub fn expected(&self, counters: &Counters) -> f64 {
         match self.event {
-            SamplingEvent::CpuClock => self.counted.periods.saturating_sub(self.idle_periods) as f64,
+            SamplingEvent::CpuClock => counters.hits as f64 + counters.missed as f64,
             SamplingEvent::Cycles if counters.period_sum > 0 => {
                 self.counted.total as f64 / (counters.period_sum as f64 / counters.hits as f64)
             }
             SamplingEvent::Cycles => 0.0,
         }
+    }
+
+    /// Periods by the kernel's own count, on busy and idle CPUs; 0 for an event without a fixed period.
+    #[must_use]
+    pub fn periods(&self) -> u64 {
+        if self.event == SamplingEvent::CpuClock { self.counted.periods } else { 0 }
+    }
+
+    /// Periods that passed while CPUs were idle, by the idle time the kernel keeps.
+    #[must_use]
+    pub fn idle_periods(&self) -> u64 {
+        self.idle_periods
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process};
+use profiler_common::counters::Counters;
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
@@ -17,7 +18,7 @@ use super::host::{host, own_usage, raise_file_limit};
 use super::place::{MissingChains, place_window};
 use super::processes::{Interest, NewGeneration, Processes};
 use super::target::{RecordConfig, TargetSelection};
-use crate::bpf::{Kernel, Lifecycle, Limits, Sampler, SamplingEvent, Selection, map_bytes};
+use crate::bpf::{Counts, Kernel, Lifecycle, Limits, Sampler, SamplingEvent, Selection, map_bytes};
 use crate::process;
 use crate::profile::{Accounting, Capture, Index, OriginSummary, Overhead, RawProfile, SCHEMA_VERSION, Target};
 use crate::symbolize::{Sources, Symbolized, symbolize};
@@ -57,9 +58,10 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     raise_file_limit();
     // From here on a signal ends the recording in good order.
     let mut stop = Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
-    let mut kernel = Kernel::load(&selection, config.limits, std::process::id())?;
-    let program = kernel.load_sampling_program()?;
     let event = SamplingEvent::detect();
+    let period_ns = event.period_ns(config.rate_hz);
+    let mut kernel = Kernel::load(&selection, config.limits, period_ns, std::process::id())?;
+    let program = kernel.load_sampling_program()?;
     let lifecycle = Lifecycle::start()?;
     if matches!(selection, Selection::Processes { follow_children: true }) {
         kernel.follow_processes()?;
@@ -285,7 +287,7 @@ impl Session {
         let accounting = Accounting::new(&counters, counts.expected(&counters));
         let (bpf_ns, bpf_runs) = self.kernel.run_time();
         let bpf_map_bytes = map_bytes();
-        let mut warnings = self.warnings(&facts, &accounting, cpus_changed);
+        let mut warnings = self.warnings(&facts, &accounting, &counters, &counts, cpus_changed);
         // Nothing stays attached while names are looked up, which may take a while.
         drop((self.kernel, self.lifecycle));
         let sources = Sources { objects: self.processes.objects.objects(), perf_maps: &self.processes.perf_maps };
@@ -340,7 +342,14 @@ impl Session {
     }
 
     /// What a reader must know before he believes the figures.
-    fn warnings(&self, facts: &Facts, accounting: &Accounting, cpus_changed: u32) -> Vec<String> {
+    fn warnings(
+        &self,
+        facts: &Facts,
+        accounting: &Accounting,
+        counters: &Counters,
+        counts: &Counts,
+        cpus_changed: u32,
+    ) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut warn = |count: u64, text: String| {
             if count > 0 {
@@ -370,6 +379,16 @@ impl Session {
                 100.0 * accounting.not_delivered / accounting.expected
             ));
         }
+        let unsampled = counts.periods().saturating_sub(counters.hits);
+        let explained = counts.idle_periods() + u64::try_from(counters.missed).unwrap_or(0);
+        if unsampled > explained + counts.periods() / MAX_UNEXPLAINED {
+            warnings.push(format!(
+                "{} of {} periods have no sample, but CPUs were idle for about {explained} of them only: samples were \
+                 lost in a way that could not be seen one by one",
+                unsampled,
+                counts.periods()
+            ));
+        }
         if self.supervises(facts) {
             warnings
                 .push("the target was nearly idle and has children that work: --children samples them too".to_owned());
@@ -380,6 +399,10 @@ impl Session {
 
 /// Files that could not be read, named one by one.
 const MAX_FAILURES_SHOWN: usize = 10;
+
+/// One in this many periods may pass without a sample that idle time does not explain: idle time is measured where
+/// the CPU sleeps, and sampled by chance.
+const MAX_UNEXPLAINED: u64 = 5;
 
 /// CPUs below which a process with children is taken for their supervisor.
 const MAX_SUPERVISOR_CPUS: f64 = 0.02;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// `kernel` chains apart; `expected = hits + not_delivered`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accounting {
-    /// Events the kernel's own count says there were: its count divided by the period, without the time that CPUs were
-    /// idle.
+    /// Events there should have been while CPUs were busy. Of the CPU clock: hits, and the periods that passed between
+    /// two of them while one task ran all the time. Of cycles: the kernel's count divided by the mean period.
     pub expected: f64,
     /// Times the program ran.
     pub hits: u64,
@@ -27,8 +27,8 @@ pub struct Accounting {
     /// Samples that are not in the profile, by reason.
     pub lost: BTreeMap<String, u64>,
     /// `expected - hits`: events the kernel counted and did not deliver (timer ticks skipped while interrupts were off
-    /// or the virtual machine was stopped, events throttled). May be a few below zero: the kernel tells idle time
-    /// when a CPU wakes up.
+    /// or the virtual machine was stopped, events throttled). May be a few below zero: a late hit makes the next one
+    /// look early.
     pub not_delivered: f64,
     /// The user chains.
     pub user: ChainAccounting,

@@ -53,8 +53,14 @@ fn check_count(captured: &Captured, samples: u64, cpu_ns: f64, rate_hz: f64) {
     let expected = cpu_ns / 1e9 * rate_hz;
     let ratio = float(samples) / expected;
     println!("{samples} samples, {expected:.0} expected; not delivered: {:.3} %", captured.not_delivered() * 100.0);
-    let undelivered = captured.not_delivered().max(0.0);
-    assert!(ratio < 1.03 && ratio + undelivered > 0.97, "{samples} samples for {expected}: {:#?}", captured.accounting);
+    let undelivered = captured.not_delivered();
+    // Rounding makes it negative by one a CPU at most.
+    assert!(undelivered > -0.01, "more hits than expected: {:#?}", captured.accounting);
+    assert!(
+        ratio < 1.03 && ratio + undelivered.max(0.0) > 0.97,
+        "{samples} samples for {expected}: {:#?}",
+        captured.accounting
+    );
 }
 
 #[test]
@@ -105,22 +111,32 @@ fn shares_and_stacks_of_a_rust_program_are_right() {
     check_split(&Workload::rust("split").called("split-rs"), 6, &names);
 }
 
+/// Time that the hypervisor ran others on this machine's CPUs, in seconds.
+fn stolen_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").expect("read /proc/stat");
+    // cpu user nice system idle iowait irq softirq steal: in ticks of 10 ms (proc(5); USER_HZ is 100 everywhere).
+    let field = stat.split_whitespace().nth(8).and_then(|text| text.parse::<u64>().ok());
+    float(field.expect("a figure")) / 100.0
+}
+
 #[test]
 fn nearly_every_event_is_delivered() {
     let Some(_kernel) = require_bpf() else { return };
     let target = Target::start(&Workload::c("burn").build(), &["30"]);
-    // A virtual machine that others share loses timer ticks in bursts: what holds must hold once in three times.
-    let mut undelivered = Vec::new();
+    // Another process's load on a small virtual machine comes in bursts: what holds must hold once in three times.
+    let mut tries = Vec::new();
     for _ in 0..3 {
+        let before_s = stolen_s();
         let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
-        assert!(captured.accounting.not_delivered > -64.0, "{:#?}", captured.accounting);
-        undelivered.push(captured.not_delivered());
-        if captured.not_delivered() <= 0.005 {
-            println!("not delivered: {undelivered:?}");
+        // No timer can fire while the virtual machine does not run.
+        let stolen = (stolen_s() - before_s) * 999.0 / captured.accounting.expected;
+        tries.push(format!("{:.3} %, {:.3} % stolen", captured.not_delivered() * 100.0, stolen * 100.0));
+        if (-0.005..=0.005 + stolen).contains(&captured.not_delivered()) {
+            println!("not delivered: {tries:?}");
             return;
         }
     }
-    panic!("not delivered: {undelivered:?}");
+    panic!("not delivered: {tries:?}");
 }
 
 #[test]

@@ -34,7 +34,11 @@ fn inlined_functions_are_frames_of_their_own_and_marked() {
 #[test]
 fn code_made_at_run_time_is_named_by_its_map_and_marked() {
     let Some(_kernel) = require_bpf() else { return };
-    let captured = record(&Workload::c("jit"), &["30", "map"]);
+    let target = Target::start(&Workload::c("jit").build(), &["30", "map"]);
+    let map = format!("/tmp/perf-{}.map", target.pid());
+    let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
+    // The program removes it when it ends by itself, which it is not let.
+    fs::remove_file(map).expect("remove the perf map");
     check_chain(&captured, &["main", "jit_caller", "jit_hot(Array, int)_[j]"]);
 }
 
