@@ -138,13 +138,20 @@ pub struct InFlight {
 
 /// A process as the programs know it: a value of the `PROCESSES` map.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Its mapping generation, counted by user space.
     pub generation: u32,
     /// [`PROCESS_TARGET`] and the like.
     pub flags: u32,
+    /// Programs it had executed when it was forked; [`UNKNOWN_EXEC_COUNT`] when it was not forked while we looked.
+    pub first_exec_count: u32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+/// No process has executed so many programs.
+pub const UNKNOWN_EXEC_COUNT: u32 = u32::MAX;
 
 /// The process was asked for.
 pub const PROCESS_TARGET: u32 = 1;

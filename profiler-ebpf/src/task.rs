@@ -48,7 +48,7 @@ macro_rules! field {
 /// For pointers, and for what is behind them: loading a pointer through a typed one makes the verifier search all of
 /// the kernel's types by name, 5 ms each time.
 #[inline(always)]
-fn kernel_word(base: *const u8, offset: u32) -> u64 {
+pub(crate) fn kernel_word(base: *const u8, offset: u32) -> u64 {
     let mut word = 0_u64;
     // SAFETY: the helper writes 8 bytes to `word` and survives any source address.
     unsafe {

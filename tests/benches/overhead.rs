@@ -103,6 +103,8 @@ struct Measured {
     samples: f64,
     /// Rounds of work a CPU second of the target.
     work_rate: f64,
+    /// How much of the time the target was on a CPU, 0 to 1: less than 1 when others wanted it too.
+    on_cpu: f64,
 }
 
 fn bench(seconds: u32, repeats: usize) -> anyhow::Result<bool> {
@@ -154,17 +156,19 @@ fn measure(
     // Ended by us; bounded in case it cannot be.
     let limit = (seconds + 60).to_string();
     let target = Target::start(program, &[&limit, progress.to_str().context("the path is UTF-8")?]);
-    let meter = std::thread::spawn(move || -> anyhow::Result<f64> {
+    let meter = std::thread::spawn(move || -> anyhow::Result<(f64, f64)> {
         // Within what is recorded, whatever the tool needs to start.
         std::thread::sleep(Duration::from_secs(1));
+        let start = Instant::now();
         let (rounds_before, cpu_before) = read_progress(&progress)?;
         std::thread::sleep(Duration::from_millis(u64::from(seconds) * 1000 - 1200));
         let (rounds, cpu) = read_progress(&progress)?;
-        Ok((rounds - rounds_before) / (cpu - cpu_before))
+        let cpu_s = cpu - cpu_before;
+        Ok(((rounds - rounds_before) / cpu_s, cpu_s / start.elapsed().as_secs_f64()))
     });
     let measured = record(target.pid(), directory.path())?;
-    let work_rate = meter.join().map_err(|_| anyhow::anyhow!("the meter panicked"))??;
-    Ok(Measured { work_rate, ..measured })
+    let (work_rate, on_cpu) = meter.join().map_err(|_| anyhow::anyhow!("the meter panicked"))??;
+    Ok(Measured { work_rate, on_cpu, ..measured })
 }
 
 /// Rounds and CPU seconds that the workload has put into its file.
@@ -193,7 +197,7 @@ fn record_with_profiler(scope: Scope, seconds: u32, pid: u32, directory: &Path) 
         peak_mb: usage.peak_mb,
         maps_mb: figure("/overhead/bpf_map_bytes")? / 1e6,
         samples: figure("/origins/cpu/total")?,
-        work_rate: 0.0,
+        ..Measured::default()
     })
 }
 
@@ -226,7 +230,7 @@ fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory
         peak_mb: recorded.peak_mb.max(scripted.peak_mb).max(collapsed.peak_mb),
         maps_mb: 0.0,
         samples: float(lines as u64),
-        work_rate: 0.0,
+        ..Measured::default()
     })
 }
 
@@ -277,13 +281,14 @@ type Field<'a> = &'a dyn Fn(&Measured) -> f64;
 fn print(name: &str, seconds: u32, [base, ours, theirs]: [&[Measured]; 3]) -> bool {
     let rate = median(base, |run| run.work_rate);
     let slowdown = |run: &Measured| (1.0 - run.work_rate / rate) * 100.0;
-    let rows: [(&str, Field<'_>, usize); 7] = [
+    let rows: [(&str, Field<'_>, usize); 8] = [
         ("CPU s", &|run| run.cpu_s, 3),
         ("  of that in BPF", &|run| run.bpf_s, 3),
         ("peak resident MB", &|run| run.peak_mb, 1),
         ("BPF maps MB", &|run| run.maps_mb, 1),
         ("s beyond the recording", &|run| run.extra_s, 2),
         ("samples", &|run| run.samples, 0),
+        ("target on a CPU %", &|run| run.on_cpu * 100.0, 1),
         ("slowdown of the target %", &slowdown, 2),
     ];
     println!("\n{name}: {seconds} s at {RATE_HZ} Hz, medians of {} runs each", ours.len());

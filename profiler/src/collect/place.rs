@@ -1,6 +1,6 @@
 //! Records to samples: the chains of a window joined, their frames placed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
@@ -13,10 +13,9 @@ use crate::profile::{RawFrame, RawProfile, Thread};
 ///
 /// Returns the events whose user or kernel chain never came: they are in the profile with a marker.
 pub(super) fn place_window(drained: &Drained, processes: &mut Processes, profile: &mut RawProfile) -> MissingChains {
-    let mut exec_counts: HashMap<u32, u32> = HashMap::new();
+    let mut exec_counts: HashMap<u32, BTreeSet<u32>> = HashMap::new();
     for (key, _) in &drained.records {
-        let highest = exec_counts.entry(key.pid).or_default();
-        *highest = key.exec_count.max(*highest);
+        exec_counts.entry(key.pid).or_default().insert(key.exec_count);
     }
     processes.learn_exec_counts(&exec_counts);
     let mut missing = MissingChains::default();

@@ -3,7 +3,7 @@
 //! Fed by lifecycle events and, for processes that were there before us, by /proc. An image is what a process runs
 //! between two execs; a snapshot is what an image maps until an address changes its meaning.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -47,6 +47,8 @@ struct Process {
     images: Vec<Image>,
     /// The kernel's exec count of the first of `images`, once it is known.
     first_exec_count: Option<u32>,
+    /// Images before `images` that were forgotten.
+    images_dropped: u32,
     generation: u32,
     exited: bool,
     /// Whether /proc was read in this window, since an address was not known.
@@ -55,8 +57,14 @@ struct Process {
     jit: Option<u32>,
 }
 
-/// A generation that the programs must be told of.
-pub(super) type NewGeneration = (u32, u32);
+/// What the programs must be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A process has another mapping generation.
+    Generation(u32, u32),
+    /// A process of the tree has forked this one.
+    Forked(u32),
+}
 
 /// The processes.
 #[derive(Debug)]
@@ -108,14 +116,7 @@ impl Processes {
         for mapping in mappings.iter() {
             self.objects.open(pid, mapping);
         }
-        let process = self.table.entry(pid).or_insert_with(|| Process {
-            images: Vec::new(),
-            first_exec_count: None,
-            generation: 0,
-            exited: false,
-            rescanned: false,
-            jit: None,
-        });
+        let process = self.table.entry(pid).or_insert_with(|| Process::new(Vec::new(), None, 0));
         process.images.push(Image::new(process.generation, mappings));
         Ok(())
     }
@@ -125,12 +126,12 @@ impl Processes {
         self.table.iter().filter(|(_, process)| !process.exited).map(|(&pid, _)| pid)
     }
 
-    /// Takes events in, in their order; returns the generations that changed.
-    pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> Vec<NewGeneration> {
+    /// Takes events in, in their order; returns what changed.
+    pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> Vec<Change> {
         let mut changed = Vec::new();
         for event in events {
             match event {
-                LifecycleEvent::Fork { pid, parent } => self.fork(pid, parent),
+                LifecycleEvent::Fork { pid, parent } => changed.extend(self.fork(pid, parent)),
                 LifecycleEvent::Exec { pid } => self.exec(pid),
                 LifecycleEvent::Map { pid, mapping } => changed.extend(self.map(pid, mapping)),
                 LifecycleEvent::Exit { pid } => {
@@ -150,22 +151,26 @@ impl Processes {
         changed
     }
 
-    fn fork(&mut self, pid: u32, parent: u32) {
+    fn fork(&mut self, pid: u32, parent: u32) -> Option<Change> {
         if self.interest == Interest::Named {
-            return;
+            return None;
         }
-        let Some(parent) = self.table.get(&parent) else { return };
+        let parent = self.table.get(&parent)?;
         let ended = parent.images.len().saturating_sub(1);
-        let child = Process {
-            images: parent.images.last().cloned().into_iter().collect(),
-            // A child starts with its parent's count: the kernel copies it.
-            first_exec_count: parent.first_exec_count.map(|first| first + u32::try_from(ended).unwrap_or(0)),
-            generation: parent.generation,
-            exited: false,
-            rescanned: false,
-            jit: None,
-        };
+        // A child starts with its parent's count: the kernel copies it.
+        let first = parent.first_exec_count.map(|first| first + u32::try_from(ended).unwrap_or(0));
+        let child = Process::new(parent.images.last().cloned().into_iter().collect(), first, parent.generation);
         self.table.insert(pid, child);
+        (self.interest == Interest::Tree).then_some(Change::Forked(pid))
+    }
+
+    /// Sets the exec count that a process began with, which the programs know exactly.
+    pub(super) fn set_first_exec_count(&mut self, pid: u32, count: u32) {
+        if let Some(process) = self.table.get_mut(&pid)
+            && process.first_exec_count.is_none()
+        {
+            process.first_exec_count = Some(count + process.images_dropped);
+        }
     }
 
     fn exec(&mut self, pid: u32) {
@@ -173,13 +178,11 @@ impl Processes {
             process.images.push(Image::new(process.generation, Mappings::default()));
         } else if self.interest == Interest::Everybody {
             let images = vec![Image::new(0, Mappings::default())];
-            let process =
-                Process { images, first_exec_count: None, generation: 0, exited: false, rescanned: false, jit: None };
-            self.table.insert(pid, process);
+            self.table.insert(pid, Process::new(images, None, 0));
         }
     }
 
-    fn map(&mut self, pid: u32, mapping: Mapping) -> Option<NewGeneration> {
+    fn map(&mut self, pid: u32, mapping: Mapping) -> Option<Change> {
         let process = self.table.get_mut(&pid)?;
         self.objects.open(pid, &mapping);
         let image = process.images.last_mut()?;
@@ -194,28 +197,28 @@ impl Processes {
         }
         process.generation += 1;
         image.snapshots.push(Snapshot { generation: process.generation, mappings: Arc::new(mappings) });
-        Some((pid, process.generation))
+        Some(Change::Generation(pid, process.generation))
     }
 
     /// Reads again what a process maps, after something was missed.
-    fn rescan(&mut self, pid: u32) -> Vec<NewGeneration> {
+    fn rescan(&mut self, pid: u32) -> Vec<Change> {
         let Ok(mappings) = read_mappings(pid) else { return Vec::new() };
         mappings.iter().filter_map(|mapping| self.map(pid, mapping.clone())).collect()
     }
 
-    /// Tells the images of a process apart by the records of a window.
+    /// Tells the images of a process apart by the records of a window, where the programs could not.
     ///
-    /// `exec_counts`: the highest one of each process.
-    pub(super) fn learn_exec_counts(&mut self, exec_counts: &HashMap<u32, u32>) {
-        for (pid, &highest) in exec_counts {
+    /// `exec_counts`: those of each process. They are taken for the images' when there are as many of both.
+    pub(super) fn learn_exec_counts(&mut self, exec_counts: &HashMap<u32, BTreeSet<u32>>) {
+        for (pid, counts) in exec_counts {
             if !self.table.contains_key(pid) && self.add(*pid).is_err() {
                 continue;
             }
             if let Some(process) = self.table.get_mut(pid)
                 && process.first_exec_count.is_none()
+                && process.images.len() == counts.len()
             {
-                let ended = u32::try_from(process.images.len().saturating_sub(1)).unwrap_or(0);
-                process.first_exec_count = Some(highest.saturating_sub(ended));
+                process.first_exec_count = counts.first().copied();
             }
         }
     }
@@ -277,7 +280,9 @@ impl Processes {
             process.rescanned = false;
             let old = process.images.len().saturating_sub(MAX_IMAGES);
             process.images.drain(..old);
-            process.first_exec_count = process.first_exec_count.map(|first| first + u32::try_from(old).unwrap_or(0));
+            let old = u32::try_from(old).unwrap_or(0);
+            process.images_dropped += old;
+            process.first_exec_count = process.first_exec_count.map(|first| first + old);
             for image in &mut process.images {
                 let old = image.snapshots.len().saturating_sub(MAX_IMAGES);
                 image.snapshots.drain(..old);
@@ -288,12 +293,24 @@ impl Processes {
 }
 
 impl Process {
+    const fn new(images: Vec<Image>, first_exec_count: Option<u32>, generation: u32) -> Self {
+        Self { images, first_exec_count, images_dropped: 0, generation, exited: false, rescanned: false, jit: None }
+    }
+
     fn find(&self, key: &RecordKey, address: u64) -> Option<&Mapping> {
-        let number = self.first_exec_count.map_or(usize::MAX, |first| key.exec_count.saturating_sub(first) as usize);
-        let image = self.images.get(number).or_else(|| self.images.last())?;
-        let valid = image.snapshots.iter().rev().find(|snapshot| snapshot.generation <= key.generation);
+        let Some(first) = self.first_exec_count else {
+            // Nobody knows which image: the last one that has code there.
+            return self.images.iter().rev().find_map(|image| image.find(key.generation, address));
+        };
+        self.images.get(key.exec_count.checked_sub(first)? as usize)?.find(key.generation, address)
+    }
+}
+
+impl Image {
+    fn find(&self, generation: u32, address: u64) -> Option<&Mapping> {
+        let valid = self.snapshots.iter().rev().find(|snapshot| snapshot.generation <= generation);
         // A mapping may have come between the sample and the moment the programs were told of it.
-        let later = image.snapshots.iter().filter(|snapshot| snapshot.generation > key.generation);
+        let later = self.snapshots.iter().filter(|snapshot| snapshot.generation > generation);
         valid.into_iter().chain(later).find_map(|snapshot| snapshot.mappings.find(address))
     }
 }
@@ -335,9 +352,9 @@ mod tests {
         let mut processes = Processes::new(Interest::Everybody);
         processes.apply(vec![LifecycleEvent::Exec { pid: PID }]);
         assert!(processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("first") }]).is_empty());
-        processes.learn_exec_counts(&HashMap::from([(PID, 5)]));
+        processes.learn_exec_counts(&HashMap::from([(PID, BTreeSet::from([5]))]));
         let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("second") }]);
-        assert_eq!(changed, [(PID, 1)]);
+        assert_eq!(changed, [Change::Generation(PID, 1)]);
         processes.apply(vec![
             LifecycleEvent::Fork { pid: PID + 1, parent: PID },
             LifecycleEvent::Exec { pid: PID },

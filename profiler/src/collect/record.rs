@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process};
+use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
 use profiler_common::counters::Counters;
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 use super::command::{CommandEnd, HeldCommand, RunningCommand};
 use super::host::{host, own_usage, raise_file_limit};
 use super::place::{MissingChains, place_window};
-use super::processes::{Interest, NewGeneration, Processes};
+use super::processes::{Change, Interest, Processes};
 use super::target::{RecordConfig, TargetSelection};
 use crate::bpf::{Counts, Kernel, Lifecycle, Limits, Sampler, SamplingEvent, Selection, map_bytes};
 use crate::process;
@@ -90,6 +90,13 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     session.finish(facts, sampler, interrupted)
 }
 
+/// A process that is sampled.
+const TARGET_PROCESS: Process =
+    Process { generation: 0, flags: PROCESS_TARGET, first_exec_count: UNKNOWN_EXEC_COUNT, reserved: 0 };
+
+/// A process of which only the generation matters.
+const UNLISTED_PROCESS: Process = Process { flags: 0, ..TARGET_PROCESS };
+
 /// The signals that end a recording.
 struct Stop {
     interrupt: Signal,
@@ -126,11 +133,11 @@ impl Targets {
                 targets.roots.clone_from(pids);
                 // A child that is forked while the tree is read is listed by the program, for its parent is listed.
                 for &pid in pids {
-                    kernel.set_process(pid, Process { generation: 0, flags: PROCESS_TARGET })?;
+                    kernel.set_process(pid, TARGET_PROCESS)?;
                 }
                 if *children {
                     for pid in pids.iter().flat_map(|&pid| process::descendants_of(pid)) {
-                        kernel.set_process(pid, Process { generation: 0, flags: PROCESS_TARGET })?;
+                        kernel.set_process(pid, TARGET_PROCESS)?;
                         targets.processes.add(pid)?;
                     }
                 }
@@ -141,7 +148,7 @@ impl Targets {
             TargetSelection::Command(arguments) => {
                 let held = HeldCommand::start(arguments)?;
                 let flags = PROCESS_TARGET | PROCESS_AWAITS_EXEC;
-                kernel.set_process(held.pid, Process { generation: 0, flags })?;
+                kernel.set_process(held.pid, Process { flags, ..TARGET_PROCESS })?;
                 targets.processes.add(held.pid)?;
                 targets.roots.push(held.pid);
                 targets.held = Some(held);
@@ -244,12 +251,38 @@ impl Session {
         some
     }
 
-    /// Tells the programs of new mapping generations.
-    fn publish(&mut self, changed: Vec<NewGeneration>) {
-        for (pid, generation) in changed {
-            let flags = self.kernel.process(pid).map_or(0, |process| process.flags);
+    /// Tells the programs what changed, and learns from them what they know better.
+    fn publish(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            let (pid, known) = match change {
+                Change::Generation(pid, _) | Change::Forked(pid) => (pid, self.kernel.process(pid)),
+            };
+            if let Some(process) = known
+                && process.first_exec_count != UNKNOWN_EXEC_COUNT
+            {
+                self.processes.set_first_exec_count(pid, process.first_exec_count);
+            }
+            let process = match (change, known) {
+                (Change::Generation(_, generation), known) => {
+                    Process { generation, ..known.unwrap_or(UNLISTED_PROCESS) }
+                }
+                (Change::Forked(_), Some(_)) => continue,
+                // Inside a pid namespace the programs cannot list it themselves.
+                (Change::Forked(_), None) => TARGET_PROCESS,
+            };
             // A process that does not fit keeps generation 0: its addresses are looked up in what is known of it.
-            let _ = self.kernel.set_process(pid, Process { generation, flags });
+            let _ = self.kernel.set_process(pid, process);
+        }
+    }
+
+    /// Learns the exec count of the command that was started: the programs saw its exec.
+    fn learn_command(&mut self) {
+        for &pid in &self.roots {
+            if let Some(process) = self.kernel.process(pid)
+                && process.first_exec_count != UNKNOWN_EXEC_COUNT
+            {
+                self.processes.set_first_exec_count(pid, process.first_exec_count);
+            }
         }
     }
 
@@ -266,6 +299,7 @@ impl Session {
     fn end_window(&mut self) -> Result<()> {
         let drained = self.kernel.drain()?;
         self.read_lifecycle();
+        self.learn_command();
         self.unsettled += u64::from(drained.unsettled);
         let missing = place_window(&drained, &mut self.processes, &mut self.profile);
         self.missing.merge(&missing);
