@@ -225,10 +225,8 @@ fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory
     let lines = list.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
     Ok(Measured {
         cpu_s: recorded.cpu_s + scripted.cpu_s + collapsed.cpu_s,
-        bpf_s: 0.0,
         extra_s,
         peak_mb: recorded.peak_mb.max(scripted.peak_mb).max(collapsed.peak_mb),
-        maps_mb: 0.0,
         samples: float(lines as u64),
         ..Measured::default()
     })

@@ -49,7 +49,7 @@ pub struct Mapping {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mappings {
     ranges: Vec<Mapping>,
-    /// Mappings that did not fit [`MAX_MAPPINGS`].
+    /// Mappings that were more than 65,536.
     pub left_out: usize,
 }
 
