@@ -31,6 +31,8 @@ pub enum Outcome {
     MapBusy = 10,
     /// The record came, its stack did not.
     StackMissing = 11,
+    /// An unwind rule that cannot be followed, or that does not lead up the stack.
+    BadUnwindRule = 12,
 }
 
 /// What an [`Outcome`] means for the sample.
@@ -46,7 +48,7 @@ pub enum Class {
 
 impl Outcome {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Complete,
         Self::NoFramePointer,
         Self::UnreadableStack,
@@ -59,6 +61,7 @@ impl Outcome {
         Self::MapFull,
         Self::MapBusy,
         Self::StackMissing,
+        Self::BadUnwindRule,
     ];
 
     /// How many outcomes there are.
@@ -86,6 +89,7 @@ impl Outcome {
             Self::MapFull => "map_full",
             Self::MapBusy => "map_busy",
             Self::StackMissing => "stack_missing",
+            Self::BadUnwindRule => "bad_unwind_rule",
         }
     }
 
@@ -111,6 +115,7 @@ impl Outcome {
             Self::MapFull => "the aggregation map was full: raise --map-entries or lower -F",
             Self::MapBusy => "the aggregation map was locked by the code this sample interrupted",
             Self::StackMissing => "the record arrived without its stack",
+            Self::BadUnwindRule => "call-frame information that cannot be followed: `profiler inspect` tells which",
         }
     }
 
@@ -119,7 +124,11 @@ impl Outcome {
     pub const fn class(self) -> Class {
         match self {
             Self::Complete => Class::Complete,
-            Self::NoFramePointer | Self::UnreadableStack | Self::DepthLimit | Self::CompatCode => Class::Truncated,
+            Self::NoFramePointer
+            | Self::UnreadableStack
+            | Self::DepthLimit
+            | Self::CompatCode
+            | Self::BadUnwindRule => Class::Truncated,
             Self::Exiting
             | Self::KernelStack
             | Self::ScratchBusy

@@ -10,3 +10,4 @@ pub mod output;
 pub mod process;
 pub mod profile;
 pub mod symbolize;
+pub mod unwind;

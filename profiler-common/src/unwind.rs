@@ -1,0 +1,426 @@
+//! Unwinding by table: the compact rows, and the one step from a frame to its caller that kernel and host share.
+//!
+//! A row is 32 bits: the low 12 bits of the address it begins at, and a rule of 20 bits that holds up to the next row.
+//! Rows are grouped by page of 4 KiB, so that the low 12 bits are enough; the builder repeats the row that is carried
+//! into a page. A rule that does not fit 20 bits is a number in a dictionary of [`Rule`]s.
+//! The rules are those of DWARF 5, section 6.4, for x86-64 (System V ABI, AMD64 supplement, section 3.7).
+
+use crate::counters::Outcome;
+
+/// Bits of an address inside a page.
+pub const PAGE_SHIFT: u32 = 12;
+
+/// Bits of a packed rule.
+const RULE_BITS: u32 = 20;
+const RULE_MASK: u32 = (1 << RULE_BITS) - 1;
+
+/// Set in a packed rule that is a code, not a plain rule.
+const CODE_FLAG: u32 = 1 << 19;
+/// Set in a plain rule whose frame address is relative to rbp.
+const RBP_FLAG: u32 = 1 << 18;
+const OFFSET_SHIFT: u32 = 7;
+const OFFSET_MASK: u32 = (1 << 11) - 1;
+const SLOT_MASK: u32 = (1 << 7) - 1;
+
+/// Codes from this one on are dictionary numbers.
+const FIRST_DICTIONARY_CODE: u32 = 16;
+
+/// Rules that a dictionary may hold.
+pub const MAX_RULES: usize = 4096;
+
+/// A packed rule that stands for a situation, not for a calculation.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// No call-frame information here: follow the frame pointer.
+    None = 0,
+    /// The outermost frame.
+    End = 1,
+    /// A signal frame: the interrupted registers are on the stack.
+    Signal = 2,
+    /// A PLT entry that pushes at its 11th byte.
+    Plt11 = 3,
+    /// A PLT entry that pushes at its 10th byte.
+    Plt10 = 4,
+    /// Call-frame information that cannot be followed.
+    Bad = 5,
+}
+
+/// How the frame address (CFA) is found.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Base {
+    /// rsp plus the offset.
+    Rsp = 0,
+    /// rbp plus the offset.
+    Rbp = 1,
+    /// rbx plus the offset.
+    Rbx = 2,
+    /// r10 plus the offset; known in the leaf only.
+    R10 = 3,
+    /// What is in memory at rbp plus the offset.
+    AtRbp = 4,
+    /// What is in memory at rsp plus the offset.
+    AtRsp = 5,
+    /// Another register plus the offset; not known anywhere.
+    Other = 6,
+}
+
+/// Where a saved register is.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Saved {
+    /// Still in the register.
+    Same = 0,
+    /// In memory at the frame address plus the offset.
+    AtCfa = 1,
+    /// In memory at rbp plus the offset.
+    AtRbp = 2,
+    /// Nowhere.
+    Undefined = 3,
+}
+
+/// A rule at full length: 16 bytes, a value of the dictionary.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Rule {
+    /// A [`Base`].
+    pub base: u8,
+    /// A [`Saved`], of rbp.
+    pub rbp: u8,
+    /// A [`Saved`], of rbx.
+    pub rbx: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Offset of the base, in bytes.
+    pub base_offset: i32,
+    /// Offset of where rbp was saved, in bytes.
+    pub rbp_offset: i32,
+    /// Offset of where rbx was saved, in bytes, from the frame address.
+    pub rbx_offset: i16,
+    /// Offset of the return address from the frame address, in bytes: -8 for everything a compiler makes.
+    pub return_offset: i16,
+}
+
+/// A packed rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Packed(pub u32);
+
+/// A packed rule, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpacked {
+    /// Base rsp or rbp, rbp unchanged or saved below the frame address.
+    Plain(Rule),
+    /// A number in the dictionary.
+    Dictionary(u32),
+    /// No calculation: a [`Special`] by its number, which may be unknown to this version.
+    Special(u32),
+}
+
+impl Rule {
+    /// A rule with rbp and rbx unchanged and the return address just below the frame address.
+    #[must_use]
+    pub const fn new(base: Base, base_offset: i32) -> Self {
+        Self {
+            base: base as u8,
+            rbp: Saved::Same as u8,
+            rbx: Saved::Same as u8,
+            reserved: 0,
+            base_offset,
+            rbp_offset: 0,
+            rbx_offset: 0,
+            return_offset: -8,
+        }
+    }
+
+    /// The rule in 20 bits, if it fits.
+    #[must_use]
+    pub fn pack(&self) -> Option<Packed> {
+        let base = match self.base {
+            base if base == Base::Rsp as u8 => 0,
+            base if base == Base::Rbp as u8 => RBP_FLAG,
+            _ => return None,
+        };
+        let offset = u32::try_from(self.base_offset).ok().filter(|offset| offset % 8 == 0)? / 8;
+        let slot = match self.rbp {
+            saved if saved == Saved::Same as u8 => 0,
+            saved if saved == Saved::AtCfa as u8 => {
+                u32::try_from(self.rbp_offset.checked_neg()?).ok().filter(|slot| slot % 8 == 0 && *slot > 0)? / 8
+            }
+            _ => return None,
+        };
+        let fits = offset <= OFFSET_MASK && slot <= SLOT_MASK;
+        let plain = self.rbx == Saved::Same as u8 && self.return_offset == -8;
+        (fits && plain).then_some(Packed(base | (offset << OFFSET_SHIFT) | slot))
+    }
+}
+
+impl Packed {
+    /// A special situation.
+    #[must_use]
+    pub const fn special(special: Special) -> Self {
+        Self(CODE_FLAG | special as u32)
+    }
+
+    /// A number in the dictionary, if it is not too large.
+    #[must_use]
+    pub fn dictionary(number: usize) -> Option<Self> {
+        let number = u32::try_from(number).ok().filter(|&number| (number as usize) < MAX_RULES)?;
+        Some(Self(CODE_FLAG | (FIRST_DICTIONARY_CODE + number)))
+    }
+
+    /// Reads it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(self) -> Unpacked {
+        if self.0 & CODE_FLAG != 0 {
+            let code = self.0 & (CODE_FLAG - 1);
+            return if code >= FIRST_DICTIONARY_CODE {
+                Unpacked::Dictionary(code - FIRST_DICTIONARY_CODE)
+            } else {
+                Unpacked::Special(code)
+            };
+        }
+        let base = if self.0 & RBP_FLAG != 0 { Base::Rbp } else { Base::Rsp };
+        let mut rule = Rule::new(base, (((self.0 >> OFFSET_SHIFT) & OFFSET_MASK) * 8) as i32);
+        let slot = self.0 & SLOT_MASK;
+        if slot != 0 {
+            rule.rbp = Saved::AtCfa as u8;
+            rule.rbp_offset = -8 * slot as i32;
+        }
+        Unpacked::Plain(rule)
+    }
+}
+
+/// A row: where in its page it begins, and its rule.
+#[must_use]
+pub const fn row(address: u64, rule: Packed) -> u32 {
+    ((address as u32 & 0xfff) << RULE_BITS) | (rule.0 & RULE_MASK)
+}
+
+/// The rule of a row.
+#[inline(always)]
+#[must_use]
+pub const fn rule_of(row: u32) -> Packed {
+    Packed(row & RULE_MASK)
+}
+
+/// Where in its page a row begins.
+#[inline(always)]
+#[must_use]
+pub const fn start_of(row: u32) -> u32 {
+    row >> RULE_BITS
+}
+
+/// Search steps that find any row of a page: a page has at most 4,096 rows.
+pub const SEARCH_STEPS: usize = 13;
+
+/// Finds the row that covers an address: the last one that begins at or before it.
+///
+/// `rows`: reads row `index` of the page, ascending by start; `count`: how many there are; `low`: the low 12 bits of
+/// the address. `None` when the first row begins after it, or `rows` cannot read.
+#[inline(always)]
+pub fn find_row(count: u32, low: u32, mut rows: impl FnMut(u32) -> Option<u32>) -> Option<u32> {
+    let (mut first, mut end) = (0, count);
+    let mut found = None;
+    for _ in 0..SEARCH_STEPS {
+        if first >= end {
+            break;
+        }
+        let middle = u32::midpoint(first, end);
+        let row = rows(middle)?;
+        if start_of(row) <= low {
+            found = Some(row);
+            first = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    found
+}
+
+/// The registers of a frame that unwinding needs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer, rbp.
+    pub fp: u64,
+    /// rbx.
+    pub bx: u64,
+    /// r10: known in the leaf only, 0 elsewhere.
+    pub r10: u64,
+}
+
+/// What a step found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The caller's registers.
+    Caller,
+    /// The registers that a signal interrupted: their ip is no return address.
+    Interrupted,
+    /// The outermost frame.
+    Root,
+    /// No rule here: follow the frame pointer.
+    NoRule,
+    /// The walk ends here for this reason.
+    Stop(Outcome),
+}
+
+/// Where the kernel leaves the interrupted registers, from the stack pointer in its signal trampoline.
+/// Source: `struct rt_sigframe` and `struct sigcontext`, arch/x86/include/asm/sigframe.h.
+mod signal_frame {
+    pub(super) const RBP: u64 = 120;
+    pub(super) const RBX: u64 = 128;
+    pub(super) const RSP: u64 = 160;
+    pub(super) const RIP: u64 = 168;
+}
+
+/// Steps from a frame to its caller.
+///
+/// `rule`: the rule that covers the frame's ip; `dictionary`: reads a rule by number; `read`: reads a word of the
+/// stack. `registers` become the caller's. Errors come as [`Step::Stop`].
+#[inline(always)]
+pub fn step(
+    registers: &mut Registers,
+    rule: Packed,
+    dictionary: impl FnOnce(u32) -> Option<Rule>,
+    mut read: impl FnMut(u64) -> Option<u64>,
+) -> Step {
+    let rule = match rule.unpack() {
+        Unpacked::Plain(rule) => rule,
+        Unpacked::Dictionary(number) => match dictionary(number) {
+            Some(rule) => rule,
+            None => return Step::Stop(Outcome::BadUnwindRule),
+        },
+        Unpacked::Special(code) => match code {
+            code if code == Special::None as u32 => return Step::NoRule,
+            code if code == Special::End as u32 => return Step::Root,
+            code if code == Special::Signal as u32 => return step_signal(registers, read),
+            code if code == Special::Plt11 as u32 => Rule::new(Base::Rsp, plt_offset(registers.ip, 11)),
+            code if code == Special::Plt10 as u32 => Rule::new(Base::Rsp, plt_offset(registers.ip, 10)),
+            _ => return Step::Stop(Outcome::BadUnwindRule),
+        },
+    };
+    let offset = rule.base_offset as i64 as u64;
+    let base = match rule.base {
+        base if base == Base::Rsp as u8 => registers.sp,
+        base if base == Base::Rbp as u8 || base == Base::AtRbp as u8 => registers.fp,
+        base if base == Base::AtRsp as u8 => registers.sp,
+        base if base == Base::Rbx as u8 => registers.bx,
+        base if base == Base::R10 as u8 => registers.r10,
+        _ => return Step::Stop(Outcome::BadUnwindRule),
+    };
+    let mut cfa = base.wrapping_add(offset);
+    if rule.base == Base::AtRbp as u8 || rule.base == Base::AtRsp as u8 {
+        match read(cfa) {
+            Some(word) => cfa = word,
+            None => return Step::Stop(Outcome::UnreadableStack),
+        }
+    }
+    // The stack grows down: a caller's frame that does not lie above is a broken chain, and could go round for ever.
+    if cfa <= registers.sp {
+        return Step::Stop(Outcome::BadUnwindRule);
+    }
+    let Some(return_address) = read(cfa.wrapping_add(rule.return_offset as i64 as u64)) else {
+        return Step::Stop(Outcome::UnreadableStack);
+    };
+    let saved_fp = match rule.rbp {
+        saved if saved == Saved::Same as u8 => Some(registers.fp),
+        saved if saved == Saved::AtCfa as u8 => read(cfa.wrapping_add(rule.rbp_offset as i64 as u64)),
+        saved if saved == Saved::AtRbp as u8 => read(registers.fp.wrapping_add(rule.rbp_offset as i64 as u64)),
+        _ => Some(0),
+    };
+    let saved_bx = match rule.rbx {
+        saved if saved == Saved::AtCfa as u8 => read(cfa.wrapping_add(rule.rbx_offset as i64 as u64)),
+        _ => Some(registers.bx),
+    };
+    let (Some(fp), Some(bx)) = (saved_fp, saved_bx) else { return Step::Stop(Outcome::UnreadableStack) };
+    *registers = Registers { ip: return_address, sp: cfa, fp, bx, r10: 0 };
+    if return_address == 0 { Step::Root } else { Step::Caller }
+}
+
+/// Offset of the frame address in a PLT entry of 16 bytes: 8, and 8 more once it has pushed its number.
+/// Source: the expression that linkers write for .plt; psABI, section 5.2.
+#[inline(always)]
+const fn plt_offset(ip: u64, push_ends: u64) -> i32 {
+    if ip & 15 >= push_ends { 16 } else { 8 }
+}
+
+/// Steps out of a signal handler's trampoline.
+#[inline(always)]
+fn step_signal(registers: &mut Registers, mut read: impl FnMut(u64) -> Option<u64>) -> Step {
+    let mut word = |offset: u64| read(registers.sp.wrapping_add(offset));
+    let words = (word(signal_frame::RIP), word(signal_frame::RSP), word(signal_frame::RBP), word(signal_frame::RBX));
+    let (Some(ip), Some(sp), Some(fp), Some(bx)) = words else { return Step::Stop(Outcome::UnreadableStack) };
+    // A handler may run on a stack of its own, above or below: only the words themselves can be checked.
+    *registers = Registers { ip, sp, fp, bx, r10: 0 };
+    Step::Interrupted
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn plain_rules_survive_packing() {
+        for base in [Base::Rsp, Base::Rbp] {
+            for offset in [8, 16, 2047 * 8] {
+                for slot in [0, 16, 127 * 8] {
+                    let mut rule = Rule::new(base, offset);
+                    if slot != 0 {
+                        rule.rbp = Saved::AtCfa as u8;
+                        rule.rbp_offset = -slot;
+                    }
+                    assert_eq!(rule.pack().unwrap().unpack(), Unpacked::Plain(rule));
+                }
+            }
+        }
+        assert_eq!(Rule::new(Base::Rsp, 2048 * 8).pack(), None);
+        assert_eq!(Rule::new(Base::Rsp, 12).pack(), None);
+        assert_eq!(Rule::new(Base::Rbx, 16).pack(), None);
+        assert_eq!(Packed::dictionary(5).unwrap().unpack(), Unpacked::Dictionary(5));
+        assert_eq!(Packed::dictionary(MAX_RULES), None);
+        assert_eq!(Packed::special(Special::End).unpack(), Unpacked::Special(Special::End as u32));
+    }
+
+    #[test]
+    fn the_last_row_that_begins_before_an_address_covers_it() {
+        let rule = |number| Packed::dictionary(number).unwrap();
+        let rows: std::vec::Vec<u32> = (0..100).map(|index| row(0x7000 + 16 * index as u64 + 8, rule(index))).collect();
+        for low in 0..4096 {
+            let found = find_row(100, low, |index| rows.get(index as usize).copied());
+            let expected = (low >= 8).then(|| ((low - 8) / 16).min(99) as usize);
+            assert_eq!(found, expected.map(|index| rows[index]));
+        }
+        assert_eq!(find_row(0, 5, |_| None), None);
+        let full: std::vec::Vec<u32> = (0..4096).map(|index| row(index, rule(0))).collect();
+        assert!(
+            (0..4096)
+                .all(|low| find_row(4096, low, |index| full.get(index as usize).copied()).map(start_of) == Some(low))
+        );
+    }
+
+    #[test]
+    fn a_step_reads_the_callers_registers_from_the_stack() {
+        let stack = [(0x1010_u64, 0xaaaa_u64), (0x1018, 0x4321)];
+        let read = |address| stack.iter().find(|(at, _)| *at == address).map(|(_, word)| *word);
+        let mut rule = Rule::new(Base::Rsp, 32);
+        rule.rbp = Saved::AtCfa as u8;
+        rule.rbp_offset = -16;
+        let before = Registers { ip: 1, sp: 0x1000, fp: 7, bx: 9, r10: 0 };
+        let mut registers = before;
+        assert_eq!(step(&mut registers, rule.pack().unwrap(), |_| None, read), Step::Caller);
+        assert_eq!(registers, Registers { ip: 0x4321, sp: 0x1020, fp: 0xaaaa, bx: 9, r10: 0 });
+        let mut registers = before;
+        let stop = step(&mut registers, Packed::special(Special::Bad), |_| None, read);
+        assert_eq!((stop, registers), (Step::Stop(Outcome::BadUnwindRule), before));
+        let mut registers = Registers { sp: 0x2000, ..before };
+        assert_eq!(step(&mut registers, rule.pack().unwrap(), |_| None, read), Step::Stop(Outcome::UnreadableStack));
+    }
+}

@@ -1,0 +1,13 @@
+//! Unwind tables: an object's call-frame information, compiled to the rows that the programs search.
+//!
+//! Input: an open ELF file. Output: a [`Table`]. Reads by `pread`, bounded; a damaged file costs an error, never a
+//! panic. Source of the rules: DWARF 5, section 6.4; Linux Standard Base 5, "Exception Frames".
+
+mod compile;
+mod rules;
+mod sections;
+mod table;
+
+pub use compile::{Compiled, UnwindError, compile};
+pub use rules::{Refusal, Rules};
+pub use table::{Page, Table, TableBuilder};

@@ -1,0 +1,199 @@
+//! DWARF's rules to ours: what a row of call-frame information says, in at most 16 bytes.
+
+use std::collections::HashMap;
+
+use gimli::{CfaRule, RegisterRule, UnwindTableRow, X86_64};
+use profiler_common::unwind::{Base, MAX_RULES, Packed, Rule, Saved, Special};
+
+/// The dictionary: rules that do not fit a row, each once. Shared by all tables of a load.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    numbers: HashMap<Rule, usize>,
+    rules: Vec<Rule>,
+}
+
+/// Why a row cannot be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The frame address is a calculation that is not understood.
+    CfaExpression,
+    /// The frame address is relative to a register that is not tracked.
+    CfaRegister(u16),
+    /// rbp or the return address is saved in a way that is not understood.
+    SavedRegister,
+    /// A number that does not fit.
+    Range,
+    /// The dictionary is full.
+    DictionaryFull,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CfaExpression => write!(formatter, "frame address by an expression that is not understood"),
+            Self::CfaRegister(register) => {
+                let name = X86_64::register_name(gimli::Register(*register)).unwrap_or("an unknown register");
+                write!(formatter, "frame address relative to {name}")
+            }
+            Self::SavedRegister => write!(formatter, "rbp or the return address saved in a way that is not understood"),
+            Self::Range => write!(formatter, "an offset that is too large"),
+            Self::DictionaryFull => write!(formatter, "more than {MAX_RULES} different rules"),
+        }
+    }
+}
+
+impl Rules {
+    /// The rules by number.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// A rule in the bits of a row, with its number in the dictionary when it does not fit.
+    pub(super) fn pack(&mut self, rule: Rule) -> Result<Packed, Refusal> {
+        if let Some(packed) = rule.pack() {
+            return Ok(packed);
+        }
+        let next = self.rules.len();
+        let number = *self.numbers.entry(rule).or_insert(next);
+        let packed = Packed::dictionary(number).ok_or(Refusal::DictionaryFull)?;
+        if number == next {
+            self.rules.push(rule);
+        }
+        Ok(packed)
+    }
+}
+
+type Row = UnwindTableRow<usize>;
+
+/// What is known of a row.
+pub(super) enum Translated {
+    Rule(Rule),
+    Special(Special),
+}
+
+/// `DW_OP_breg7 8, DW_OP_breg16 0, DW_OP_lit15, and, DW_OP_lit<N>, ge, DW_OP_lit3, shl, plus`: the frame address in a
+/// PLT entry, which is rsp + 8, and 8 more from byte N on.
+const fn plt_expression(push_ends: u8) -> [u8; 11] {
+    [0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x30 + push_ends, 0x2a, 0x33, 0x24, 0x22]
+}
+
+/// Translates a row.
+///
+/// `expression`: reads an expression's bytes; `tracks_rbx`: whether the object has frames that are relative to rbx.
+pub(super) fn translate<'a>(
+    row: &Row,
+    expression: impl Fn(&gimli::UnwindExpression<usize>) -> Option<&'a [u8]>,
+    tracks_rbx: bool,
+) -> Result<Translated, Refusal> {
+    let saved = |register| row.registers().find(|(found, _)| *found == register).map(|(_, rule)| rule.clone());
+    if let Some(RegisterRule::Undefined) = saved(X86_64::RA) {
+        return Ok(Translated::Special(Special::End));
+    }
+    let mut rule = match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => {
+            let base = match *register {
+                X86_64::RSP => Base::Rsp,
+                X86_64::RBP => Base::Rbp,
+                X86_64::RBX => Base::Rbx,
+                X86_64::R10 => Base::R10,
+                register => return Err(Refusal::CfaRegister(register.0)),
+            };
+            Rule::new(base, i32::try_from(*offset).map_err(|_| Refusal::Range)?)
+        }
+        CfaRule::Expression(unread) => {
+            let bytes = expression(unread).ok_or(Refusal::CfaExpression)?;
+            if bytes == plt_expression(11) {
+                return Ok(Translated::Special(Special::Plt11));
+            }
+            if bytes == plt_expression(10) {
+                return Ok(Translated::Special(Special::Plt10));
+            }
+            let (base, offset) = memory_at(bytes).ok_or(Refusal::CfaExpression)?;
+            Rule::new(base, offset)
+        }
+    };
+    rule.return_offset = match saved(X86_64::RA) {
+        Some(RegisterRule::Offset(offset)) => i16::try_from(offset).map_err(|_| Refusal::Range)?,
+        None => -8,
+        Some(_) => return Err(Refusal::SavedRegister),
+    };
+    match saved(X86_64::RBP) {
+        None | Some(RegisterRule::SameValue) => {}
+        Some(RegisterRule::Undefined) => rule.rbp = Saved::Undefined as u8,
+        Some(RegisterRule::Offset(offset)) => {
+            rule.rbp = Saved::AtCfa as u8;
+            rule.rbp_offset = i32::try_from(offset).map_err(|_| Refusal::Range)?;
+        }
+        Some(RegisterRule::Expression(unread)) => {
+            let bytes = expression(&unread).ok_or(Refusal::SavedRegister)?;
+            let (register, offset, rest) = register_and_offset(bytes).ok_or(Refusal::SavedRegister)?;
+            if register != X86_64::RBP.0 || !rest.is_empty() {
+                return Err(Refusal::SavedRegister);
+            }
+            rule.rbp = Saved::AtRbp as u8;
+            rule.rbp_offset = offset;
+        }
+        Some(_) => return Err(Refusal::SavedRegister),
+    }
+    if tracks_rbx && let Some(RegisterRule::Offset(offset)) = saved(X86_64::RBX) {
+        rule.rbx = Saved::AtCfa as u8;
+        rule.rbx_offset = i16::try_from(offset).map_err(|_| Refusal::Range)?;
+    }
+    Ok(Translated::Rule(rule))
+}
+
+/// `DW_OP_breg<N> offset`: the register, the offset and what follows.
+fn register_and_offset(bytes: &[u8]) -> Option<(u16, i32, &[u8])> {
+    let (&operation, rest) = bytes.split_first()?;
+    let register = operation.checked_sub(0x70).filter(|register| *register < 32)?;
+    let mut offset = 0_i64;
+    for (index, &byte) in rest.iter().take(5).enumerate() {
+        offset |= i64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            let unused = 64 - 7 * (index + 1);
+            let offset = i32::try_from((offset << unused) >> unused).ok()?;
+            return Some((u16::from(register), offset, &rest[index + 1..]));
+        }
+    }
+    None
+}
+
+/// `DW_OP_breg<N> offset, DW_OP_deref`: what is in memory there; a realigned stack has it so.
+fn memory_at(bytes: &[u8]) -> Option<(Base, i32)> {
+    const DEREFERENCE: u8 = 0x06;
+    let (register, offset, rest) = register_and_offset(bytes)?;
+    let base = match gimli::Register(register) {
+        X86_64::RBP => Base::AtRbp,
+        X86_64::RSP => Base::AtRsp,
+        _ => return None,
+    };
+    (rest == [DEREFERENCE]).then_some((base, offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_of_compilers_are_understood() {
+        assert_eq!(memory_at(&[0x76, 0x78, 0x06]), Some((Base::AtRbp, -8)));
+        assert_eq!(memory_at(&[0x77, 0x90, 0x01, 0x06]), Some((Base::AtRsp, 144)));
+        assert_eq!(memory_at(&[0x76, 0x78]), None);
+        assert_eq!(memory_at(&[0x7a, 0x00, 0x06]), None);
+        assert_eq!(register_and_offset(&[0x76, 0x00]), Some((6, 0, [].as_slice())));
+        assert_eq!(register_and_offset(&[0x76, 0x80, 0x80, 0x80, 0x80, 0x80]), None);
+        assert_eq!(register_and_offset(&[]), None);
+    }
+
+    #[test]
+    fn equal_rules_have_one_number() {
+        let mut rules = Rules::default();
+        let rule = Rule::new(Base::R10, 0);
+        let first = rules.pack(rule).unwrap();
+        assert_eq!(rules.pack(rule).unwrap(), first);
+        assert_eq!(rules.rules(), [rule]);
+        rules.pack(Rule::new(Base::Rsp, 16)).unwrap();
+        assert_eq!(rules.rules().len(), 1);
+    }
+}
