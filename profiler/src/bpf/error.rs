@@ -9,8 +9,8 @@ use thiserror::Error;
 pub enum BpfError {
     /// Not root, and without the capabilities that would do.
     #[error(
-        "not permitted to {0}: run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_SYS_ADMIN (map_files) and \
-         CAP_SYSLOG; inside a container these must be granted to it"
+        "not permitted to {0}: run as root, or with CAP_BPF and CAP_PERFMON (and, to name every frame, CAP_SYSLOG, \
+         CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and CAP_CHECKPOINT_RESTORE); inside a container these must be granted to it"
     )]
     Permission(&'static str),
     /// The kernel publishes no types.

@@ -146,7 +146,7 @@ fn kernel_symbols() -> Check {
         Some(false) => Check::degraded(
             NAME,
             "/proc/kallsyms hides addresses",
-            "run with CAP_SYSLOG, or sysctl kernel.kptr_restrict=1",
+            "run with CAP_SYSLOG and kernel.kptr_restrict at most 1",
         ),
         None => Check::degraded(NAME, "/proc/kallsyms cannot be read", "kernel frames stay addresses"),
     }
@@ -162,7 +162,7 @@ fn mapped_files() -> Check {
         Err(error) => Check::degraded(
             NAME,
             format!("/proc/PID/map_files: {error}"),
-            "run with CAP_SYS_ADMIN, to name frames of deleted and replaced files",
+            "run with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, to name frames of deleted and replaced files",
         ),
     }
 }

@@ -28,7 +28,8 @@ pub(super) enum Command {
 #[derive(Debug, ClapArgs)]
 #[command(
     group(ArgGroup::new("target").required(true).args(["pids", "cgroup", "comm", "all_cpus", "command"])),
-    after_help = "Exit code: 0; 2 when it could not run. With -- COMMAND the command's own, 128+n when signal n ended it, \
+    after_help = "Examples: profiler record -d 10 -p 1234 · profiler record -F 499 -- ls -lR (the command after --)\n\n\
+                  Exit code: 0; 2 when it could not run. With -- COMMAND the command's own, 128+n when signal n ended it, \
                   125 when the profiler failed, 126 or 127 when the command could not be executed."
 )]
 pub(super) struct RecordArgs {
@@ -36,7 +37,7 @@ pub(super) struct RecordArgs {
     #[arg(short, long = "pid", value_name = "PID")]
     pub(super) pids: Vec<u32>,
     /// With -p: also the processes below, those that run and those to come
-    #[arg(long, requires = "pids")]
+    #[arg(long, requires = "pids", conflicts_with_all = ["cgroup", "comm", "all_cpus", "command"])]
     pub(super) children: bool,
     /// Sample the processes of this cgroup (version 2) and those below it
     #[arg(long, value_name = "PATH")]
@@ -47,6 +48,16 @@ pub(super) struct RecordArgs {
     /// Sample the whole host
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
+    /// What to record
+    #[arg(
+        short = 'e',
+        long = "events",
+        value_name = "ORIGIN",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "cpu"
+    )]
+    pub(super) events: Vec<Event>,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
@@ -68,6 +79,13 @@ pub(super) struct RecordArgs {
     /// Run this command and sample it with its children, from its first instruction
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
+}
+
+/// What can be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Event {
+    /// On-CPU stacks
+    Cpu,
 }
 
 #[derive(Debug, ClapArgs)]

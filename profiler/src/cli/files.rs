@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::output::OutputFile;
 
@@ -30,13 +30,14 @@ impl Drop for OutputDirectory {
 impl OutputDirectory {
     /// Makes the directory when it is missing, readable by its owner alone, and makes sure that it takes files.
     pub(super) fn create(path: PathBuf) -> Result<Self> {
-        let failed = || format!("cannot write to {}: choose another directory with -o", path.display());
         let is_new = !path.exists();
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(failed)?;
+        let failed =
+            |error: io::Error| anyhow!("cannot write to {}: {error}; choose another directory with -o", path.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let directory = Self { path: path.clone(), is_new };
-        let (file, name) = directory.temporary("check").with_context(failed)?;
+        let (file, name) = directory.temporary("check").map_err(failed)?;
         drop(file);
-        fs::remove_file(name).with_context(failed)?;
+        fs::remove_file(name).map_err(failed)?;
         Ok(directory)
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 
-use super::args::RecordArgs;
+use super::args::{Event, RecordArgs};
 use super::files::{OutputDirectory, default_name};
 use super::progress::ProgressLine;
 use super::{CommandResult, Failure, print};
@@ -83,6 +83,8 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         let name = process::command_name(first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
         (TargetSelection::Processes { pids: args.pids.clone(), children: args.children }, name)
     };
+    // There is one so far, and it is the default.
+    let Event::Cpu = args.events.first().copied().unwrap_or(Event::Cpu);
     let limits = Limits { records: args.map_entries, ring_bytes: args.buffer_mb << 20, ..Limits::default() };
     Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits }, name))
 }

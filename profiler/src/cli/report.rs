@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use super::args::ReportArgs;
 use super::files::OutputDirectory;
@@ -18,9 +18,9 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Runs it.
 pub(super) fn run(args: &ReportArgs) -> CommandResult {
     let read = |name: &str| read_bounded(&args.directory.join(name));
-    let index = read(capture::INDEX_FILE).with_context(|| {
-        format!(
-            "cannot read {} in {}: is it a directory that `record -o` wrote?",
+    let index = read(capture::INDEX_FILE).map_err(|error| {
+        anyhow!(
+            "cannot read {} in {}: {error}; name a directory that `record` wrote",
             capture::INDEX_FILE,
             args.directory.display()
         )

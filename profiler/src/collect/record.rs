@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
-use profiler_common::counters::Counters;
+use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
@@ -318,15 +318,24 @@ impl Session {
         self.end_window()?;
         let mut counters = self.kernel.counters(Origin::Cpu)?;
         self.missing.correct(&mut counters);
-        let accounting = Accounting::new(&counters, counts.expected(&counters));
         let (bpf_ns, bpf_runs) = self.kernel.run_time();
         let bpf_map_bytes = map_bytes();
-        let mut warnings = self.warnings(&facts, &accounting, &counters, &counts, cpus_changed);
+        let mut warnings = self.warnings(&facts, &counters, &counts, cpus_changed);
         // Nothing stays attached while names are looked up, which may take a while.
         drop((self.kernel, self.lifecycle));
         let sources = Sources { objects: self.processes.objects.objects(), perf_maps: &self.processes.perf_maps };
-        let Symbolized { profile, objects, warnings: of_symbols } = symbolize(self.profile, &sources);
+        let Symbolized { profile, objects, completed, warnings: of_symbols } = symbolize(self.profile, &sources);
         warnings.extend(of_symbols);
+        complete(&mut counters, &completed);
+        let accounting = Accounting {
+            periods: counts.periods(),
+            idle_periods: counts.idle_periods(),
+            ..Accounting::new(&counters, counts.expected(&counters))
+        };
+        warnings.extend(doubts(&accounting));
+        if bpf_runs == 0 {
+            warnings.push("the time inside the BPF programs was not measured: that needs CAP_SYS_ADMIN".to_owned());
+        }
         let totals = profile.totals();
         let row = Origin::Cpu.row();
         let summary = OriginSummary {
@@ -376,14 +385,7 @@ impl Session {
     }
 
     /// What a reader must know before he believes the figures.
-    fn warnings(
-        &self,
-        facts: &Facts,
-        accounting: &Accounting,
-        counters: &Counters,
-        counts: &Counts,
-        cpus_changed: u32,
-    ) -> Vec<String> {
+    fn warnings(&self, facts: &Facts, counters: &Counters, counts: &Counts, cpus_changed: u32) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut warn = |count: u64, text: String| {
             if count > 0 {
@@ -404,15 +406,6 @@ impl Session {
         if more > 0 {
             warnings.push(format!("{more} more files could not be read"));
         }
-        if !accounting.adds_up() {
-            warnings.push("the accounting does not add up: please report this".to_owned());
-        }
-        if accounting.not_delivered > accounting.expected * MAX_NOT_DELIVERED {
-            warnings.push(format!(
-                "{:.1} % of the samples were not delivered: the machine was stopped, or overloaded, or the rate is too high",
-                100.0 * accounting.not_delivered / accounting.expected
-            ));
-        }
         let unsampled = counts.periods().saturating_sub(counters.hits);
         let explained = counts.idle_periods() + u64::try_from(counters.missed).unwrap_or(0);
         if unsampled > explained + counts.periods() / MAX_UNEXPLAINED {
@@ -429,6 +422,34 @@ impl Session {
         }
         warnings
     }
+}
+
+/// Counts user chains as complete that the programs counted as cut for want of a frame pointer.
+fn complete(counters: &mut Counters, completed: &[u64; Outcome::COUNT]) {
+    let events: u64 = completed.iter().sum();
+    for outcomes in [&mut counters.user, &mut counters.whole] {
+        let cut = &mut outcomes[Outcome::NoFramePointer as usize];
+        *cut = cut.saturating_sub(events);
+    }
+    counters.user[Outcome::Complete as usize] += events;
+    for (outcome, events) in counters.whole.iter_mut().zip(completed) {
+        *outcome += events;
+    }
+}
+
+/// What is wrong with the accounting itself.
+fn doubts(accounting: &Accounting) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if !accounting.adds_up() {
+        doubts.push("the accounting does not add up: please report this".to_owned());
+    }
+    if accounting.not_delivered > accounting.expected * MAX_NOT_DELIVERED {
+        doubts.push(format!(
+            "{:.1} % of the samples were not delivered: the machine was stopped, or overloaded, or the rate is too high",
+            100.0 * accounting.not_delivered / accounting.expected
+        ));
+    }
+    doubts
 }
 
 /// Files that could not be read, named one by one.

@@ -131,7 +131,12 @@ impl TargetSelection {
             }
             Self::Command(arguments) => {
                 let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
-                (TargetKind::Command, format!("command: {}", words.join(" ")), command.into_iter().collect())
+                let mut line: String = words.join(" ");
+                if let Some((end, _)) = line.char_indices().nth(MAX_COMMAND_CHARACTERS) {
+                    line.truncate(end);
+                    line.push('\u{2026}');
+                }
+                (TargetKind::Command, format!("command: {line}"), command.into_iter().collect())
             }
             Self::Cgroup(path) => (TargetKind::Cgroup, format!("cgroup {}", path.display()), Vec::new()),
             Self::Comm(name) => (TargetKind::Comm, format!("comm {name}"), Vec::new()),
@@ -140,6 +145,9 @@ impl TargetSelection {
         Target { kind, description, pids, exit_code: None }
     }
 }
+
+/// Characters of a command line that a capture keeps: it is the title of every picture.
+const MAX_COMMAND_CHARACTERS: usize = 200;
 
 /// `CGROUP2_SUPER_MAGIC`. Source: include/uapi/linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;

@@ -265,11 +265,20 @@ fn write_accounting(accounting: &Accounting, writer: &mut impl Write) -> io::Res
     )?;
     writeln!(
         writer,
-        "not delivered by the kernel: {} of {} expected ({})\n",
+        "not delivered by the kernel: {} of {} expected ({}){}",
         tenths(accounting.not_delivered),
         tenths(accounting.expected),
-        ratio(accounting.not_delivered, accounting.expected)
+        ratio(accounting.not_delivered, accounting.expected),
+        if accounting.periods > 0 { "  " } else { "\n" }
     )?;
+    if accounting.periods > 0 {
+        writeln!(
+            writer,
+            "the kernel counted {} periods on all CPUs, about {} of them on idle ones, where no samples are taken\n",
+            count(accounting.periods),
+            count(accounting.idle_periods)
+        )?;
+    }
     writeln!(writer, "| stacks | complete | truncated | lost |\n|:--|--:|--:|--:|")?;
     for (name, chain) in [("user", &accounting.user), ("kernel", &accounting.kernel)] {
         let (truncated, lost) = (chain.truncated.values().sum(), chain.lost.values().sum());

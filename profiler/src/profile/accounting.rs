@@ -30,6 +30,13 @@ pub struct Accounting {
     /// or the virtual machine was stopped, events throttled). May be a few below zero: a late hit makes the next one
     /// look early.
     pub not_delivered: f64,
+    /// Periods of the CPU clock by the events' own count, on busy and idle CPUs; 0 for an event whose period varies.
+    #[serde(default)]
+    pub periods: u64,
+    /// Periods that passed while CPUs were idle, by the idle time the kernel keeps: roughly
+    /// `periods = hits + idle_periods + not_delivered`.
+    #[serde(default)]
+    pub idle_periods: u64,
     /// The user chains.
     pub user: ChainAccounting,
     /// The kernel chains.

@@ -7,6 +7,7 @@ mod guard;
 mod kernel;
 mod native;
 mod perf_map;
+mod roots;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -36,6 +37,8 @@ pub struct Symbolized {
     pub profile: Profile,
     /// Frames and named frames by object, most frames first.
     pub objects: Vec<ObjectSummary>,
+    /// Events whose user chains turned out to be whole, by the outcome that their samples still have.
+    pub completed: [u64; Outcome::COUNT],
     /// What went wrong, for a person.
     pub warnings: Vec<String>,
 }
@@ -53,7 +56,7 @@ type Names = HashMap<u64, Vec<Found>>;
 
 /// Names the frames of a profile.
 #[must_use]
-pub fn symbolize(raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
+pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
     let mut warnings = Vec::new();
     let mut wanted: BTreeMap<Place, Vec<u64>> = BTreeMap::new();
     for frame in raw.frames.values() {
@@ -83,7 +86,12 @@ pub fn symbolize(raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
         }
         names.insert(place, found);
     }
-    build(raw, sources, &names, &advice, warnings)
+    let frames = raw.frames.values().to_vec();
+    let completed = roots::complete(&mut raw, |frame| {
+        let (place, address) = Place::of(*frames.get(frame as usize)?)?;
+        names.get(&place)?.get(&address)?.last().map(|found| found.name.as_str())
+    });
+    Symbolized { completed, ..build(raw, sources, &names, &advice, warnings) }
 }
 
 /// What an address belongs to.
@@ -115,7 +123,7 @@ impl Place {
     /// What would name the rest of its frames.
     fn advice(self, sources: &Sources<'_>) -> String {
         match self {
-            Self::Kernel => "run with CAP_SYSLOG, or sysctl kernel.kptr_restrict=1".to_owned(),
+            Self::Kernel => "run with CAP_SYSLOG and kernel.kptr_restrict at most 1".to_owned(),
             Self::Jit(_) => "have the runtime write a perf map (node: --perf-basic-prof; java: perf-map-agent; \
                              .NET: DOTNET_PerfMapEnabled=1)"
                 .to_owned(),
@@ -212,7 +220,7 @@ fn build(
     };
     let advice = advice.iter().filter_map(|(place, text)| Some((*object_of.get(place)?, text.as_str()))).collect();
     let objects = summaries(&profile, &advice);
-    Symbolized { profile, objects, warnings }
+    Symbolized { profile, objects, completed: [0; Outcome::COUNT], warnings }
 }
 
 /// Counts frames and named frames by object, each weighted by its stack's events.
@@ -251,10 +259,4 @@ fn summaries(profile: &Profile, advice: &HashMap<ObjectId, &str>) -> Vec<ObjectS
         .collect();
     summaries.sort_by(|left, right| right.frames.cmp(&left.frames).then_with(|| left.path.cmp(&right.path)));
     summaries
-}
-
-/// The outcome a chain's marker word stands for; an unknown code is a chain that was not understood.
-#[must_use]
-pub fn marker_outcome(code: u64) -> Outcome {
-    Outcome::from_code(code).unwrap_or(Outcome::StackMissing)
 }

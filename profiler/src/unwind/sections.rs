@@ -59,7 +59,8 @@ pub(super) fn read(file: &File) -> Result<Sections, UnwindError> {
     let table = read_at(header.e_shoff(endian), count * size_of::<Section>())?;
     let (headers, _) = object::pod::slice_from_bytes::<Section>(&table, count).map_err(|()| UnwindError::NoElf)?;
     let names = match headers.get(usize::from(header.e_shstrndx(endian).0)) {
-        Some(section) if section.sh_size(endian) <= MAX_NAMES => {
+        Some(section) if section.sh_size(endian) <= MAX_NAMES =>
+        {
             #[expect(clippy::cast_possible_truncation, reason = "bounded just above")]
             read_at(section.sh_offset(endian), section.sh_size(endian) as usize)?
         }

@@ -102,6 +102,8 @@ pub(crate) fn capture() -> Capture {
         truncated: reasons(&[(Outcome::NoFramePointer, 31), (Outcome::RingFull, 11)]),
         lost: reasons(&[(Outcome::MapFull, 3)]),
         not_delivered: f64::from(1300) + 0.1 + 0.2 - 1299.0,
+        periods: 2_600,
+        idle_periods: 1_290,
         user: ChainAccounting {
             complete: 1192,
             truncated: reasons(&[(Outcome::NoFramePointer, 31)]),
