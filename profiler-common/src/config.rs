@@ -146,9 +146,45 @@ pub struct Process {
     pub flags: u32,
     /// Programs it had executed when it was forked; [`UNKNOWN_EXEC_COUNT`] when it was not forked while we looked.
     pub first_exec_count: u32,
+    /// Index of its first entry in the `MAPPINGS` map.
+    pub first_mapping: u32,
+    /// Entries it has there.
+    pub mappings: u32,
     /// Zero.
     pub reserved: u32,
 }
+
+/// An executable mapping as the walk needs it: an entry of the `MAPPINGS` map. Those of a process are a run, ascending.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingEntry {
+    /// First address.
+    pub start: u64,
+    /// Address past the last.
+    pub end: u64,
+    /// What to take off an address to get the virtual address that the object's table is made for.
+    pub bias: u64,
+    /// Number of the table's first page.
+    pub first_page: u32,
+    /// Pages of the table; 0 for a mapping without one, in which frame pointers are followed.
+    pub pages: u32,
+    /// The shard that the table's pages are in.
+    pub shard: u32,
+    /// Index of the first of these pages' words there.
+    pub pages_at: u32,
+}
+
+/// Words in a shard: 1 MiB.
+pub const SHARD_WORDS: usize = 1 << 18;
+
+/// Shards at most: 1 GiB.
+pub const MAX_SHARDS: usize = 1024;
+
+/// Bits of a row's index in a page's first word; the shard it is in is above them.
+pub const ROW_INDEX_BITS: u32 = 18;
+
+/// Steps that find any mapping of a process: up to 65,536 of them.
+pub const MAPPING_SEARCH_STEPS: usize = 17;
 
 /// No process has executed so many programs.
 pub const UNKNOWN_EXEC_COUNT: u32 = u32::MAX;

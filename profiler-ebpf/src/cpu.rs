@@ -4,6 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
+use profiler_common::config::Process;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 
@@ -41,8 +42,8 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         return;
     };
     counters.missed += missed(&task);
-    let generation = match task.wanted() {
-        Wanted::Yes(generation) => generation,
+    let process = match task.wanted() {
+        Wanted::Yes(process) => process,
         Wanted::No => {
             counters.filtered += 1;
             return;
@@ -54,7 +55,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
     };
     let outcomes = match claim() {
         Some(scratch) => {
-            let outcomes = sample(context, window, &task, generation, period, scratch);
+            let outcomes = sample(context, window, &task, process.as_ref(), period, scratch);
             scratch.claimed = 0;
             outcomes
         }
@@ -103,12 +104,12 @@ fn sample(
     context: &PerfEventContext,
     window: &Window,
     task: &Task,
-    generation: u32,
+    process: Option<&Process>,
     period: u64,
     scratch: &mut Scratch,
 ) -> Outcomes {
     aggregate::prepare(scratch, window);
-    let user = stack::user(task, scratch);
+    let user = stack::user(task, process, scratch);
     let kernel = if stack::in_user_mode(context.as_ptr().cast::<u8>().cast_const()) {
         Chain::EMPTY
     } else {
@@ -122,7 +123,7 @@ fn sample(
         pid: task.pid,
         tid: task.tid,
         exec_count: task.exec_count(),
-        generation,
+        generation: process.map_or(0, |process| process.generation),
         origin: Origin::Cpu as u16,
         reason: 0,
         reserved: 0,

@@ -1,10 +1,12 @@
 //! Every map: key, value, who writes, who reads. User space sets the capacities before the load.
 
-use aya_ebpf::macros::map;
+use aya_ebpf::btf_maps;
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use profiler_common::config::{Control, InFlight, Process};
+use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{ORIGINS, RecordKey, RecordValue, StackRecord};
+use profiler_common::unwind::{MAX_RULES, Rule};
 
 use crate::unwind::Walk;
 
@@ -50,6 +52,24 @@ pub(crate) static RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// Processes by pid. Written by user space and by `process`, read by every probe.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(1, NO_PREALLOC);
+
+/// Executable mappings, a run of them for each process. Written by user space, read by `unwind`.
+#[map]
+pub(crate) static MAPPINGS: Array<MappingEntry> = Array::with_max_entries(1, 0);
+
+/// Rules that do not fit a row. Written by user space, read by `unwind`.
+#[map]
+pub(crate) static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES as u32, 0);
+
+/// A piece of the unwind tables: pages of two words each and rows of one.
+#[repr(C)]
+pub(crate) struct Shard {
+    pub(crate) words: [u32; SHARD_WORDS],
+}
+
+/// The unwind tables. Shards are added by user space as they are needed, and none is taken away while programs run.
+#[btf_map]
+pub(crate) static SHARDS: btf_maps::ArrayOfMaps<btf_maps::Array<Shard, 1>, MAX_SHARDS> = btf_maps::ArrayOfMaps::new();
 
 /// Children of a target that found [`PROCESSES`] full. Written by `process`, read by user space.
 #[map]

@@ -1,18 +1,22 @@
 //! Both chains of the running task, into the scratch space, with the hash each is known by.
 
 use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_task_pt_regs};
+use profiler_common::config::Process;
 use profiler_common::counters::Outcome;
 use profiler_common::event::{
     FrameWord, HASH_SEED, MAX_KERNEL_FRAMES, MAX_STACK_WORDS, MAX_USER_FRAMES, StackRecord, finish_hash, hash_word,
 };
+use profiler_common::unwind::Registers;
 
 use crate::maps::Scratch;
 use crate::task::Task;
-use crate::unwind::{self, Walk};
+use crate::unwind;
 
 /// Registers of a task at its entry into the kernel. Source: `struct pt_regs`, arch/x86/include/asm/ptrace.h.
 mod offset {
     pub(super) const RBP: usize = 32;
+    pub(super) const RBX: usize = 40;
+    pub(super) const R10: usize = 56;
     pub(super) const RIP: usize = 128;
     pub(super) const CS: usize = 136;
     pub(super) const RSP: usize = 152;
@@ -75,7 +79,7 @@ pub(crate) fn kernel(context: *mut core::ffi::c_void, record: &mut StackRecord) 
 
 /// Walks the user chain from the registers the task entered the kernel with.
 #[inline(always)]
-pub(crate) fn user(task: &Task, scratch: &mut Scratch) -> Chain {
+pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch) -> Chain {
     if task.is_kernel_thread() {
         return Chain::EMPTY;
     }
@@ -84,27 +88,35 @@ pub(crate) fn user(task: &Task, scratch: &mut Scratch) -> Chain {
     }
     // SAFETY: the helper takes a task pointer the verifier knows.
     let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
-    // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
-    let (ip, segment, sp, fp) = unsafe {
-        (
-            *registers.add(offset::RIP).cast::<u64>(),
-            *registers.add(offset::CS).cast::<u64>(),
-            *registers.add(offset::RSP).cast::<u64>(),
-            *registers.add(offset::RBP).cast::<u64>(),
-        )
-    };
+    macro_rules! register {
+        ($name:ident) => {
+            // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
+            unsafe { *registers.add(offset::$name).cast::<u64>() }
+        };
+    }
+    let segment = register!(CS);
     if segment & USER_MODE != USER_MODE {
         // A task that has not been to user space yet, such as one between fork and its first return.
         return Chain::EMPTY;
     }
+    let ip = register!(RIP);
     let leaf = FrameWord::Native(ip).to_word();
     scratch.user.words[0] = leaf;
-    let outcome = Outcome::CompatCode as u64;
-    scratch.walk = Walk { sp, fp, length: 1, hash: hash_word(HASH_SEED, leaf), outcome };
+    let walk = &mut scratch.walk;
+    walk.registers = Registers { ip, sp: register!(RSP), fp: register!(RBP), bx: register!(RBX), r10: register!(R10) };
+    walk.length = 1;
+    walk.hash = hash_word(HASH_SEED, leaf);
+    walk.outcome = Outcome::CompatCode as u64;
+    walk.exact = 1;
+    walk.first_mapping = process.map_or(0, |process| process.first_mapping);
+    walk.mappings = process.map_or(0, |process| process.mappings);
+    // No address is in it: the first frame looks its mapping up.
+    walk.mapping.start = 1;
+    walk.mapping.end = 0;
     if segment != COMPAT_CODE_SEGMENT {
-        unwind::by_frame_pointer(scratch);
+        unwind::walk(scratch);
     }
-    let Walk { length, hash, outcome, .. } = scratch.walk;
+    let (length, hash, outcome) = (scratch.walk.length, scratch.walk.hash, scratch.walk.outcome);
     finish(&mut scratch.user, length as usize, hash, outcome)
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_ns_current_pid_tgid, bpf_probe_read_kernel,
 };
 use core::mem::MaybeUninit;
-use profiler_common::config::{Filter, PROCESS_AWAITS_EXEC, PROCESS_TARGET};
+use profiler_common::config::{Filter, PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process};
 use profiler_common::event::COMM_LEN;
 
 use crate::config::config;
@@ -27,8 +27,8 @@ pub(crate) struct Task {
 
 /// What a hit on the running task is for the accounting.
 pub(crate) enum Wanted {
-    /// A sample; with the process's mapping generation.
-    Yes(u32),
+    /// A sample; with what is known of the process.
+    Yes(Option<Process>),
     /// Not asked for.
     No,
     /// The idle task.
@@ -107,12 +107,12 @@ impl Task {
         if filter == Filter::Processes as u32 {
             return match process {
                 Some(process) if process.flags & (PROCESS_TARGET | PROCESS_AWAITS_EXEC) == PROCESS_TARGET => {
-                    Wanted::Yes(process.generation)
+                    Wanted::Yes(Some(process))
                 }
                 _ => Wanted::No,
             };
         }
-        Wanted::Yes(process.map_or(0, |process| process.generation))
+        Wanted::Yes(process)
     }
 
     /// Whether the thread or its process has the name asked for.

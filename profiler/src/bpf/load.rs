@@ -7,12 +7,15 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, Process, TaskOffsets};
+use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
+use profiler_common::unwind::Rule;
 
 use super::BpfError;
 use super::drain::Generation;
+use super::tables::{PlacedTable, Run, TableMaps};
+use crate::unwind::Table;
 
 /// The object that was built from profiler-ebpf, in memory aligned as its sections ask.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/profiler.bpf.o");
@@ -50,12 +53,16 @@ pub struct Limits {
     pub ring_bytes: u32,
     /// Processes followed at once.
     pub processes: u32,
+    /// Executable mappings known to the unwinder at once, of all processes.
+    pub mappings: u32,
+    /// Unwind tables, MiB.
+    pub table_shards: usize,
 }
 
 impl Default for Limits {
     /// About 9 MB: 8,192 records are what two busy CPUs make of 10 s at 99 Hz if no two samples are alike.
     fn default() -> Self {
-        Self { records: 8_192, ring_bytes: 4 << 20, processes: 16_384 }
+        Self { records: 8_192, ring_bytes: 4 << 20, processes: 16_384, mappings: 32_768, table_shards: 64 }
     }
 }
 
@@ -70,6 +77,8 @@ impl Plain for Control {}
 impl Plain for Counters {}
 impl Plain for InFlight {}
 impl Plain for Process {}
+impl Plain for MappingEntry {}
+impl Plain for Rule {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -85,6 +94,7 @@ pub struct Kernel {
     pub(super) generations: [Generation; 2],
     pub(super) current: usize,
     processes: HashMap<MapData, u32, Shared<Process>>,
+    tables: TableMaps,
     children_missed: Array<MapData, u64>,
     /// Keeps the kernel's run-time statistics on.
     _statistics: Option<OwnedFd>,
@@ -114,6 +124,7 @@ impl Kernel {
             .map_max_entries("SENT_0", limits.records)
             .map_max_entries("SENT_1", limits.records)
             .map_max_entries("RING", limits.ring_bytes)
+            .map_max_entries("MAPPINGS", limits.mappings)
             .map_max_entries("PROCESSES", limits.processes);
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -121,6 +132,12 @@ impl Kernel {
             Generation::new(take(&mut ebpf, "RECORDS_0")?, take(&mut ebpf, "SENT_0")?)?,
             Generation::new(take(&mut ebpf, "RECORDS_1")?, take(&mut ebpf, "SENT_1")?)?,
         ];
+        let tables = TableMaps::new(
+            take(&mut ebpf, "SHARDS")?,
+            typed(&mut ebpf, "MAPPINGS")?,
+            typed(&mut ebpf, "RULES")?,
+            limits.table_shards,
+        )?;
         Ok(Self {
             control: typed(&mut ebpf, "CONTROL")?,
             in_flight: typed(&mut ebpf, "IN_FLIGHT")?,
@@ -128,6 +145,7 @@ impl Kernel {
             fill: typed(&mut ebpf, "FILL")?,
             ring: typed(&mut ebpf, "RING")?,
             processes: typed(&mut ebpf, "PROCESSES")?,
+            tables,
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
             current: 0,
@@ -179,6 +197,43 @@ impl Kernel {
     /// When there are too many.
     pub fn set_process(&mut self, pid: u32, process: Process) -> Result<(), BpfError> {
         self.processes.insert(pid, Shared(process), 0).map_err(|error| BpfError::map("add to", "PROCESSES", error))
+    }
+
+    /// Places an unwind table; `None` when there is no room for it.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be made or written.
+    pub fn place_table(&mut self, table: &Table) -> Result<Option<PlacedTable>, BpfError> {
+        self.tables.place(table)
+    }
+
+    /// Writes the dictionary's new rules, before any table that refers to them.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn write_rules(&mut self, rules: &[Rule]) -> Result<(), BpfError> {
+        self.tables.write_rules(rules)
+    }
+
+    /// Writes a process's mappings aside; `None` when there is no room for them.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn add_mappings(&mut self, entries: &[MappingEntry]) -> Result<Option<Run>, BpfError> {
+        self.tables.add_run(entries)
+    }
+
+    /// Gives mappings back that no process's entry refers to any more.
+    pub fn retire_mappings(&mut self, run: Run) {
+        self.tables.retire(run);
+    }
+
+    /// Ends a window of the unwinder's maps: what was given back in the one before may be used again.
+    pub fn end_table_window(&mut self) {
+        self.tables.end_window();
     }
 
     /// What the programs know of a process.

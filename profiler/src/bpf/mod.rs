@@ -10,6 +10,7 @@ mod load;
 mod perf;
 mod probe;
 mod sampler;
+mod tables;
 
 pub use drain::{Drained, Stacks};
 pub use error::BpfError;
@@ -18,3 +19,4 @@ pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};
 pub use probe::{Check, Verdict, checks};
 pub use sampler::{Counts, Sampler, SamplingEvent, max_sample_rate, online_cpus};
+pub use tables::{PlacedTable, Run};

@@ -93,7 +93,7 @@ fn map_types() -> Check {
 
 fn sampling_program() -> Check {
     const NAME: &str = "sampling program";
-    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64 };
+    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1 };
     let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id())
         .and_then(|mut kernel| kernel.load_sampling_program().map(drop));
     match loaded {

@@ -8,6 +8,7 @@ mod place;
 mod processes;
 mod record;
 mod target;
+mod unwinding;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use record::{Progress, Recording, record};

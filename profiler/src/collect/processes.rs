@@ -64,6 +64,8 @@ pub(super) enum Change {
     Generation(u32, u32),
     /// A process of the tree has forked this one.
     Forked(u32),
+    /// A process has other mappings than before.
+    Mapped(u32),
 }
 
 /// The processes.
@@ -75,6 +77,8 @@ pub(super) struct Processes {
     /// Perf maps by process number, each opened while the process lived.
     pub(super) perf_maps: Vec<Option<File>>,
     perf_map_pids: Vec<u32>,
+    /// Processes whose mappings were read from /proc, and nobody was told of.
+    added: Vec<u32>,
     /// Lifecycle events that were lost.
     pub(super) events_lost: u64,
     /// Executable mappings that were left out of a process's list.
@@ -95,6 +99,7 @@ impl Processes {
             objects: ObjectTable::default(),
             perf_maps: Vec::new(),
             perf_map_pids: Vec::new(),
+            added: Vec::new(),
             events_lost: 0,
             mappings_left_out: 0,
         }
@@ -118,7 +123,13 @@ impl Processes {
         }
         let process = self.table.entry(pid).or_insert_with(|| Process::new(Vec::new(), None, 0));
         process.images.push(Image::new(process.generation, mappings));
+        self.added.push(pid);
         Ok(())
+    }
+
+    /// Processes that were added since the last call.
+    pub(super) fn take_added(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.added)
     }
 
     /// Pids of those that have not exited.
@@ -129,11 +140,21 @@ impl Processes {
     /// Takes events in, in their order; returns what changed.
     pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> Vec<Change> {
         let mut changed = Vec::new();
+        let mut mapped = BTreeSet::new();
         for event in events {
             match event {
-                LifecycleEvent::Fork { pid, parent } => changed.extend(self.fork(pid, parent)),
-                LifecycleEvent::Exec { pid } => self.exec(pid),
-                LifecycleEvent::Map { pid, mapping } => changed.extend(self.map(pid, mapping)),
+                LifecycleEvent::Fork { pid, parent } => {
+                    changed.extend(self.fork(pid, parent));
+                    mapped.insert(pid);
+                }
+                LifecycleEvent::Exec { pid } => {
+                    self.exec(pid);
+                    mapped.insert(pid);
+                }
+                LifecycleEvent::Map { pid, mapping } => {
+                    changed.extend(self.map(pid, mapping));
+                    mapped.insert(pid);
+                }
                 LifecycleEvent::Exit { pid } => {
                     if let Some(process) = self.table.get_mut(&pid) {
                         process.exited = true;
@@ -144,10 +165,12 @@ impl Processes {
                     let alive: Vec<u32> = self.alive().collect();
                     for pid in alive {
                         changed.extend(self.rescan(pid));
+                        mapped.insert(pid);
                     }
                 }
             }
         }
+        changed.extend(mapped.into_iter().filter(|pid| self.table.contains_key(pid)).map(Change::Mapped));
         changed
     }
 
@@ -162,6 +185,12 @@ impl Processes {
         let child = Process::new(parent.images.last().cloned().into_iter().collect(), first, parent.generation);
         self.table.insert(pid, child);
         (self.interest == Interest::Tree).then_some(Change::Forked(pid))
+    }
+
+    /// What a process maps now, and the objects behind it.
+    pub(super) fn mappings(&mut self, pid: u32) -> Option<(Arc<Mappings>, &mut ObjectTable)> {
+        let snapshot = self.table.get(&pid)?.images.last()?.snapshots.last()?;
+        Some((Arc::clone(&snapshot.mappings), &mut self.objects))
     }
 
     /// Sets the exec count that a process began with, which the programs know exactly.
@@ -351,10 +380,11 @@ mod tests {
         const PID: u32 = 1 << 30;
         let mut processes = Processes::new(Interest::Everybody);
         processes.apply(vec![LifecycleEvent::Exec { pid: PID }]);
-        assert!(processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("first") }]).is_empty());
+        let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("first") }]);
+        assert_eq!(changed, [Change::Mapped(PID)]);
         processes.learn_exec_counts(&HashMap::from([(PID, BTreeSet::from([5]))]));
         let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("second") }]);
-        assert_eq!(changed, [Change::Generation(PID, 1)]);
+        assert_eq!(changed, [Change::Generation(PID, 1), Change::Mapped(PID)]);
         processes.apply(vec![
             LifecycleEvent::Fork { pid: PID + 1, parent: PID },
             LifecycleEvent::Exec { pid: PID },

@@ -18,6 +18,7 @@ use super::host::{host, own_usage, raise_file_limit};
 use super::place::{MissingChains, place_window};
 use super::processes::{Change, Interest, Processes};
 use super::target::{RecordConfig, TargetSelection};
+use super::unwinding::Unwinding;
 use crate::bpf::{Counts, Kernel, Lifecycle, Limits, Sampler, SamplingEvent, Selection, map_bytes};
 use crate::process;
 use crate::profile::{Accounting, Capture, Index, OriginSummary, Overhead, RawProfile, SCHEMA_VERSION, Target};
@@ -68,21 +69,23 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     let mut targets = Targets::find(config, &mut kernel)?;
     let target = config.target.describe(targets.held.as_ref().map(|held| held.pid));
-    let mut sampler = Sampler::start(event, config.rate_hz, program)?;
-    let (started, started_at) = (Instant::now(), SystemTime::now());
-    let command = targets.held.take().map(HeldCommand::release).transpose()?;
     let mut session = Session {
         kernel,
         lifecycle,
         limits: config.limits,
         processes: targets.processes,
+        unwinding: Unwinding::default(),
         roots: targets.roots,
         profile: RawProfile::new(Origin::Cpu),
         missing: MissingChains::default(),
         unsettled: 0,
-        command,
+        command: None,
         ends_with_target: matches!(config.target, TargetSelection::Processes { .. } | TargetSelection::Command(_)),
     };
+    session.publish_added()?;
+    let mut sampler = Sampler::start(event, config.rate_hz, program)?;
+    let (started, started_at) = (Instant::now(), SystemTime::now());
+    session.command = targets.held.take().map(HeldCommand::release).transpose()?;
     let interrupted = session.run(&mut sampler, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
     progress(Progress { elapsed: duration, samples: session.profile.events(), stage: Some("naming frames") });
@@ -91,8 +94,14 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
 }
 
 /// A process that is sampled.
-const TARGET_PROCESS: Process =
-    Process { generation: 0, flags: PROCESS_TARGET, first_exec_count: UNKNOWN_EXEC_COUNT, reserved: 0 };
+const TARGET_PROCESS: Process = Process {
+    generation: 0,
+    flags: PROCESS_TARGET,
+    first_exec_count: UNKNOWN_EXEC_COUNT,
+    first_mapping: 0,
+    mappings: 0,
+    reserved: 0,
+};
 
 /// A process of which only the generation matters.
 const UNLISTED_PROCESS: Process = Process { flags: 0, ..TARGET_PROCESS };
@@ -153,7 +162,11 @@ impl Targets {
                 targets.roots.push(held.pid);
                 targets.held = Some(held);
             }
-            TargetSelection::Cgroup(_) | TargetSelection::Comm(_) | TargetSelection::Host => {}
+            TargetSelection::Cgroup(_) | TargetSelection::Comm(_) | TargetSelection::Host => {
+                for pid in process::all() {
+                    targets.processes.add(pid)?;
+                }
+            }
         }
         Ok(targets)
     }
@@ -165,6 +178,7 @@ struct Session {
     lifecycle: Lifecycle,
     limits: Limits,
     processes: Processes,
+    unwinding: Unwinding,
     roots: Vec<u32>,
     profile: RawProfile,
     missing: MissingChains,
@@ -219,7 +233,7 @@ impl Session {
                 Wake::Signal => return Ok(true),
                 Wake::Deadline => return Ok(false),
                 Wake::Lifecycle => {
-                    let changed = self.read_lifecycle();
+                    let changed = self.read_lifecycle()?;
                     if changed && self.ended() {
                         return Ok(false);
                     }
@@ -243,36 +257,61 @@ impl Session {
     }
 
     /// Takes lifecycle events in; returns whether there were any.
-    fn read_lifecycle(&mut self) -> bool {
+    fn read_lifecycle(&mut self) -> Result<bool> {
         let events = self.lifecycle.read();
         let some = !events.is_empty();
         let changed = self.processes.apply(events);
-        self.publish(changed);
-        some
+        self.publish(changed)?;
+        Ok(some)
     }
 
     /// Tells the programs what changed, and learns from them what they know better.
-    fn publish(&mut self, changes: Vec<Change>) {
+    fn publish(&mut self, changes: Vec<Change>) -> Result<()> {
         for change in changes {
-            let (pid, known) = match change {
-                Change::Generation(pid, _) | Change::Forked(pid) => (pid, self.kernel.process(pid)),
-            };
+            let (Change::Generation(pid, _) | Change::Forked(pid) | Change::Mapped(pid)) = change;
+            let known = self.kernel.process(pid);
             if let Some(process) = known
                 && process.first_exec_count != UNKNOWN_EXEC_COUNT
             {
                 self.processes.set_first_exec_count(pid, process.first_exec_count);
             }
-            let process = match (change, known) {
-                (Change::Generation(_, generation), known) => {
-                    Process { generation, ..known.unwrap_or(UNLISTED_PROCESS) }
+            match change {
+                Change::Generation(_, generation) => {
+                    self.set_process(pid, Process { generation, ..known.unwrap_or(UNLISTED_PROCESS) });
                 }
-                (Change::Forked(_), Some(_)) => continue,
                 // Inside a pid namespace the programs cannot list it themselves.
-                (Change::Forked(_), None) => TARGET_PROCESS,
-            };
-            // A process that does not fit keeps generation 0: its addresses are looked up in what is known of it.
-            let _ = self.kernel.set_process(pid, process);
+                Change::Forked(_) if known.is_none() => self.set_process(pid, TARGET_PROCESS),
+                Change::Forked(_) => {}
+                Change::Mapped(_) => self.publish_mappings(pid, known.unwrap_or(UNLISTED_PROCESS))?,
+            }
         }
+        Ok(())
+    }
+
+    /// Gives the programs the mappings of processes that were there before we looked.
+    fn publish_added(&mut self) -> Result<()> {
+        for pid in self.processes.take_added() {
+            let known = self.kernel.process(pid).unwrap_or(UNLISTED_PROCESS);
+            self.publish_mappings(pid, known)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the programs a process's mappings, with the tables of their objects.
+    fn publish_mappings(&mut self, pid: u32, known: Process) -> Result<()> {
+        let Some((mappings, objects)) = self.processes.mappings(pid) else { return Ok(()) };
+        let run = self.unwinding.update(&mut self.kernel, pid, mappings.iter(), objects)?;
+        if let Some(run) = run {
+            // The flags may have changed while the tables were made.
+            let flags = self.kernel.process(pid).map_or(known.flags, |process| process.flags);
+            self.set_process(pid, Process { flags, first_mapping: run.first, mappings: run.length, ..known });
+        }
+        Ok(())
+    }
+
+    fn set_process(&mut self, pid: u32, process: Process) {
+        // A process that does not fit is walked by frame pointer, and its addresses looked up in what is known of it.
+        let _ = self.kernel.set_process(pid, process);
     }
 
     /// Learns the exec count of the command that was started: the programs saw its exec.
@@ -298,14 +337,17 @@ impl Session {
 
     fn end_window(&mut self) -> Result<()> {
         let drained = self.kernel.drain()?;
-        self.read_lifecycle();
+        self.read_lifecycle()?;
         self.learn_command();
         self.unsettled += u64::from(drained.unsettled);
         let missing = place_window(&drained, &mut self.processes, &mut self.profile);
         self.missing.merge(&missing);
+        self.publish_added()?;
         for pid in self.processes.end_window() {
             self.kernel.remove_process(pid);
+            self.unwinding.forget(&mut self.kernel, pid);
         }
+        self.kernel.end_table_window();
         Ok(())
     }
 

@@ -12,6 +12,13 @@ pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()
 }
 
+/// Every process there is.
+#[must_use]
+pub fn all() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// Whether a process with this pid still runs: a zombie that its parent has not waited for does not.
 #[must_use]
 pub fn is_running(pid: u32) -> bool {
