@@ -213,6 +213,8 @@ impl Session {
         };
         let ring = watch(self.kernel.ring_descriptor())?;
         let lifecycle: Vec<_> = self.lifecycle.descriptors().map(watch).collect::<std::io::Result<_>>()?;
+        // What came before the descriptors were watched wakes nobody.
+        self.read_lifecycle()?;
         let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Without a limit, a deadline that no recording reaches.
