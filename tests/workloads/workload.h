@@ -18,7 +18,11 @@
 
 /* Makes a function set up its frame pointer: gcc leaves that out of leaf functions whatever it is told, and a chain of
  * frame pointers then misses their callers. */
+#ifdef WITHOUT_FRAME_POINTERS
+#define OWN_FRAME()
+#else
 #define OWN_FRAME() __asm__ volatile("" : : "r"(__builtin_frame_address(0)))
+#endif
 
 /* Iterations of the loops below in one call: some 0.5 ms. */
 #define CHUNK 400000ull

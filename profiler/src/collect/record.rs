@@ -164,7 +164,8 @@ impl Targets {
             }
             TargetSelection::Cgroup(_) | TargetSelection::Comm(_) | TargetSelection::Host => {
                 for pid in process::all() {
-                    targets.processes.add(pid)?;
+                    // One that may not be read is walked by frame pointer; it is tried again when it has a sample.
+                    let _ = targets.processes.add(pid);
                 }
             }
         }

@@ -11,3 +11,4 @@ mod record_cpu;
 mod record_errors;
 mod record_symbols;
 mod record_targets;
+mod record_unwinding;

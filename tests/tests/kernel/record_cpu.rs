@@ -13,16 +13,18 @@ const PARTS: [&str; 3] = ["hot50", "hot30", "hot20"];
 const TOLERANCE: f64 = 0.02;
 
 /// How a workload's functions are called in its profile.
-struct Names {
+pub(crate) struct Names {
     /// One of [`PARTS`].
-    part: fn(&str) -> String,
+    pub(crate) part: fn(&str) -> String,
     /// A caller, 1 to 20.
-    caller: fn(u32) -> String,
-    main: &'static str,
+    pub(crate) caller: fn(u32) -> String,
+    pub(crate) main: &'static str,
 }
 
 /// Runs a `split` workload from its first instruction to its end and checks shares and stacks.
-fn check_split(workload: &Workload, seconds: u32, names: &Names) -> Captured {
+///
+/// `least`: share of the program's own samples that have all callers.
+pub(crate) fn check_split(workload: &Workload, seconds: u32, names: &Names, least: f64) -> Captured {
     let captured = Record::new().rate(999).program(&workload.build(), &[&seconds.to_string()]).run();
     let truth = captured.truth();
     let spent_ns = |part: &str| truth[part].as_f64().expect("a time");
@@ -41,8 +43,8 @@ fn check_split(workload: &Workload, seconds: u32, names: &Names) -> Captured {
     chain.insert(0, names.main.to_owned());
     let whole_chains = captured.share(own_leaf, |stack| stack.has_chain(&chain));
     println!("{:.2} % reach main, {:.2} % through all callers", reaching_main * 100.0, whole_chains * 100.0);
-    assert!(reaching_main >= 0.98, "{reaching_main} reach main\n{}", captured.folded());
-    assert!(whole_chains >= 0.98, "{whole_chains} have all callers\n{}", captured.folded());
+    assert!(reaching_main >= least, "{reaching_main} reach main\n{}", captured.folded());
+    assert!(whole_chains >= least, "{whole_chains} have all callers\n{}", captured.folded());
     // The samples as a whole are the CPU time, times the rate: nothing lost, nothing doubled.
     check_count(&captured, captured.count(in_program), all_ns, 999.0);
     captured
@@ -67,7 +69,7 @@ fn check_count(captured: &Captured, samples: u64, cpu_ns: f64, rate_hz: f64) {
 fn shares_and_stacks_of_a_c_program_are_right_and_pprof_agrees() {
     let Some(_kernel) = require_bpf() else { return };
     let names = Names { part: |part| part.to_owned(), caller: |number| format!("c{number:02}"), main: "main" };
-    let captured = check_split(&Workload::c("split"), 20, &names);
+    let captured = check_split(&Workload::c("split"), 20, &names, 0.98);
     let total = captured.total();
 
     let Some(top) = captured.go_pprof(&["-top", "-sample_index=samples", "-nodefraction=0"]) else { return };
@@ -97,7 +99,7 @@ fn shares_and_stacks_of_a_cpp_program_are_right() {
         caller: |number| format!("unsigned long work::chain<{number}>(work::Hot&, unsigned long)"),
         main: "main",
     };
-    check_split(&Workload::cpp("split").called("split-cpp"), 6, &names);
+    check_split(&Workload::cpp("split").called("split-cpp"), 6, &names, 0.98);
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn shares_and_stacks_of_a_rust_program_are_right() {
         caller: |number| format!("split_rs::c{number:02}"),
         main: "split_rs::main",
     };
-    check_split(&Workload::rust("split").called("split-rs"), 6, &names);
+    check_split(&Workload::rust("split").called("split-rs"), 6, &names, 0.98);
 }
 
 /// Time that the hypervisor ran others on this machine's CPUs, in seconds.
@@ -162,24 +164,6 @@ fn work_in_short_bursts_is_sampled_as_any_other() {
     let found = float(captured.count(|stack| stack.has("main")));
     println!("{found} samples, {expected:.0} expected");
     assert!((found / expected - 1.0).abs() < 0.12, "{found} for {expected}: {:#?}", captured.accounting);
-}
-
-#[test]
-fn stacks_cut_in_code_without_frame_pointers_say_so() {
-    let Some(_kernel) = require_bpf() else { return };
-    let target = Target::start(&Workload::c("burn").build(), &["30", "libc"]);
-    let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
-    // qsort uses the frame pointer as any register; its callback has the program's own frame above.
-    let in_libc = captured.count(|stack| !stack.has("burn_hot") && !stack.leaf().ends_with("_[k]"));
-    assert!(in_libc > 100, "{}", captured.folded());
-    let silent = captured.count(|stack| !stack.has("main") && stack.marker().is_none() && !stack.frames.is_empty());
-    assert_eq!(silent, 0, "cut without saying so:\n{}", captured.folded());
-    let cut = captured.count(|stack| !stack.has("main") && stack.has("[truncated: no_frame_pointer]"));
-    println!("{in_libc} samples in libc, {cut} of all cut there");
-    assert!(cut > 0, "{}", captured.folded());
-    assert!(captured.accounting.user.truncated["no_frame_pointer"] >= cut, "{:#?}", captured.accounting);
-    let own = |stack: &Stack| stack.user_leaf() == "burn_hot";
-    assert!(captured.share(own, |stack| stack.has_chain(&["main", "burn_caller", "burn_hot"])) >= 0.98);
 }
 
 #[test]
@@ -245,6 +229,10 @@ fn a_real_server_under_load_is_profiled() {
     assert!(captured.total() > 300, "{}", captured.folded());
     assert!(captured.by_pid().keys().all(|&pid| pid == server.pid()));
     assert!(captured.stacks.iter().all(|stack| stack.process == "redis-server"));
+    // Stripped, and without frame pointers: unwound by table to the start of the process.
+    let whole = float(captured.accounting.user.complete) / float(captured.accounting.user.total());
+    println!("{:.2} % of the user stacks are whole", whole * 100.0);
+    assert!(whole >= 0.99, "{:#?}", captured.accounting);
     // It reads and writes sockets: the kernel is on most stacks, and all of it has names.
     assert!(captured.count(|stack| stack.leaf().ends_with("_[k]")) > 100, "{}", captured.folded());
     let nameless = |frame: &String| frame.contains("+0x") && frame.ends_with("_[k]");
