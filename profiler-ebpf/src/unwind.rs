@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 use profiler_common::config::{MAPPING_SEARCH_STEPS, MappingEntry, ROW_INDEX_BITS, SHARD_WORDS};
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_USER_FRAMES, hash_word};
-use profiler_common::unwind::{PAGE_SHIFT, Packed, Registers, SEARCH_STEPS, Step, rule_of, start_of, step};
+use profiler_common::unwind::{PAGE_SHIFT, Packed, Registers, Step, find_row, rule_of, step};
 
 use crate::config::config;
 use crate::maps::{MAPPINGS, RULES, SHARDS, Scratch, Shard};
@@ -148,23 +148,9 @@ fn find_rule(scratch: &mut Scratch, pc: u64) -> Option<Packed> {
     let row_shard: &Shard = SHARDS.get_value(first >> ROW_INDEX_BITS, &0)?;
     let first = (first as usize) & (SHARD_WORDS - 1);
     let low = (address & 0xfff) as u32;
-    // As `profiler_common::unwind::find_row`, with the index masked where the verifier looks for it.
-    let (mut from, mut to) = (0_u32, count);
-    let mut found = None;
-    for _ in 0..SEARCH_STEPS {
-        if from >= to {
-            break;
-        }
-        let middle = (from + to) >> 1;
-        let row = row_shard.words[(first + middle as usize) & (SHARD_WORDS - 1)];
-        if start_of(row) <= low {
-            found = Some(row);
-            from = middle + 1;
-        } else {
-            to = middle;
-        }
-    }
-    found.map(rule_of)
+    // The mask shows the verifier that the index stays inside.
+    let row = |index: u32| Some(row_shard.words[(first + index as usize) & (SHARD_WORDS - 1)]);
+    find_row(count, low, row).map(rule_of)
 }
 
 /// Finds the mapping an address is in, and keeps it for the next frame.

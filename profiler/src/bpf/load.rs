@@ -343,7 +343,7 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
 }
 
 /// Whether programs can use `bpf_loop`.
-fn has_loop() -> bool {
+pub(super) fn has_loop() -> bool {
     let supported = aya::sys::is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_loop);
     supported.unwrap_or(false)
 }

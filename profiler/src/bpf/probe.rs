@@ -55,6 +55,7 @@ pub fn checks() -> Vec<Check> {
         kernel_types(),
         map_types(),
         sampling_program(),
+        unwinding(),
         sampling_event(),
         sample_rate(),
         following_processes(),
@@ -101,6 +102,19 @@ fn sampling_program() -> Check {
         Err(error) => {
             Check::missing(NAME, error.to_string(), "as the error says; Linux 5.15 or later has every helper it needs")
         }
+    }
+}
+
+fn unwinding() -> Check {
+    const NAME: &str = "unwinding";
+    if super::load::has_loop() {
+        Check::ok(NAME, "by table, in the kernel (bpf_loop)")
+    } else {
+        Check::degraded(
+            NAME,
+            "by frame pointer only: this kernel has no bpf_loop",
+            "run Linux 5.17 or later; until then stacks of code without frame pointers are cut",
+        )
     }
 }
 

@@ -73,6 +73,9 @@ pub(super) struct RecordArgs {
     /// Size of the stack buffer
     #[arg(long, value_name = "MB", default_value_t = 4, value_parser = parse_buffer)]
     pub(super) buffer_mb: u32,
+    /// Most memory for unwind tables
+    #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) table_mb: u16,
     /// Print what was recorded as JSON: the directory, the samples, the accounting
     #[arg(long)]
     pub(super) json: bool,

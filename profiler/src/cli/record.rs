@@ -85,7 +85,12 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
     };
     // There is one so far, and it is the default.
     let Event::Cpu = args.events.first().copied().unwrap_or(Event::Cpu);
-    let limits = Limits { records: args.map_entries, ring_bytes: args.buffer_mb << 20, ..Limits::default() };
+    let limits = Limits {
+        records: args.map_entries,
+        ring_bytes: args.buffer_mb << 20,
+        table_shards: usize::from(args.table_mb),
+        ..Limits::default()
+    };
     Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits }, name))
 }
 

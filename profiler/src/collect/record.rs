@@ -444,6 +444,9 @@ impl Session {
         warn(unsettled, format!("{unsettled} windows were drained while a program still wrote: a sample may be late"));
         warn(u64::from(cpus_changed), format!("{cpus_changed} CPUs came or went: samples of the moment are missing"));
         warn(left_out as u64, format!("{left_out} executable mappings were left out: a process has more than 65,536"));
+        for path in &self.unwinding.overflowed {
+            warnings.push(format!("no room for the unwind table of {path}: raise --table-mb; its frames are cut"));
+        }
         for failure in self.processes.objects.failures.iter().take(MAX_FAILURES_SHOWN) {
             warnings.push(failure.to_string());
         }
