@@ -179,6 +179,7 @@ enum Wake {
     Window,
     Ring,
     Lifecycle,
+    End,
     Deadline,
     Signal,
 }
@@ -199,6 +200,9 @@ impl Session {
         };
         let ring = watch(self.kernel.ring_descriptor())?;
         let lifecycle: Vec<_> = self.lifecycle.descriptors().map(watch).collect::<std::io::Result<_>>()?;
+        // The event of an exit comes before the process can be waited for: only this tells that it has ended.
+        let ends = self.roots.iter().filter_map(|&pid| process::end_of(pid));
+        let ends: Vec<_> = ends.map(|end| watch(Ok(end))).collect::<std::io::Result<_>>()?;
         let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Without a limit, a deadline that no recording reaches.
@@ -213,6 +217,7 @@ impl Session {
                 () = &mut deadline => Wake::Deadline,
                 _ = windows.tick() => Wake::Window,
                 ready = any_readable(&lifecycle) => { ready?; Wake::Lifecycle }
+                ready = any_readable(&ends) => { ready?; Wake::End }
                 ready = ring.readable() => { ready?.clear_ready(); Wake::Ring }
             };
             match wake {
@@ -221,6 +226,11 @@ impl Session {
                 Wake::Lifecycle => {
                     let changed = self.read_lifecycle();
                     if changed && self.ended() {
+                        return Ok(false);
+                    }
+                }
+                Wake::End => {
+                    if self.ended() {
                         return Ok(false);
                     }
                 }
