@@ -138,18 +138,18 @@ impl Targets {
                 if *children {
                     for pid in pids.iter().flat_map(|&pid| process::descendants_of(pid)) {
                         kernel.set_process(pid, TARGET_PROCESS)?;
-                        targets.processes.add(pid)?;
+                        targets.processes.add(pid);
                     }
                 }
                 for &pid in pids {
-                    targets.processes.add(pid)?;
+                    targets.processes.add(pid);
                 }
             }
             TargetSelection::Command(arguments) => {
                 let held = HeldCommand::start(arguments)?;
                 let flags = PROCESS_TARGET | PROCESS_AWAITS_EXEC;
                 kernel.set_process(held.pid, Process { flags, ..TARGET_PROCESS })?;
-                targets.processes.add(held.pid)?;
+                targets.processes.add(held.pid);
                 targets.roots.push(held.pid);
                 targets.held = Some(held);
             }
@@ -409,6 +409,12 @@ impl Session {
         warn(unsettled, format!("{unsettled} windows were drained while a program still wrote: a sample may be late"));
         warn(u64::from(cpus_changed), format!("{cpus_changed} CPUs came or went: samples of the moment are missing"));
         warn(left_out as u64, format!("{left_out} executable mappings were left out: a process has more than 65,536"));
+        if let [first, rest @ ..] = self.processes.unreadable.as_slice() {
+            let more = if rest.is_empty() { String::new() } else { format!(", and of {} more processes", rest.len()) };
+            warnings.push(format!(
+                "{first}{more}: user frames have no names; that needs CAP_SYS_PTRACE and no security module against it"
+            ));
+        }
         for failure in self.processes.objects.failures.iter().take(MAX_FAILURES_SHOWN) {
             warnings.push(failure.to_string());
         }
