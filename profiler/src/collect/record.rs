@@ -343,7 +343,7 @@ impl Session {
             ..Accounting::new(&counters, counts.expected(&counters))
         };
         warnings.extend(doubts(&accounting));
-        if bpf_runs == 0 {
+        if bpf_runs == 0 && counters.hits > 0 {
             warnings.push("the time inside the BPF programs was not measured: that needs CAP_SYS_ADMIN".to_owned());
         }
         let totals = profile.totals();
