@@ -28,6 +28,7 @@ pub(super) enum Command {
 #[derive(Debug, ClapArgs)]
 #[command(
     group(ArgGroup::new("target").required(true).args(["pids", "cgroup", "comm", "all_cpus", "command"])),
+    override_usage = "profiler record [OPTIONS] <-p PID... | --cgroup PATH | --comm NAME | -a | -- COMMAND ARG...>",
     after_help = "Examples: profiler record -d 10 -p 1234 · profiler record -F 499 -- ls -lR (the command after --)\n\n\
                   Exit code: 0; 2 when it could not run. With -- COMMAND the command's own, 128+n when signal n ended it, \
                   125 when the profiler failed, 126 or 127 when the command could not be executed."
@@ -42,18 +43,19 @@ pub(super) struct RecordArgs {
     /// Sample the processes of this cgroup (version 2) and those below it
     #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Option<PathBuf>,
-    /// Sample the processes and threads of this name
+    /// Sample the processes and threads of this name (at most 15 bytes)
     #[arg(long, value_name = "NAME")]
     pub(super) comm: Option<String>,
     /// Sample the whole host
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
-    /// What to record
+    /// What to record: cpu, the stacks on the CPUs
     #[arg(
         short = 'e',
         long = "events",
         value_name = "ORIGIN",
         value_enum,
+        hide_possible_values = true,
         value_delimiter = ',',
         default_value = "cpu"
     )]
@@ -61,16 +63,16 @@ pub(super) struct RecordArgs {
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
-    /// Samples a second on each CPU
+    /// Samples a second on each CPU, up to kernel.perf_event_max_sample_rate
     #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99)]
     pub(super) rate_hz: u64,
     /// Directory to write to, made when missing [default: profile-TARGET-TIME]
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
-    /// Records one window can hold
+    /// Distinct records one window can hold; raise it on `lost: map_full`
     #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(64..=4_194_304))]
     pub(super) map_entries: u32,
-    /// Size of the stack buffer
+    /// Size of the stack buffer, a power of two; raise it on `truncated: ring_full`
     #[arg(long, value_name = "MB", default_value_t = 4, value_parser = parse_buffer)]
     pub(super) buffer_mb: u32,
     /// Most memory for unwind tables

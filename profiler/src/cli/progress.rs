@@ -27,13 +27,14 @@ impl ProgressLine {
 
     /// Shows how far the recording is.
     pub(super) fn update(&self, progress: Progress) {
-        let elapsed = progress.elapsed.as_secs_f64();
+        // Whole seconds that have passed: never more than the duration by rounding.
+        let elapsed = progress.elapsed.as_secs();
         let of = match self.duration {
-            Some(duration) => format!(" of {:.0} s", duration.as_secs_f64()),
+            Some(duration) => format!(" of {} s", duration.as_secs_f64()),
             None => " s, Ctrl-C to stop".to_owned(),
         };
         let stage = progress.stage.map_or(String::new(), |stage| format!(" \u{b7} {stage}"));
-        self.bar.set_message(format!("sampling {elapsed:.0}{of} \u{b7} {} samples{stage}", progress.samples));
+        self.bar.set_message(format!("sampling {elapsed}{of} \u{b7} {} samples{stage}", progress.samples));
         self.bar.tick();
     }
 }

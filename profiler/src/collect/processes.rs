@@ -83,6 +83,8 @@ pub(super) struct Processes {
     pub(super) events_lost: u64,
     /// Executable mappings that were left out of a process's list.
     pub(super) mappings_left_out: usize,
+    /// Why the mappings of processes could not be read.
+    pub(super) unreadable: Vec<MappingsError>,
 }
 
 impl Image {
@@ -102,6 +104,7 @@ impl Processes {
             added: Vec::new(),
             events_lost: 0,
             mappings_left_out: 0,
+            unreadable: Vec::new(),
         }
     }
 
@@ -110,13 +113,15 @@ impl Processes {
         self.interest
     }
 
-    /// Adds a process that runs. One that has exited meanwhile is no error: it has no samples.
-    pub(super) fn add(&mut self, pid: u32) -> Result<(), MappingsError> {
-        let mappings = match read_mappings(pid) {
-            Ok(mappings) => mappings,
-            Err(MappingsError::Exited(_)) => Mappings::default(),
-            Err(error) => return Err(error),
-        };
+    /// Adds a process that runs. One that has exited meanwhile is no error, since it has no samples; nor is one whose
+    /// mappings may not be read, since its frames have addresses and kernel stacks all the same.
+    pub(super) fn add(&mut self, pid: u32) {
+        let mappings = read_mappings(pid).unwrap_or_else(|error| {
+            if matches!(error, MappingsError::Read(..)) {
+                self.unreadable.push(error);
+            }
+            Mappings::default()
+        });
         self.mappings_left_out += mappings.left_out;
         for mapping in mappings.iter() {
             self.objects.open(pid, mapping);
@@ -124,7 +129,6 @@ impl Processes {
         let process = self.table.entry(pid).or_insert_with(|| Process::new(Vec::new(), None, 0));
         process.images.push(Image::new(process.generation, mappings));
         self.added.push(pid);
-        Ok(())
     }
 
     /// Processes that were added since the last call.
@@ -240,8 +244,8 @@ impl Processes {
     /// `exec_counts`: those of each process. They are taken for the images' when there are as many of both.
     pub(super) fn learn_exec_counts(&mut self, exec_counts: &HashMap<u32, BTreeSet<u32>>) {
         for (pid, counts) in exec_counts {
-            if !self.table.contains_key(pid) && self.add(*pid).is_err() {
-                continue;
+            if !self.table.contains_key(pid) {
+                self.add(*pid);
             }
             if let Some(process) = self.table.get_mut(pid)
                 && process.first_exec_count.is_none()

@@ -147,25 +147,24 @@ impl Targets {
                 if *children {
                     for pid in pids.iter().flat_map(|&pid| process::descendants_of(pid)) {
                         kernel.set_process(pid, TARGET_PROCESS)?;
-                        targets.processes.add(pid)?;
+                        targets.processes.add(pid);
                     }
                 }
                 for &pid in pids {
-                    targets.processes.add(pid)?;
+                    targets.processes.add(pid);
                 }
             }
             TargetSelection::Command(arguments) => {
                 let held = HeldCommand::start(arguments)?;
                 let flags = PROCESS_TARGET | PROCESS_AWAITS_EXEC;
                 kernel.set_process(held.pid, Process { flags, ..TARGET_PROCESS })?;
-                targets.processes.add(held.pid)?;
+                targets.processes.add(held.pid);
                 targets.roots.push(held.pid);
                 targets.held = Some(held);
             }
             TargetSelection::Cgroup(_) | TargetSelection::Comm(_) | TargetSelection::Host => {
                 for pid in process::all() {
-                    // One that may not be read is walked by frame pointer; it is tried again when it has a sample.
-                    let _ = targets.processes.add(pid);
+                    targets.processes.add(pid);
                 }
             }
         }
@@ -194,6 +193,7 @@ enum Wake {
     Window,
     Ring,
     Lifecycle,
+    End,
     Deadline,
     Signal,
 }
@@ -214,6 +214,9 @@ impl Session {
         };
         let ring = watch(self.kernel.ring_descriptor())?;
         let lifecycle: Vec<_> = self.lifecycle.descriptors().map(watch).collect::<std::io::Result<_>>()?;
+        // The event of an exit comes before the process can be waited for: only this tells that it has ended.
+        let ends = self.roots.iter().filter_map(|&pid| process::end_of(pid));
+        let ends: Vec<_> = ends.map(|end| watch(Ok(end))).collect::<std::io::Result<_>>()?;
         // What came before the descriptors were watched wakes nobody.
         self.read_lifecycle()?;
         let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
@@ -230,6 +233,7 @@ impl Session {
                 () = &mut deadline => Wake::Deadline,
                 _ = windows.tick() => Wake::Window,
                 ready = any_readable(&lifecycle) => { ready?; Wake::Lifecycle }
+                ready = any_readable(&ends) => { ready?; Wake::End }
                 ready = ring.readable() => { ready?.clear_ready(); Wake::Ring }
             };
             match wake {
@@ -238,6 +242,11 @@ impl Session {
                 Wake::Lifecycle => {
                     let changed = self.read_lifecycle()?;
                     if changed && self.ended() {
+                        return Ok(false);
+                    }
+                }
+                Wake::End => {
+                    if self.ended() {
                         return Ok(false);
                     }
                 }
@@ -378,7 +387,7 @@ impl Session {
             ..Accounting::new(&counters, counts.expected(&counters))
         };
         warnings.extend(doubts(&accounting));
-        if bpf_runs == 0 {
+        if bpf_runs == 0 && counters.hits > 0 {
             warnings.push("the time inside the BPF programs was not measured: that needs CAP_SYS_ADMIN".to_owned());
         }
         let totals = profile.totals();
@@ -446,6 +455,12 @@ impl Session {
         warn(left_out as u64, format!("{left_out} executable mappings were left out: a process has more than 65,536"));
         for path in &self.unwinding.overflowed {
             warnings.push(format!("no room for the unwind table of {path}: raise --table-mb; its frames are cut"));
+        }
+        if let [first, rest @ ..] = self.processes.unreadable.as_slice() {
+            let more = if rest.is_empty() { String::new() } else { format!(", and of {} more processes", rest.len()) };
+            warnings.push(format!(
+                "{first}{more}: user frames have no names; that needs CAP_SYS_PTRACE and no security module against it"
+            ));
         }
         for failure in self.processes.objects.failures.iter().take(MAX_FAILURES_SHOWN) {
             warnings.push(failure.to_string());

@@ -9,7 +9,9 @@ mod object;
 mod object_table;
 mod perf_map;
 
-pub use identity::{all, children_of, command_name, descendants_of, exists, is_running, is_thread, pid_namespace};
+pub use identity::{
+    all, children_of, command_name, descendants_of, end_of, exists, is_running, is_thread, pid_namespace,
+};
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use object::{ObjectError, ObjectFile, Segment};

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use object::elf;
 use object::endian::LittleEndian;
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use thiserror::Error;
 
 use super::mapping::FileKey;
@@ -43,6 +44,8 @@ pub struct ObjectFile {
     pub build_id: String,
     /// Its executable segments.
     pub segments: Vec<Segment>,
+    /// The address ranges of its executable sections; empty when it has no section headers.
+    pub sections: Vec<Range<u64>>,
 }
 
 /// Why a file could not be used.
@@ -106,7 +109,26 @@ impl ObjectFile {
                 build_id = build_id_of(&notes).unwrap_or_default();
             }
         }
-        Ok(Self { file, path, build_id, segments })
+        // A file works without section headers.
+        type Section = elf::SectionHeader64<LittleEndian>;
+        let known = usize::from(header.e_shentsize(endian)) == size_of::<Section>();
+        let count = if known { usize::from(header.e_shnum(endian)) } else { 0 };
+        let table = read_at(header.e_shoff(endian), count * size_of::<Section>()).unwrap_or_default();
+        let headers = object::pod::slice_from_bytes::<Section>(&table, count);
+        let sections = headers.map(|(headers, _)| headers).unwrap_or_default().iter().filter_map(|header| {
+            let start = header.sh_addr(endian);
+            (header.sh_flags(endian).0 & elf::SHF_EXECINSTR.0 != 0)
+                .then(|| start..start.saturating_add(header.sh_size(endian)))
+        });
+        let sections = sections.collect();
+        Ok(Self { file, path, build_id, segments, sections })
+    }
+
+    /// Whether no section ends between two addresses of code, as far as the file tells.
+    #[must_use]
+    pub fn in_one_section(&self, first: u64, last: u64) -> bool {
+        let section = self.sections.iter().find(|section| section.contains(&first));
+        section.is_none_or(|section| section.contains(&last))
     }
 
     /// The virtual address, in the file's own terms, of a file offset.
@@ -198,6 +220,9 @@ mod tests {
         assert!(!object.build_id.is_empty());
         assert!(object.address_of(code - mapping.start + mapping.file_offset).is_some());
         assert_eq!(object.address_of(u64::MAX - 5), None);
+        let section = object.sections.first().unwrap();
+        assert!(object.in_one_section(section.start, section.end - 1));
+        assert!(!object.in_one_section(section.start, section.end));
     }
 
     #[test]

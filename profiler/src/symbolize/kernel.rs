@@ -11,5 +11,5 @@ use super::native::Native;
 /// be another kernel's.
 pub(super) fn names(native: &Native, addresses: &[u64]) -> Result<Names, String> {
     let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
-    native.look_up(&Source::Kernel(kernel), Input::AbsAddr(addresses), addresses)
+    native.look_up(&Source::Kernel(kernel), Input::AbsAddr(addresses), addresses, |_, _| true)
 }

@@ -33,15 +33,19 @@ impl Native {
     pub(super) fn names(&self, object: &ObjectFile, addresses: &[u64]) -> Result<Names, String> {
         let own = PathBuf::from(format!("/proc/self/fd/{}", object.file.as_raw_fd()));
         let path = debug_file_path(&object.build_id).filter(|path| path.is_file()).unwrap_or(own);
-        self.look_up(&Source::Elf(Elf::new(path)), Input::VirtOffset(addresses), addresses)
+        // A symbol without a size ends with its section at the latest: the stubs of the procedure linkage table, which
+        // have no symbols, are not part of the `_init` before them.
+        let covers = |symbol: &Sym<'_>, address| symbol.size.is_some() || object.in_one_section(symbol.addr, address);
+        self.look_up(&Source::Elf(Elf::new(path)), Input::VirtOffset(addresses), addresses, covers)
     }
 
-    /// Asks blazesym; a panic on a damaged file costs the names of that file.
+    /// Asks blazesym; a panic on a damaged file costs the names of that file. `covers`: whether a symbol may be believed.
     pub(super) fn look_up(
         &self,
         source: &Source<'_>,
         input: Input<&[u64]>,
         addresses: &[u64],
+        covers: impl Fn(&Sym<'_>, u64) -> bool,
     ) -> Result<Names, String> {
         let looked_up = catch_unwind(AssertUnwindSafe(|| self.symbolizer.symbolize(source, input)));
         let symbols = match looked_up {
@@ -50,8 +54,8 @@ impl Native {
             Err(_) => return Err("its symbols or debug information are damaged".to_owned()),
         };
         let named = addresses.iter().zip(symbols).filter_map(|(&address, symbol)| match symbol {
-            Symbolized::Sym(symbol) => Some((address, found(&symbol))),
-            Symbolized::Unknown(_) => None,
+            Symbolized::Sym(symbol) if covers(&symbol, address) => Some((address, found(&symbol))),
+            Symbolized::Sym(_) | Symbolized::Unknown(_) => None,
         });
         Ok(named.collect())
     }
