@@ -17,6 +17,8 @@ use super::mapping::FileKey;
 const MAX_PROGRAM_HEADERS: usize = 512;
 /// Bytes of one note segment that are read.
 const MAX_NOTE_BYTES: u64 = 64 * 1024;
+/// Size of a page on x86-64.
+const PAGE: u64 = 4096;
 /// Longest build ID that is taken: twice that of SHA-256.
 const MAX_BUILD_ID_BYTES: usize = 64;
 
@@ -134,10 +136,12 @@ impl ObjectFile {
     /// The virtual address, in the file's own terms, of a file offset.
     #[must_use]
     pub fn address_of(&self, file_offset: u64) -> Option<u64> {
+        // The kernel maps whole pages: a mapping may begin a little before the segment, and end a little after it.
         self.segments.iter().find_map(|segment| {
-            let inside = file_offset.checked_sub(segment.file_offset)?;
-            // The kernel maps whole pages, so that code may be reached a little past the segment's end.
-            (inside < segment.size.next_multiple_of(4096)).then(|| segment.address.wrapping_add(inside))
+            let first = segment.file_offset & !(PAGE - 1);
+            let end = segment.file_offset.checked_add(segment.size)?.checked_next_multiple_of(PAGE)?;
+            let address = segment.address.wrapping_sub(segment.file_offset & (PAGE - 1));
+            (first..end).contains(&file_offset).then(|| address.wrapping_add(file_offset - first))
         })
     }
 }
@@ -223,6 +227,22 @@ mod tests {
         let section = object.sections.first().unwrap();
         assert!(object.in_one_section(section.start, section.end - 1));
         assert!(!object.in_one_section(section.start, section.end));
+    }
+
+    #[test]
+    fn a_segment_that_does_not_begin_on_a_page_is_placed_from_the_page_on() {
+        let object = ObjectFile {
+            file: tempfile::tempfile().unwrap(),
+            path: String::new(),
+            build_id: String::new(),
+            // As lld lays programs out: Rust's, for one.
+            segments: vec![Segment { address: 0x176b0, file_offset: 0x166b0, size: 0x1000 }],
+        };
+        assert_eq!(object.address_of(0x16000), Some(0x17000));
+        assert_eq!(object.address_of(0x166b0), Some(0x176b0));
+        assert_eq!(object.address_of(0x17fff), Some(0x18fff));
+        assert_eq!(object.address_of(0x18000), None);
+        assert_eq!(object.address_of(0x15fff), None);
     }
 
     #[test]

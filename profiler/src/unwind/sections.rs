@@ -82,7 +82,7 @@ pub(super) fn read(file: &File) -> Result<Sections, UnwindError> {
             }
             _ => continue,
         };
-        let compressed = section.sh_flags(endian).0 & u64::from(elf::SHF_COMPRESSED.0) != 0;
+        let compressed = section.sh_flags(endian).0 & elf::SHF_COMPRESSED.0 != 0;
         if section.sh_type(endian) == elf::SHT_NOBITS || compressed {
             continue;
         }
