@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 /// Differences that are understood: part of a class's name, and why.
-const EXPLANATIONS: [(&str, &str); 2] = [
+const EXPLANATIONS: [(&str, &str); 3] = [
     (
         "BadUnwindRule",
         "the frame address is relative to a register that no table follows, as in longjmp and in the first and last \
          instructions of OpenSSL's assembly; `inspect` lists these functions",
+    ),
+    (
+        "we end after a frame in libgcc_s",
+        "the whole stack of the same: the last instructions of _Unwind_RaiseException, whose frame is relative to rcx, \
+         the stack pointer of the handler",
     ),
     (
         "they end after a frame in ld-linux",
