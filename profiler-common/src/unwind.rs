@@ -58,9 +58,9 @@ pub enum Base {
     Rbx = 2,
     /// r10 plus the offset; known in the leaf only.
     R10 = 3,
-    /// What is in memory at rbp plus the offset.
+    /// What is in memory at rbp plus the offset, and [`Rule::added`].
     AtRbp = 4,
-    /// What is in memory at rsp plus the offset.
+    /// What is in memory at rsp plus the offset, and [`Rule::added`].
     AtRsp = 5,
     /// Another register plus the offset; not known anywhere.
     Other = 6,
@@ -90,8 +90,9 @@ pub struct Rule {
     pub rbp: u8,
     /// A [`Saved`], of rbx.
     pub rbx: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Bytes added to what was read from memory; 0 for other bases. OpenSSL's assembly saves rsp before the return
+    /// address, so that its frame address is 8 above.
+    pub added: u8,
     /// Offset of the base, in bytes.
     pub base_offset: i32,
     /// Offset of where rbp was saved, in bytes.
@@ -125,7 +126,7 @@ impl Rule {
             base: base as u8,
             rbp: Saved::Same as u8,
             rbx: Saved::Same as u8,
-            reserved: 0,
+            added: 0,
             base_offset,
             rbp_offset: 0,
             rbx_offset: 0,
@@ -317,7 +318,7 @@ pub fn step(
     let mut cfa = base.wrapping_add(offset);
     if rule.base == Base::AtRbp as u8 || rule.base == Base::AtRsp as u8 {
         match read(cfa) {
-            Some(word) => cfa = word,
+            Some(word) => cfa = word.wrapping_add(rule.added as u64),
             None => return Step::Stop(Outcome::UnreadableStack),
         }
     }

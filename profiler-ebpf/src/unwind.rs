@@ -131,8 +131,8 @@ fn read_user(address: u64) -> Option<u64> {
 /// The rule for an address; `None` where there is no table.
 #[inline(always)]
 fn find_rule(scratch: &mut Scratch, pc: u64) -> Option<Packed> {
-    let cached = &scratch.walk.mapping;
-    if !(cached.start <= pc && pc < cached.end) && !find_mapping(scratch, pc) {
+    let cached = (scratch.walk.mapping.start..scratch.walk.mapping.end).contains(&pc);
+    if !cached && !find_mapping(scratch, pc) {
         return None;
     }
     let MappingEntry { bias, first_page, pages, shard, pages_at, .. } = scratch.walk.mapping;

@@ -35,6 +35,9 @@ const TEST_PROGRAMS: [(&str, &str); 7] = [
     ("perf", "linux-perf"),
 ];
 
+/// What the tests build against: a header and Debian's package of it.
+const TEST_HEADERS: [(&str, &str); 1] = [("/usr/include/elfutils/libdwfl.h", "libdw-dev")];
+
 /// The arguments of `cargo xtask setup`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -68,7 +71,9 @@ pub(crate) fn ebpf() -> anyhow::Result<()> {
 /// Not on Debian: names what is missing and goes on, a test whose program is missing says so itself.
 /// Errors: a package cannot be installed.
 pub(crate) fn test() -> anyhow::Result<()> {
-    let missing: Vec<_> = TEST_PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).collect();
+    let programs = TEST_PROGRAMS.iter().filter(|(program, _)| find(program).is_none());
+    let headers = TEST_HEADERS.iter().filter(|(header, _)| !Path::new(header).exists());
+    let missing: Vec<_> = programs.chain(headers).collect();
     if missing.is_empty() {
         return Ok(());
     }

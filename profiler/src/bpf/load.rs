@@ -14,8 +14,7 @@ use profiler_common::unwind::Rule;
 
 use super::BpfError;
 use super::drain::Generation;
-use super::tables::{PlacedTable, Run, TableMaps};
-use crate::unwind::Table;
+use super::tables::{PlacedTable, Run, TableMaps, TableParts};
 
 /// The object that was built from profiler-ebpf, in memory aligned as its sections ask.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/profiler.bpf.o");
@@ -204,7 +203,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When a map cannot be made or written.
-    pub fn place_table(&mut self, table: &Table) -> Result<Option<PlacedTable>, BpfError> {
+    pub fn place_table(&mut self, table: TableParts<'_>) -> Result<Option<PlacedTable>, BpfError> {
         self.tables.place(table)
     }
 

@@ -19,4 +19,4 @@ pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};
 pub use probe::{Check, Verdict, checks};
 pub use sampler::{Counts, Sampler, SamplingEvent, max_sample_rate, online_cpus};
-pub use tables::{PlacedTable, Run};
+pub use tables::{PlacedTable, Run, TableParts};

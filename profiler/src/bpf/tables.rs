@@ -14,11 +14,21 @@ use profiler_common::unwind::Rule;
 
 use super::BpfError;
 use super::load::Shared;
-use crate::unwind::Table;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
 const TYPE_ARRAY: u32 = 2;
+
+/// An unwind table as it is placed.
+#[derive(Clone, Copy, Debug)]
+pub struct TableParts<'a> {
+    /// Number of its first page.
+    pub first_page: u64,
+    /// For each page the index of its first row and how many it has.
+    pub pages: &'a [(u32, u16)],
+    /// The rows of all pages.
+    pub rows: &'a [u32],
+}
 
 /// Where an object's table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +166,7 @@ impl TableMaps {
     }
 
     /// Places a table; `None` when there is no room for it.
-    pub(super) fn place(&mut self, table: &Table) -> Result<Option<PlacedTable>, BpfError> {
+    pub(super) fn place(&mut self, table: TableParts<'_>) -> Result<Option<PlacedTable>, BpfError> {
         let page_words = 2 * table.pages.len();
         let (Ok(first_page), Ok(pages)) = (u32::try_from(table.first_page), u32::try_from(table.pages.len())) else {
             return Ok(None);
@@ -171,14 +181,14 @@ impl TableMaps {
         let pages_at = self.used;
         self.used += page_words;
         let mut words = Vec::with_capacity(page_words);
-        for page in &table.pages {
-            let rows = &table.rows[page.first_row as usize..][..usize::from(page.rows)];
+        for &(first_row, count) in table.pages {
+            let rows = &table.rows[first_row as usize..][..usize::from(count)];
             if SHARD_WORDS - self.used < rows.len() && !self.add_shard()? {
                 return Ok(None);
             }
             let shard = u32::try_from(self.shards.len() - 1).unwrap_or(0);
             words.push((shard << ROW_INDEX_BITS) | u32::try_from(self.used).unwrap_or(0));
-            words.push(u32::from(page.rows));
+            words.push(u32::from(count));
             self.last[self.used..][..rows.len()].copy_from_slice(rows);
             self.used += rows.len();
         }

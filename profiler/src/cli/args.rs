@@ -22,6 +22,8 @@ pub(super) enum Command {
     Report(ReportArgs),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
+    /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed
+    Inspect(InspectArgs),
 }
 
 /// What to record. Without a target there is nothing to do, so one of them is asked for.
@@ -108,6 +110,15 @@ pub(super) struct ReportArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct DoctorArgs {
     /// Print the checks as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct InspectArgs {
+    /// Program or shared library
+    pub(super) elf: PathBuf,
+    /// Print it as JSON, with every function that cannot be followed
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -5,6 +5,7 @@
 mod args;
 mod doctor;
 mod files;
+mod inspect;
 mod progress;
 mod record;
 mod report;
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
         args::Command::Record(args) => record::run(args),
         args::Command::Report(args) => report::run(&args),
         args::Command::Doctor(args) => doctor::run(&args),
+        args::Command::Inspect(args) => inspect::run(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use profiler_common::config::MappingEntry;
 
-use crate::bpf::{BpfError, Kernel, PlacedTable, Run};
+use crate::bpf::{BpfError, Kernel, PlacedTable, Run, TableParts};
 use crate::process::{Mapping, ObjectTable};
 use crate::unwind::{Rules, compile};
 
@@ -61,7 +61,13 @@ impl Unwinding {
         let placed = match compile(&file.file, &mut self.rules) {
             Ok(compiled) => {
                 kernel.write_rules(self.rules.rules())?;
-                let placed = kernel.place_table(&compiled.table)?;
+                let table = &compiled.table;
+                let pages: Vec<(u32, u16)> = table.pages.iter().map(|page| (page.first_row, page.rows)).collect();
+                let placed = kernel.place_table(TableParts {
+                    first_page: table.first_page,
+                    pages: &pages,
+                    rows: &table.rows,
+                })?;
                 if placed.is_none() {
                     self.overflowed.push(file.path.clone());
                 }

@@ -237,6 +237,7 @@ mod tests {
             build_id: String::new(),
             // As lld lays programs out: Rust's, for one.
             segments: vec![Segment { address: 0x176b0, file_offset: 0x166b0, size: 0x1000 }],
+            sections: Vec::new(),
         };
         assert_eq!(object.address_of(0x16000), Some(0x17000));
         assert_eq!(object.address_of(0x166b0), Some(0x176b0));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use gimli::{
     BaseAddresses, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, LittleEndian, UnwindContext,
@@ -11,12 +12,22 @@ use gimli::{
 use profiler_common::unwind::{Packed, Special};
 use thiserror::Error;
 
-use super::rules::{Refusal, Rules, Translated, translate};
+use super::rules::{Refusal, Rules, Storage, Translated, translate};
 use super::sections::{self, SectionData};
 use super::table::{Table, TableBuilder};
 
 /// Rows made of one object at most: the largest programs known have some ten million.
-const MAX_ROWS: usize = 64 << 20;
+const MAX_ROWS: usize = 16 << 20;
+
+/// Bytes of entries interpreted for each byte of the section. Every function runs the instructions of the entry it
+/// shares with others, which compilers keep to a few bytes: below 3 in every object seen.
+const MAX_WORK: usize = 16;
+
+/// Entries that cannot be read, after which the section is taken for damaged as a whole.
+const MAX_DAMAGED: usize = 10_000;
+
+/// Bytes of code from the first function to the last. x86-64 code reaches 2 GiB; each page costs 8 bytes.
+const MAX_SPAN: u64 = 4 << 30;
 
 /// Why an object has no table.
 #[derive(Debug, Error)]
@@ -33,6 +44,9 @@ pub enum UnwindError {
     /// More call-frame information than is read.
     #[error("{0} bytes of call-frame information are more than is read")]
     TooLarge(u64),
+    /// More rows, more work or a larger span of code than any compiler makes.
+    #[error("call-frame information beyond every bound: {0}")]
+    Excessive(&'static str),
     /// It has none.
     #[error("no call-frame information (.eh_frame or .debug_frame): frame pointers are followed in it")]
     NoFrames,
@@ -46,13 +60,17 @@ pub enum UnwindError {
 pub struct Compiled {
     /// The table.
     pub table: Table,
-    /// Bytes of call-frame information it was made of.
+    /// The section it was made of.
+    pub section: &'static str,
+    /// Bytes of that section.
     pub frame_bytes: usize,
     /// Functions described there.
     pub functions: usize,
     /// Functions of which a part cannot be followed: start, size and why.
     pub refused: Vec<(u64, u64, Refusal)>,
-    /// Functions that could not be read: offset in the section and why.
+    /// Functions described that are not in an executable segment: leftovers of what the linker discarded.
+    pub discarded: usize,
+    /// Entries that could not be read: offset in the section and why.
     pub damaged: Vec<(usize, gimli::Error)>,
     /// Rows by kind, for a person.
     pub kinds: BTreeMap<&'static str, usize>,
@@ -67,15 +85,23 @@ pub fn compile(file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> 
     let sections = sections::read(file)?;
     let bases = BaseAddresses::default().set_text(sections.text_address).set_got(sections.got_address);
     if let Some(section) = &sections.eh_frame {
-        let bases = bases.set_eh_frame(section.address);
+        let bases = bases.clone().set_eh_frame(section.address);
         let mut frames = EhFrame::new(&section.bytes, LittleEndian);
         frames.set_address_size(8);
-        return compile_section(&frames, &bases, section, rules);
+        let compiled = compile_section(&frames, &bases, section, &sections.code, rules)?;
+        // Some linkers leave the section empty, and what there is elsewhere.
+        if compiled.functions > 0 {
+            return Ok(Compiled { section: ".eh_frame", ..compiled });
+        }
     }
     let section = sections.debug_frame.as_ref().ok_or(UnwindError::NoFrames)?;
     let mut frames = DebugFrame::new(&section.bytes, LittleEndian);
     frames.set_address_size(8);
-    compile_section(&frames, &bases, section, rules)
+    let compiled = compile_section(&frames, &bases, section, &sections.code, rules)?;
+    if compiled.functions == 0 {
+        return Err(UnwindError::NoFrames);
+    }
+    Ok(Compiled { section: ".debug_frame", ..compiled })
 }
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -85,6 +111,7 @@ fn compile_section<'a, S>(
     frames: &S,
     bases: &BaseAddresses,
     section: &'a SectionData,
+    code: &[Range<u64>],
     rules: &mut Rules,
 ) -> Result<Compiled, UnwindError>
 where
@@ -92,10 +119,12 @@ where
     S::Offset: gimli::UnwindOffset<usize>,
 {
     // Frames relative to rbx are rare. Only where there are some, rbx has to be followed through all others.
-    let mut reader = Reader { frames, bases, section, cies: HashMap::new(), tracks_rbx: false };
+    let mut reader = Reader { frames, bases, section, code, cies: HashMap::new(), tracks_rbx: false };
+    let rules_before = rules.clone();
     let mut compiled = reader.compile(rules)?;
     if compiled.kinds.contains_key(BY_RBX) {
         reader.tracks_rbx = true;
+        *rules = rules_before;
         compiled = reader.compile(rules)?;
     }
     compiled.frame_bytes = section.bytes.len();
@@ -108,6 +137,7 @@ struct Reader<'s, 'a, S> {
     frames: &'s S,
     bases: &'s BaseAddresses,
     section: &'a SectionData,
+    code: &'s [Range<u64>],
     cies: HashMap<usize, Cie<'a>>,
     tracks_rbx: bool,
 }
@@ -120,10 +150,15 @@ where
     fn compile(&mut self, rules: &mut Rules) -> Result<Compiled, UnwindError> {
         let mut compiled = Compiled::default();
         let mut builder = TableBuilder::default();
-        let mut context = UnwindContext::new();
+        let mut context = UnwindContext::<usize, Storage>::new_in();
         let mut entries = self.frames.entries(self.bases);
         let mut rows = 0;
+        let mut work = 0_usize;
+        let (mut first, mut end) = (u64::MAX, 0);
         loop {
+            if compiled.damaged.len() > MAX_DAMAGED {
+                return Err(UnwindError::Damaged(compiled.damaged[0].1));
+            }
             let partial = match entries.next() {
                 Ok(None) => break,
                 Ok(Some(CieOrFde::Cie(_))) => continue,
@@ -154,13 +189,24 @@ where
                 }
             };
             let (start, size) = (function.initial_address(), function.len());
-            // A linker that discards a function leaves its entry with address 0.
-            if start == 0 || size == 0 {
+            work = work.saturating_add(function.entry_len()).saturating_add(function.cie().entry_len());
+            if work / MAX_WORK > self.section.bytes.len() {
+                return Err(UnwindError::Excessive("too much work"));
+            }
+            // A linker that discards a function leaves its entry, with address 0 or another where no code is.
+            let segment = self.code.iter().find(|segment| segment.contains(&start));
+            let Some(segment) = segment.filter(|_| start != 0 && size != 0) else {
+                compiled.discarded += 1;
                 continue;
+            };
+            let limit = start.saturating_add(size).min(segment.end);
+            (first, end) = (first.min(start), end.max(limit));
+            if end - first > MAX_SPAN {
+                return Err(UnwindError::Excessive("code over more than 4 GiB"));
             }
             if function.is_signal_trampoline() {
                 // The handler returns to the trampoline's first byte: the call looks as if it were one before.
-                builder.add(start - 1, start.saturating_add(size), Packed::special(Special::Signal));
+                builder.add(start - 1, limit, Packed::special(Special::Signal));
                 *compiled.kinds.entry("signal frame").or_default() += 1;
                 continue;
             }
@@ -168,7 +214,7 @@ where
                 Ok(table) => table,
                 Err(error) => {
                     compiled.damaged.push((function.offset(), error));
-                    builder.add(start, start.saturating_add(size), Packed::special(Special::Bad));
+                    builder.add(start, limit, Packed::special(Special::Bad));
                     continue;
                 }
             };
@@ -184,7 +230,7 @@ where
                 };
                 rows += 1;
                 if rows > MAX_ROWS {
-                    return Err(UnwindError::TooLarge(self.section.bytes.len() as u64));
+                    return Err(UnwindError::Excessive("too many rows"));
                 }
                 let expression = |unread: &gimli::UnwindExpression<usize>| {
                     self.section.bytes.get(unread.offset..unread.offset.checked_add(unread.length)?)
@@ -209,7 +255,7 @@ where
                     refusal = Some(refused);
                     Packed::special(Special::Bad)
                 });
-                builder.add(row.start_address(), row.end_address(), packed);
+                builder.add(row.start_address().max(start), row.end_address().min(limit), packed);
             }
             if let Some(refused) = refusal {
                 compiled.refused.push((start, size, refused));

@@ -64,7 +64,17 @@ impl Rules {
     }
 }
 
-type Row = UnwindTableRow<usize>;
+/// Room for the state of a function while its rows are made: its initial row is copied for each, so that gimli's own
+/// 192 registers would cost more than all else. Compilers use 17 registers and remember one or two states.
+#[derive(Debug)]
+pub(super) struct Storage;
+
+impl gimli::UnwindContextStorage<usize> for Storage {
+    type Rules = [(gimli::Register, RegisterRule<usize>); 32];
+    type Stack = [UnwindTableRow<usize, Self>; 8];
+}
+
+type Row = UnwindTableRow<usize, Storage>;
 
 /// What is known of a row.
 pub(super) enum Translated {
@@ -109,8 +119,8 @@ pub(super) fn translate<'a>(
             if bytes == plt_expression(10) {
                 return Ok(Translated::Special(Special::Plt10));
             }
-            let (base, offset) = memory_at(bytes).ok_or(Refusal::CfaExpression)?;
-            Rule::new(base, offset)
+            let (base, offset, added) = memory_at(bytes).ok_or(Refusal::CfaExpression)?;
+            Rule { added, ..Rule::new(base, offset) }
         }
     };
     rule.return_offset = match saved(X86_64::RA) {
@@ -159,16 +169,22 @@ fn register_and_offset(bytes: &[u8]) -> Option<(u16, i32, &[u8])> {
     None
 }
 
-/// `DW_OP_breg<N> offset, DW_OP_deref`: what is in memory there; a realigned stack has it so.
-fn memory_at(bytes: &[u8]) -> Option<(Base, i32)> {
+/// `DW_OP_breg<N> offset, DW_OP_deref`: what is in memory there; a realigned stack has it so. OpenSSL's assembly goes on
+/// with `DW_OP_plus_uconst added`.
+fn memory_at(bytes: &[u8]) -> Option<(Base, i32, u8)> {
     const DEREFERENCE: u8 = 0x06;
+    const PLUS_CONSTANT: u8 = 0x23;
     let (register, offset, rest) = register_and_offset(bytes)?;
     let base = match gimli::Register(register) {
         X86_64::RBP => Base::AtRbp,
         X86_64::RSP => Base::AtRsp,
         _ => return None,
     };
-    (rest == [DEREFERENCE]).then_some((base, offset))
+    match *rest {
+        [DEREFERENCE] => Some((base, offset, 0)),
+        [DEREFERENCE, PLUS_CONSTANT, added] if added < 0x80 => Some((base, offset, added)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -177,8 +193,10 @@ mod tests {
 
     #[test]
     fn expressions_of_compilers_are_understood() {
-        assert_eq!(memory_at(&[0x76, 0x78, 0x06]), Some((Base::AtRbp, -8)));
-        assert_eq!(memory_at(&[0x77, 0x90, 0x01, 0x06]), Some((Base::AtRsp, 144)));
+        assert_eq!(memory_at(&[0x76, 0x78, 0x06]), Some((Base::AtRbp, -8, 0)));
+        assert_eq!(memory_at(&[0x77, 0x90, 0x01, 0x06]), Some((Base::AtRsp, 144, 0)));
+        assert_eq!(memory_at(&[0x77, 0x18, 0x06, 0x23, 0x08]), Some((Base::AtRsp, 24, 8)));
+        assert_eq!(memory_at(&[0x77, 0x18, 0x06, 0x23, 0x88, 0x01]), None);
         assert_eq!(memory_at(&[0x76, 0x78]), None);
         assert_eq!(memory_at(&[0x7a, 0x00, 0x06]), None);
         assert_eq!(register_and_offset(&[0x76, 0x00]), Some((6, 0, [].as_slice())));

@@ -1,16 +1,20 @@
 //! The sections of an ELF file that unwinding reads.
 
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use object::elf;
 use object::endian::LittleEndian;
-use object::read::elf::{FileHeader, SectionHeader};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
 use super::UnwindError;
 
 /// Section headers that are read: more than any linker writes for a program (one a function, at the worst).
 const MAX_SECTIONS: usize = 65_536;
+/// Program headers that are read: far more than any linker writes.
+const MAX_PROGRAM_HEADERS: usize = 512;
 /// Bytes of section names that are read.
 const MAX_NAMES: u64 = 16 << 20;
 /// Largest section of call-frame information that is read: that of the largest programs known is about 100 MB.
@@ -18,6 +22,7 @@ const MAX_SECTION_BYTES: u64 = 256 << 20;
 
 type Header = elf::FileHeader64<LittleEndian>;
 type Section = elf::SectionHeader64<LittleEndian>;
+type Program = elf::ProgramHeader64<LittleEndian>;
 
 /// A section's content and where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub(super) struct SectionData {
 pub(super) struct Sections {
     pub(super) eh_frame: Option<SectionData>,
     pub(super) debug_frame: Option<SectionData>,
+    /// Virtual addresses of the executable segments: code is nowhere else.
+    pub(super) code: Vec<Range<u64>>,
     /// Virtual address of the code, against which some pointers are relative.
     pub(super) text_address: u64,
     /// Virtual address of the global offset table, likewise.
@@ -47,11 +54,27 @@ pub(super) fn read(file: &File) -> Result<Sections, UnwindError> {
         Ok::<_, UnwindError>(bytes)
     };
     let endian = LittleEndian;
-    let header_bytes = read_at(0, size_of::<Header>())?;
+    let header_bytes = read_at(0, size_of::<Header>()).map_err(|error| match error {
+        UnwindError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => UnwindError::NoElf,
+        error => error,
+    })?;
     let header = Header::parse(header_bytes.as_slice()).map_err(|_| UnwindError::NoElf)?;
     if header.e_machine(endian) != elf::EM_X86_64 {
         return Err(UnwindError::Machine(header.e_machine(endian).0));
     }
+    let count = usize::from(header.e_phnum(endian));
+    if count > MAX_PROGRAM_HEADERS || (count > 0 && usize::from(header.e_phentsize(endian)) != size_of::<Program>()) {
+        return Err(UnwindError::NoElf);
+    }
+    let table = read_at(header.e_phoff(endian), count * size_of::<Program>())?;
+    let (programs, _) = object::pod::slice_from_bytes::<Program>(&table, count).map_err(|()| UnwindError::NoElf)?;
+    let executable =
+        |program: &&Program| program.p_type(endian) == elf::PT_LOAD && program.p_flags(endian).0 & elf::PF_X.0 != 0;
+    let range = |program: &Program| {
+        let start = program.p_vaddr(endian);
+        start..start.saturating_add(program.p_memsz(endian))
+    };
+    let code = programs.iter().filter(executable).map(range).collect();
     let count = usize::from(header.e_shnum(endian));
     if count == 0 || usize::from(header.e_shentsize(endian)) != size_of::<Section>() || count > MAX_SECTIONS {
         return Ok(Sections::default());
@@ -66,22 +89,26 @@ pub(super) fn read(file: &File) -> Result<Sections, UnwindError> {
         }
         _ => return Ok(Sections::default()),
     };
-    let mut sections = Sections::default();
+    let mut sections = Sections { code, ..Sections::default() };
     for section in headers {
-        let name = names.get(section.sh_name(endian) as usize..).and_then(|rest| rest.split(|&byte| byte == 0).next());
-        let slot = match name {
-            Some(b".eh_frame") => &mut sections.eh_frame,
-            Some(b".debug_frame") => &mut sections.debug_frame,
-            Some(b".text") => {
+        // Compared from the start: a name without an end costs no search for it in every header.
+        let rest = names.get(section.sh_name(endian) as usize..).unwrap_or_default();
+        let slot = if rest.starts_with(b".eh_frame\0") {
+            &mut sections.eh_frame
+        } else if rest.starts_with(b".debug_frame\0") {
+            &mut sections.debug_frame
+        } else {
+            if rest.starts_with(b".text\0") {
                 sections.text_address = section.sh_addr(endian);
-                continue;
-            }
-            Some(b".got") => {
+            } else if rest.starts_with(b".got\0") {
                 sections.got_address = section.sh_addr(endian);
-                continue;
             }
-            _ => continue,
+            continue;
         };
+        // Of two with one name the first counts, so that many cost no more than one.
+        if slot.is_some() {
+            continue;
+        }
         let compressed = section.sh_flags(endian).0 & elf::SHF_COMPRESSED.0 != 0;
         if section.sh_type(endian) == elf::SHT_NOBITS || compressed {
             continue;

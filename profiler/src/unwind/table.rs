@@ -29,14 +29,28 @@ pub struct Table {
 #[derive(Clone, Debug, Default)]
 pub struct TableBuilder {
     ranges: Vec<(u64, u64, Packed)>,
+    /// Start and end of what was added in order and without a gap, a function at best, and its first range.
+    runs: Vec<(u64, u64, usize)>,
 }
 
 impl TableBuilder {
     /// Adds the rule for the code from `start` to just before `end`.
     pub fn add(&mut self, start: u64, end: u64, rule: Packed) {
-        if start < end {
-            self.ranges.push((start, end, rule));
+        if start >= end {
+            return;
         }
+        if let (Some(last), Some(run)) = (self.ranges.last_mut(), self.runs.last_mut())
+            && last.1 == start
+        {
+            run.1 = end;
+            if last.2 == rule {
+                last.1 = end;
+                return;
+            }
+        } else {
+            self.runs.push((start, end, self.ranges.len()));
+        }
+        self.ranges.push((start, end, rule));
     }
 
     /// Sorts, fills gaps and splits by page.
@@ -44,7 +58,7 @@ impl TableBuilder {
     /// Where ranges overlap, the one that begins later holds: linkers leave entries of code that was discarded.
     #[must_use]
     pub fn build(mut self) -> Table {
-        self.ranges.sort_by_key(|&(start, end, _)| (start, end));
+        self.sort();
         let mut starts: Vec<(u64, Packed)> = Vec::with_capacity(self.ranges.len());
         let mut covered = 0;
         for (start, end, rule) in self.ranges {
@@ -57,6 +71,20 @@ impl TableBuilder {
         let Some(&(first, _)) = starts.first() else { return Table::default() };
         push(&mut starts, covered, Packed::special(Special::None));
         split(first >> PAGE_SHIFT, (covered >> PAGE_SHIFT) + 1, &starts)
+    }
+}
+
+impl TableBuilder {
+    /// Sorts by address: by whole runs, which are few, unless some overlap.
+    fn sort(&mut self) {
+        let ends = self.runs.iter().skip(1).map(|run| run.2).chain([self.ranges.len()]);
+        let mut runs: Vec<_> = self.runs.iter().copied().zip(ends).collect();
+        runs.sort_unstable_by_key(|&((start, end, first), _)| (start, end, first));
+        if runs.windows(2).any(|pair| pair[0].0.1 > pair[1].0.0) {
+            self.ranges.sort_by_key(|&(start, end, _)| (start, end));
+        } else {
+            self.ranges = runs.iter().flat_map(|&((_, _, first), end)| &self.ranges[first..end]).copied().collect();
+        }
     }
 }
 
@@ -122,6 +150,10 @@ mod tests {
         builder.add(0x1ff0, 0x4100, rule(1));
         builder.add(0x5020, 0x5030, rule(3));
         builder.add(0x6000, 0x6000, rule(4));
+        // An entry of discarded code, inside another function.
+        let mut overlapping = builder.clone();
+        overlapping.add(0x3000, 0x3010, rule(5));
+        assert_eq!(overlapping.build().find(0x3008), Some(rule(5)));
         let table = builder.build();
         let none = Some(Packed::special(Special::None));
         assert_eq!(table.find(0x1fef), none);
