@@ -9,7 +9,7 @@ use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 
 use super::folded::{self, clean};
-use super::numbers::{count, seconds};
+use super::numbers::{count, seconds, tenths};
 use crate::profile::{FrameKind, Index, NamedFrame, Profile};
 
 /// Longest target description in the title, in characters: more does not fit 1,200 pixels.
@@ -144,6 +144,7 @@ fn title(profile: &Profile, index: &Index) -> String {
     if let Some(accounting) = index.accounting.get(row.name) {
         parts.push(format!("{} lost", count(accounting.samples_lost())));
         parts.push(format!("{} truncated", count(accounting.truncated.values().sum())));
+        parts.push(format!("{} not delivered", tenths(accounting.not_delivered)));
     }
     parts.join(" · ")
 }

@@ -8,7 +8,8 @@ use prost::Message as _;
 use crate::example;
 use crate::random::{self, Random};
 
-const META: Meta = Meta { started_at_ns: 1_793_709_296_123_456_789, duration_ns: 5_000_000_000, rate_hz: 99 };
+const META: Meta =
+    Meta { started_at_ns: 1_793_709_296_123_456_789, duration_ns: 5_000_000_000, rate_hz: 99, comments: Vec::new() };
 
 #[test]
 fn decoding_gives_back_what_was_encoded() {

@@ -1,5 +1,6 @@
 //! Model to messages to bytes.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io::Write as _;
 
@@ -8,10 +9,10 @@ use prost::Message as _;
 
 use super::{ORIGIN_COMMENT, default_kind, label, layout};
 use crate::output::pprof_proto as proto;
-use crate::profile::{FrameKind, Index, Location, Profile, Thread};
+use crate::profile::{Accounting, FrameKind, Index, Location, Profile, Thread};
 
 /// What the file says about the recording as a whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Start, ns since the Unix epoch.
     pub started_at_ns: u64,
@@ -19,6 +20,8 @@ pub struct Meta {
     pub duration_ns: u64,
     /// Samples a second and CPU; 0 when the origin does not sample by time.
     pub rate_hz: u64,
+    /// Remarks for a person: `go tool pprof -comments` shows them.
+    pub comments: Vec<String>,
 }
 
 impl Meta {
@@ -29,8 +32,27 @@ impl Meta {
             started_at_ns: index.started_at_ns,
             duration_ns: index.duration_ns,
             rate_hz: index.origins.get(origin).map_or(0, |summary| summary.rate_hz),
+            comments: index.accounting.get(origin).map(accounting).into_iter().collect(),
         }
     }
+}
+
+/// The accounting on one line.
+fn accounting(accounting: &Accounting) -> String {
+    let reasons = |reasons: &BTreeMap<String, u64>| {
+        let words: Vec<String> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        if words.is_empty() { "0".to_owned() } else { words.join(", ") }
+    };
+    format!(
+        "hits {} = filtered {} + idle {} + complete {} + truncated ({}) + lost ({}); not delivered {:.1}",
+        accounting.hits,
+        accounting.filtered,
+        accounting.idle,
+        accounting.complete,
+        reasons(&accounting.truncated),
+        reasons(&accounting.lost),
+        accounting.not_delivered
+    )
 }
 
 /// The gzipped file.
@@ -116,7 +138,10 @@ pub fn encode_message(profile: &Profile, meta: &Meta) -> proto::Profile {
         duration_nanos: signed(meta.duration_ns),
         period_type,
         period: 1_000_000_000_u64.checked_div(meta.rate_hz).map_or(0, signed),
-        comment: vec![strings.id(&format!("{ORIGIN_COMMENT}{}", row.name))],
+        comment: std::iter::once(format!("{ORIGIN_COMMENT}{}", row.name))
+            .chain(meta.comments.iter().cloned())
+            .map(|comment| strings.id(&comment))
+            .collect(),
         default_sample_type: strings.id(row.columns[row.primary].0),
         doc_url: 0,
         string_table: strings.table,
