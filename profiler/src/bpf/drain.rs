@@ -1,7 +1,6 @@
 //! Windows: flip the generation, wait until no program is in the old one, empty it.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use profiler_common::event::{MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey,
 
 use super::BpfError;
 use super::load::{Kernel, Shared};
+use super::syscall::bpf;
 
 /// Longest wait for programs to leave a generation. They take microseconds; only a virtual machine that was stopped
 /// in the middle of one takes longer, and what it then writes is drained with the next window but one.
@@ -128,7 +128,7 @@ struct Batch<K, V> {
 }
 
 /// `BPF_MAP_LOOKUP_AND_DELETE_BATCH`, since Linux 5.6.
-const LOOKUP_AND_DELETE_BATCH: libc::c_int = 25;
+const LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
 
 /// Entries asked for at once. A call fails when a single bucket holds more.
 const BATCH: usize = 4096;
@@ -169,9 +169,9 @@ impl<K: Copy, V: Copy> Batch<K, V> {
                 map: u32::try_from(self.map.fd().as_fd().as_raw_fd()).unwrap_or(0),
                 ..BatchAttributes::default()
             };
-            let result = batch_call(&mut attributes);
+            let result = bpf(LOOKUP_AND_DELETE_BATCH, &mut attributes);
             let ended = match &result {
-                Ok(()) => false,
+                Ok(_) => false,
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
                 Err(error) => return Err(BpfError::map("drain", self.name, error)),
             };
@@ -188,19 +188,6 @@ impl<K: Copy, V: Copy> Batch<K, V> {
             position = Some(next);
         }
     }
-}
-
-fn batch_call(attributes: &mut BatchAttributes) -> io::Result<()> {
-    // SAFETY: the structure points at buffers that live through the call and hold `count` entries.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            LOOKUP_AND_DELETE_BATCH,
-            std::ptr::from_mut(attributes),
-            size_of::<BatchAttributes>(),
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

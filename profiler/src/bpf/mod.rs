@@ -10,6 +10,7 @@ mod load;
 mod perf;
 mod probe;
 mod sampler;
+mod syscall;
 mod tables;
 
 pub use drain::{Drained, Stacks};

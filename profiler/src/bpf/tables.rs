@@ -14,6 +14,7 @@ use profiler_common::unwind::Rule;
 
 use super::BpfError;
 use super::load::Shared;
+use super::syscall::bpf;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
@@ -94,21 +95,15 @@ struct UpdateAttributes {
     flags: u64,
 }
 
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
-    // SAFETY: the structure is the beginning of the union that the command takes, and the pointers in it are valid.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
-}
-
 fn update<V>(map: i32, key: u32, value: *const V) -> io::Result<()> {
-    let attributes = UpdateAttributes {
+    let mut attributes = UpdateAttributes {
         map: map.unsigned_abs(),
         padding: 0,
         key: (&raw const key) as u64,
         value: value as u64,
         flags: 0,
     };
-    bpf(MAP_UPDATE, &attributes).map(drop)
+    bpf(MAP_UPDATE, &mut attributes).map(drop)
 }
 
 impl TableMaps {
@@ -141,14 +136,14 @@ impl TableMaps {
         }
         self.write_last()?;
         let failed = |error| BpfError::map("add a shard to", "SHARDS", error);
-        let attributes = CreateAttributes {
+        let mut attributes = CreateAttributes {
             map_type: TYPE_ARRAY,
             key_size: 4,
             value_size: u32::try_from(4 * SHARD_WORDS).unwrap_or(0),
             max_entries: 1,
             flags: 0,
         };
-        let fd = bpf(MAP_CREATE, &attributes).map_err(failed)?;
+        let fd = bpf(MAP_CREATE, &mut attributes).map_err(failed)?;
         // SAFETY: the descriptor was just made, and nobody else has it.
         let shard = unsafe { OwnedFd::from_raw_fd(fd) };
         let number = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
@@ -208,14 +203,14 @@ impl TableMaps {
         let failed = |error| BpfError::map("write", "SHARDS", error);
         let fd = self.shards[shard].as_raw_fd();
         let mut content = vec![0_u32; SHARD_WORDS];
-        let attributes = UpdateAttributes {
+        let mut attributes = UpdateAttributes {
             map: fd.unsigned_abs(),
             padding: 0,
             key: (&raw const FIRST) as u64,
             value: content.as_mut_ptr() as u64,
             flags: 0,
         };
-        bpf(MAP_LOOKUP, &attributes).map_err(failed)?;
+        bpf(MAP_LOOKUP, &mut attributes).map_err(failed)?;
         content[at..][..words.len()].copy_from_slice(words);
         update(fd, 0, content.as_ptr()).map_err(failed)
     }

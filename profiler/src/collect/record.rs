@@ -282,11 +282,7 @@ impl Session {
         for change in changes {
             let (Change::Generation(pid, _) | Change::Forked(pid) | Change::Mapped(pid)) = change;
             let known = self.kernel.process(pid);
-            if let Some(process) = known
-                && process.first_exec_count != UNKNOWN_EXEC_COUNT
-            {
-                self.processes.set_first_exec_count(pid, process.first_exec_count);
-            }
+            self.learn_exec_count(pid);
             match change {
                 Change::Generation(_, generation) => {
                     self.set_process(pid, Process { generation, ..known.unwrap_or(UNLISTED_PROCESS) });
@@ -294,7 +290,7 @@ impl Session {
                 // Inside a pid namespace the programs cannot list it themselves.
                 Change::Forked(_) if known.is_none() => self.set_process(pid, TARGET_PROCESS),
                 Change::Forked(_) => {}
-                Change::Mapped(_) => self.publish_mappings(pid, known.unwrap_or(UNLISTED_PROCESS))?,
+                Change::Mapped(_) => self.publish_mappings(pid)?,
             }
         }
         Ok(())
@@ -303,20 +299,19 @@ impl Session {
     /// Gives the programs the mappings of processes that were there before we looked.
     fn publish_added(&mut self) -> Result<()> {
         for pid in self.processes.take_added() {
-            let known = self.kernel.process(pid).unwrap_or(UNLISTED_PROCESS);
-            self.publish_mappings(pid, known)?;
+            self.publish_mappings(pid)?;
         }
         Ok(())
     }
 
     /// Gives the programs a process's mappings, with the tables of their objects.
-    fn publish_mappings(&mut self, pid: u32, known: Process) -> Result<()> {
+    fn publish_mappings(&mut self, pid: u32) -> Result<()> {
         let Some((mappings, objects)) = self.processes.mappings(pid) else { return Ok(()) };
         let run = self.unwinding.update(&mut self.kernel, pid, mappings.iter(), objects)?;
         if let Some(run) = run {
-            // The flags may have changed while the tables were made.
-            let flags = self.kernel.process(pid).map_or(known.flags, |process| process.flags);
-            self.set_process(pid, Process { flags, first_mapping: run.first, mappings: run.length, ..known });
+            // Read only now: the programs may have changed it while the tables were made.
+            let known = self.kernel.process(pid).unwrap_or(UNLISTED_PROCESS);
+            self.set_process(pid, Process { first_mapping: run.first, mappings: run.length, ..known });
         }
         Ok(())
     }
@@ -326,14 +321,12 @@ impl Session {
         let _ = self.kernel.set_process(pid, process);
     }
 
-    /// Learns the exec count of the command that was started: the programs saw its exec.
-    fn learn_command(&mut self) {
-        for &pid in &self.roots {
-            if let Some(process) = self.kernel.process(pid)
-                && process.first_exec_count != UNKNOWN_EXEC_COUNT
-            {
-                self.processes.set_first_exec_count(pid, process.first_exec_count);
-            }
+    /// Learns the exec count that a process began with, which the programs saw.
+    fn learn_exec_count(&mut self, pid: u32) {
+        if let Some(process) = self.kernel.process(pid)
+            && process.first_exec_count != UNKNOWN_EXEC_COUNT
+        {
+            self.processes.set_first_exec_count(pid, process.first_exec_count);
         }
     }
 
@@ -350,7 +343,9 @@ impl Session {
     fn end_window(&mut self) -> Result<()> {
         let drained = self.kernel.drain()?;
         self.read_lifecycle()?;
-        self.learn_command();
+        for pid in self.roots.clone() {
+            self.learn_exec_count(pid);
+        }
         self.unsettled += u64::from(drained.unsettled);
         let missing = place_window(&drained, &mut self.processes, &mut self.profile);
         self.missing.merge(&missing);
