@@ -40,6 +40,10 @@ pub struct TaskOffsets {
     pub voluntary_switches: u32,
     /// `task_struct.nivcsw`.
     pub involuntary_switches: u32,
+    /// The byte of `task_struct.in_execve`.
+    pub in_execve: u32,
+    /// The bit of `task_struct.in_execve` in that byte; 0 where the kernel has none.
+    pub in_execve_mask: u32,
 }
 
 /// Constants of one load, in frozen read-only memory, so that the verifier sees them as constants.
@@ -69,8 +73,8 @@ pub struct Config {
     pub follow_children: u32,
     /// 1 when the kernel has `bpf_loop` (Linux 5.17).
     pub has_loop: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Walks of one window that may leave their remainder to user space.
+    pub remainders_per_window: u32,
     /// Entries of one aggregation map at which user space is asked to drain early.
     pub drain_at_entries: u32,
     /// Bytes in the ring buffer at which user space is woken.
@@ -97,7 +101,7 @@ impl Config {
         self_pid: 0,
         follow_children: 0,
         has_loop: 0,
-        reserved: 0,
+        remainders_per_window: 0,
         drain_at_entries: 0,
         wake_at_bytes: 0,
         comm: [0; COMM_LEN],
@@ -112,6 +116,8 @@ impl Config {
             flags: 0,
             voluntary_switches: 0,
             involuntary_switches: 0,
+            in_execve: 0,
+            in_execve_mask: 0,
         },
     };
 }
@@ -156,7 +162,7 @@ pub struct Process {
 
 /// An executable mapping as the walk needs it: an entry of the `MAPPINGS` map. Those of a process are a run, ascending.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MappingEntry {
     /// First address.
     pub start: u64,
@@ -173,6 +179,9 @@ pub struct MappingEntry {
     /// Index of the first of these pages' words there.
     pub pages_at: u32,
 }
+
+/// Flags of a shard's map: `BPF_F_MMAPABLE`, so that user space writes and reads it as memory (Linux 5.5).
+pub const SHARD_FLAGS: usize = 1 << 10;
 
 /// Words in a shard: 1 MiB.
 pub const SHARD_WORDS: usize = 1 << 18;

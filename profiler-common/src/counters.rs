@@ -33,6 +33,10 @@ pub enum Outcome {
     StackMissing = 11,
     /// An unwind rule that cannot be followed, or that does not lead up the stack.
     BadUnwindRule = 12,
+    /// Code that was mapped so recently that its unwind table was not ready, or that belongs to no known mapping.
+    NoTable = 13,
+    /// The process was executing another program: the memory of the one before was gone.
+    Executing = 14,
 }
 
 /// What an [`Outcome`] means for the sample.
@@ -48,7 +52,7 @@ pub enum Class {
 
 impl Outcome {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Complete,
         Self::NoFramePointer,
         Self::UnreadableStack,
@@ -62,6 +66,8 @@ impl Outcome {
         Self::MapBusy,
         Self::StackMissing,
         Self::BadUnwindRule,
+        Self::NoTable,
+        Self::Executing,
     ];
 
     /// How many outcomes there are.
@@ -90,6 +96,8 @@ impl Outcome {
             Self::MapBusy => "map_busy",
             Self::StackMissing => "stack_missing",
             Self::BadUnwindRule => "bad_unwind_rule",
+            Self::NoTable => "no_table",
+            Self::Executing => "executing",
         }
     }
 
@@ -116,6 +124,8 @@ impl Outcome {
             Self::MapBusy => "the aggregation map was locked by the code this sample interrupted",
             Self::StackMissing => "the record arrived without its stack",
             Self::BadUnwindRule => "call-frame information that cannot be followed: `profiler inspect` tells which",
+            Self::NoTable => "code whose unwind table was not ready: it was mapped just now, or belongs to no file",
+            Self::Executing => "the process was executing another program, whose stack there is not yet",
         }
     }
 
@@ -128,8 +138,10 @@ impl Outcome {
             | Self::UnreadableStack
             | Self::DepthLimit
             | Self::CompatCode
-            | Self::BadUnwindRule => Class::Truncated,
+            | Self::BadUnwindRule
+            | Self::NoTable => Class::Truncated,
             Self::Exiting
+            | Self::Executing
             | Self::KernelStack
             | Self::ScratchBusy
             | Self::RingFull

@@ -1,5 +1,7 @@
 //! Records: what a probe leaves for user space, and the table of probes.
 
+use crate::unwind::{LEAF_REGISTERS, Registers};
+
 /// A probe. Its number is its row in [`ORIGINS`] and its index in the counters map.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,11 +175,49 @@ pub struct StackRecord {
     pub words: [u64; MAX_STACK_WORDS],
 }
 
+/// Bytes of the stack that a [`RemainderRecord`] holds at most: deep enough for programs that have just begun, and small
+/// enough for a per-CPU map, whose values the kernel limits to 32 KiB.
+pub const MAX_REMAINDER_BYTES: usize = 16 * 1024;
+
+/// Bytes below the stack pointer that a function may use, and where registers it has just taken back still are.
+/// Source: System V ABI, AMD64 supplement, section 3.2.2.
+pub const RED_ZONE_BYTES: u64 = 128;
+
+/// What a walk left undone where there was no table: user space goes on from here once there is one.
+///
+/// Sent at its own length: the header and `bytes` of the stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RemainderRecord {
+    /// [`RING_REMAINDER`].
+    pub kind: u16,
+    /// The generation of the maps it belongs to, 0 or 1.
+    pub window: u16,
+    /// Bytes of `stack` used.
+    pub bytes: u32,
+    /// Hash of the chain that was found, whose marker it replaces.
+    pub hash: u64,
+    /// Registers of the frame that was found last.
+    pub registers: Registers,
+    /// 1 when the instruction pointer is where that frame is, 0 when it is a return address.
+    pub exact: u64,
+    /// Registers of the leaf by their DWARF number.
+    pub leaf: [u64; LEAF_REGISTERS],
+    /// Address of what `stack` holds: [`RED_ZONE_BYTES`] below the stack pointer, or the page after where that page is
+    /// not there yet.
+    pub stack_start: u64,
+    /// The stack.
+    pub stack: [u8; MAX_REMAINDER_BYTES],
+}
+
 /// A ring-buffer record that carries a chain: [`StackRecord`].
 pub const RING_STACK: u16 = 1;
 
 /// A ring-buffer record that asks for an early drain; 8 bytes, of which only the kind means something.
 pub const RING_DRAIN: u16 = 2;
+
+/// A ring-buffer record that carries what a walk left undone: [`RemainderRecord`].
+pub const RING_REMAINDER: u16 = 3;
 
 /// What a frame word is. The tag is in the top four bits.
 ///
@@ -272,5 +312,9 @@ mod tests {
         assert_eq!(size_of::<RecordKey>(), 4 * 8 + 4 * 4 + 8);
         assert_eq!(size_of::<RecordValue>(), 8 * COLUMNS + 2 * COMM_LEN + 8);
         assert_eq!(size_of::<StackRecord>(), 16 + 8 * MAX_STACK_WORDS);
+        assert_eq!(
+            size_of::<RemainderRecord>(),
+            16 + size_of::<Registers>() + 16 + 8 * LEAF_REGISTERS + MAX_REMAINDER_BYTES
+        );
     }
 }

@@ -56,14 +56,12 @@ pub enum Base {
     Rbp = 1,
     /// rbx plus the offset.
     Rbx = 2,
-    /// r10 plus the offset; known in the leaf only.
-    R10 = 3,
+    /// The register of [`Rule::added`] plus the offset; known in the leaf only.
+    Leaf = 3,
     /// What is in memory at rbp plus the offset, and [`Rule::added`].
     AtRbp = 4,
     /// What is in memory at rsp plus the offset, and [`Rule::added`].
     AtRsp = 5,
-    /// Another register plus the offset; not known anywhere.
-    Other = 6,
 }
 
 /// Where a saved register is.
@@ -90,8 +88,8 @@ pub struct Rule {
     pub rbp: u8,
     /// A [`Saved`], of rbx.
     pub rbx: u8,
-    /// Bytes added to what was read from memory; 0 for other bases. OpenSSL's assembly saves rsp before the return
-    /// address, so that its frame address is 8 above.
+    /// Bytes added to what was read from memory: OpenSSL's assembly saves rsp before the return address, so that its
+    /// frame address is 8 above. With [`Base::Leaf`] the register's DWARF number; 0 for other bases.
     pub added: u8,
     /// Offset of the base, in bytes.
     pub base_offset: i32,
@@ -99,9 +97,18 @@ pub struct Rule {
     pub rbp_offset: i32,
     /// Offset of where rbx was saved, in bytes, from the frame address.
     pub rbx_offset: i16,
-    /// Offset of the return address from the frame address, in bytes: -8 for everything a compiler makes.
+    /// Offset of the return address from the frame address, in bytes: -8 for everything a compiler makes. From
+    /// [`RETURN_IN_REGISTER`] on, the number of a register it is in, in the leaf.
     pub return_offset: i16,
 }
+
+/// [`Rule::return_offset`] for a return address in register 0: vfork(2) in the C library keeps it in rdi, since the
+/// child would overwrite it on the stack.
+pub const RETURN_IN_REGISTER: i16 = i16::MIN;
+
+/// Registers that a rule may name by their DWARF number: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8 to r15.
+/// Source: System V ABI, AMD64 supplement, figure 3.36.
+pub const LEAF_REGISTERS: usize = 16;
 
 /// A packed rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -252,8 +259,6 @@ pub struct Registers {
     pub fp: u64,
     /// rbx.
     pub bx: u64,
-    /// r10: known in the leaf only, 0 elsewhere.
-    pub r10: u64,
 }
 
 /// What a step found.
@@ -282,13 +287,14 @@ mod signal_frame {
 
 /// Steps from a frame to its caller.
 ///
-/// `rule`: the rule that covers the frame's ip; `dictionary`: reads a rule by number; `read`: reads a word of the
-/// stack. `registers` become the caller's. Errors come as [`Step::Stop`].
+/// `rule`: the rule that covers the frame's ip; `dictionary`: reads a rule by number; `leaf`: a register by its DWARF
+/// number, where it is known, which is in the leaf; `read`: reads a word of the stack. `registers` become the caller's. Errors come as [`Step::Stop`].
 #[inline(always)]
 pub fn step(
     registers: &mut Registers,
     rule: Packed,
     dictionary: impl FnOnce(u32) -> Option<Rule>,
+    leaf: impl Fn(u8) -> Option<u64>,
     mut read: impl FnMut(u64) -> Option<u64>,
 ) -> Step {
     let rule = match rule.unpack() {
@@ -312,7 +318,10 @@ pub fn step(
         base if base == Base::Rbp as u8 || base == Base::AtRbp as u8 => registers.fp,
         base if base == Base::AtRsp as u8 => registers.sp,
         base if base == Base::Rbx as u8 => registers.bx,
-        base if base == Base::R10 as u8 => registers.r10,
+        base if base == Base::Leaf as u8 => match leaf(rule.added) {
+            Some(register) => register,
+            None => return Step::Stop(Outcome::BadUnwindRule),
+        },
         _ => return Step::Stop(Outcome::BadUnwindRule),
     };
     let mut cfa = base.wrapping_add(offset);
@@ -323,11 +332,22 @@ pub fn step(
         }
     }
     // The stack grows down: a caller's frame that does not lie above is a broken chain, and could go round for ever.
-    if cfa <= registers.sp {
+    // A return address that was taken off the stack leaves it as it is in the caller.
+    let in_register = rule.return_offset.wrapping_sub(RETURN_IN_REGISTER) as u16;
+    let is_in_register = (in_register as usize) < LEAF_REGISTERS;
+    if cfa < registers.sp || (cfa == registers.sp && !is_in_register) {
         return Step::Stop(Outcome::BadUnwindRule);
     }
-    let Some(return_address) = read(cfa.wrapping_add(rule.return_offset as i64 as u64)) else {
-        return Step::Stop(Outcome::UnreadableStack);
+    let return_address = if is_in_register {
+        match leaf(in_register as u8) {
+            Some(address) => address,
+            None => return Step::Stop(Outcome::BadUnwindRule),
+        }
+    } else {
+        match read(cfa.wrapping_add(rule.return_offset as i64 as u64)) {
+            Some(address) => address,
+            None => return Step::Stop(Outcome::UnreadableStack),
+        }
     };
     let saved_fp = match rule.rbp {
         saved if saved == Saved::Same as u8 => Some(registers.fp),
@@ -340,7 +360,7 @@ pub fn step(
         _ => Some(registers.bx),
     };
     let (Some(fp), Some(bx)) = (saved_fp, saved_bx) else { return Step::Stop(Outcome::UnreadableStack) };
-    *registers = Registers { ip: return_address, sp: cfa, fp, bx, r10: 0 };
+    *registers = Registers { ip: return_address, sp: cfa, fp, bx };
     if return_address == 0 { Step::Root } else { Step::Caller }
 }
 
@@ -351,6 +371,46 @@ const fn plt_offset(ip: u64, push_ends: u64) -> i32 {
     if ip & 15 >= push_ends { 16 } else { 8 }
 }
 
+/// A frame larger than this is taken for a broken chain: twice the usual limit of a whole stack.
+const MAX_FRAME_BYTES: u64 = 16 << 20;
+
+/// Addresses below have no code: the kernel lets nobody map the first page, and no ABI uses the first 64 KiB.
+const MIN_CODE_ADDRESS: u64 = 1 << 16;
+
+/// The first address that is not user space's, with five-level paging. Source: Documentation/arch/x86/x86_64/mm.rst.
+const USER_END: u64 = 1 << 56;
+
+/// Whether user code can be at an address.
+#[inline(always)]
+#[must_use]
+pub const fn is_code_address(address: u64) -> bool {
+    address >= MIN_CODE_ADDRESS && address < USER_END
+}
+
+/// Steps to the caller by the saved frame pointer: it points at the caller's, with the return address above it.
+///
+/// `is_leaf`: whether no frame was found before. The chain ends well where the frame pointer is zero, as the ABI asks
+/// of a process's or thread's first frame. Not so in the leaf: a register that is zero there was no frame pointer.
+/// Source: System V ABI, AMD64 supplement, sections 3.2.2 and 3.4.1.
+#[inline(always)]
+pub fn step_frame_pointer(registers: &mut Registers, is_leaf: bool, mut read: impl FnMut(u64) -> Option<u64>) -> Step {
+    let Registers { sp, fp, bx, .. } = *registers;
+    if fp == 0 {
+        return if is_leaf { Step::Stop(Outcome::NoFramePointer) } else { Step::Root };
+    }
+    if fp & 7 != 0 || fp < sp || fp - sp > MAX_FRAME_BYTES {
+        return Step::Stop(Outcome::NoFramePointer);
+    }
+    let (Some(next), Some(return_address)) = (read(fp), read(fp + 8)) else {
+        return Step::Stop(Outcome::UnreadableStack);
+    };
+    if !is_code_address(return_address) {
+        return Step::Stop(Outcome::NoFramePointer);
+    }
+    *registers = Registers { ip: return_address, sp: fp + 16, fp: next, bx };
+    Step::Caller
+}
+
 /// Steps out of a signal handler's trampoline.
 #[inline(always)]
 fn step_signal(registers: &mut Registers, mut read: impl FnMut(u64) -> Option<u64>) -> Step {
@@ -358,7 +418,7 @@ fn step_signal(registers: &mut Registers, mut read: impl FnMut(u64) -> Option<u6
     let words = (word(signal_frame::RIP), word(signal_frame::RSP), word(signal_frame::RBP), word(signal_frame::RBX));
     let (Some(ip), Some(sp), Some(fp), Some(bx)) = words else { return Step::Stop(Outcome::UnreadableStack) };
     // A handler may run on a stack of its own, above or below: only the words themselves can be checked.
-    *registers = Registers { ip, sp, fp, bx, r10: 0 };
+    *registers = Registers { ip, sp, fp, bx };
     Step::Interrupted
 }
 
@@ -414,14 +474,28 @@ mod tests {
         let mut rule = Rule::new(Base::Rsp, 32);
         rule.rbp = Saved::AtCfa as u8;
         rule.rbp_offset = -16;
-        let before = Registers { ip: 1, sp: 0x1000, fp: 7, bx: 9, r10: 0 };
+        let before = Registers { ip: 1, sp: 0x1000, fp: 7, bx: 9 };
         let mut registers = before;
-        assert_eq!(step(&mut registers, rule.pack().unwrap(), |_| None, read), Step::Caller);
-        assert_eq!(registers, Registers { ip: 0x4321, sp: 0x1020, fp: 0xaaaa, bx: 9, r10: 0 });
+        assert_eq!(step(&mut registers, rule.pack().unwrap(), |_| None, |_| None, read), Step::Caller);
+        assert_eq!(registers, Registers { ip: 0x4321, sp: 0x1020, fp: 0xaaaa, bx: 9 });
         let mut registers = before;
-        let stop = step(&mut registers, Packed::special(Special::Bad), |_| None, read);
+        let stop = step(&mut registers, Packed::special(Special::Bad), |_| None, |_| None, read);
         assert_eq!((stop, registers), (Step::Stop(Outcome::BadUnwindRule), before));
         let mut registers = Registers { sp: 0x2000, ..before };
-        assert_eq!(step(&mut registers, rule.pack().unwrap(), |_| None, read), Step::Stop(Outcome::UnreadableStack));
+        assert_eq!(
+            step(&mut registers, rule.pack().unwrap(), |_| None, |_| None, read),
+            Step::Stop(Outcome::UnreadableStack)
+        );
+        // As in vfork(2) of the C library: the return address was taken off the stack.
+        let mut rule = Rule::new(Base::Rsp, 0);
+        rule.return_offset = RETURN_IN_REGISTER + 5;
+        let rules = |_| Some(rule);
+        let packed = Packed::dictionary(0).unwrap();
+        let rdi = |number| (number == 5).then_some(0x5555);
+        let mut registers = before;
+        assert_eq!(step(&mut registers, packed, rules, rdi, read), Step::Caller);
+        assert_eq!(registers, Registers { ip: 0x5555, ..before });
+        let stop = step(&mut registers, packed, rules, |_| None, read);
+        assert_eq!(stop, Step::Stop(Outcome::BadUnwindRule), "known in the leaf only");
     }
 }

@@ -133,20 +133,26 @@ fn send_once(window: &Window, record: &StackRecord, chain: Chain) -> Chain {
         return chain;
     }
     let length = record.length as usize;
-    if length > MAX_STACK_WORDS {
-        return Chain::lost(Outcome::RingFull);
-    }
-    let size = (core::mem::offset_of!(StackRecord, words) + length * size_of::<u64>()) & 0x1fff;
-    let available = RING.query(RING_AVAILABLE);
-    let flags = if available >= u64::from(config!(wake_at_bytes)) { RING_FORCE_WAKEUP } else { RING_NO_WAKEUP };
-    // SAFETY: `size` is at most that of the record.
-    let bytes = unsafe { core::slice::from_raw_parts((&raw const *record).cast::<u8>(), size) };
-    if RING.output::<[u8]>(bytes, flags).is_err() {
+    if length > MAX_STACK_WORDS || !send(record, core::mem::offset_of!(StackRecord, words) + length * size_of::<u64>())
+    {
         return Chain::lost(Outcome::RingFull);
     }
     // When the mark does not fit, the chain is sent again: user space keeps one.
     let _ = sent(window).insert(chain.reference, 1, 0);
     chain
+}
+
+/// Sends the first `size` bytes of a record; false when the ring has no room.
+#[inline(always)]
+pub(crate) fn send<T>(record: &T, size: usize) -> bool {
+    if size > size_of::<T>() {
+        return false;
+    }
+    let available = RING.query(RING_AVAILABLE);
+    let flags = if available >= u64::from(config!(wake_at_bytes)) { RING_FORCE_WAKEUP } else { RING_NO_WAKEUP };
+    // SAFETY: `size` is at most that of the record.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const *record).cast::<u8>(), size) };
+    RING.output::<[u8]>(bytes, flags).is_ok()
 }
 
 /// Marks the scratch records as what they are.

@@ -17,6 +17,7 @@ mod config;
 mod cpu;
 mod maps;
 mod process;
+mod remainder;
 mod stack;
 mod task;
 mod unwind;

@@ -3,9 +3,9 @@
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_WORDS};
+use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
-use profiler_common::event::{ORIGINS, RecordKey, RecordValue, StackRecord};
+use profiler_common::event::{ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord};
 use profiler_common::unwind::{MAX_RULES, Rule};
 
 use crate::unwind::Walk;
@@ -69,7 +69,8 @@ pub(crate) struct Shard {
 
 /// The unwind tables. Shards are added by user space as they are needed, and none is taken away while programs run.
 #[btf_map]
-pub(crate) static SHARDS: btf_maps::ArrayOfMaps<btf_maps::Array<Shard, 1>, MAX_SHARDS> = btf_maps::ArrayOfMaps::new();
+pub(crate) static SHARDS: btf_maps::ArrayOfMaps<btf_maps::Array<Shard, 1, SHARD_FLAGS>, MAX_SHARDS> =
+    btf_maps::ArrayOfMaps::new();
 
 /// Children of a target that found [`PROCESSES`] full. Written by `process`, read by user space.
 #[map]
@@ -90,6 +91,8 @@ pub(crate) struct Fill {
     pub(crate) entries: u64,
     /// 1 once user space was asked to drain early.
     pub(crate) asked: u64,
+    /// Walks that were left to user space.
+    pub(crate) remainders: u64,
 }
 
 /// A hit of the sampling event.
@@ -114,4 +117,6 @@ pub(crate) struct Scratch {
     pub(crate) user: StackRecord,
     /// The kernel chain.
     pub(crate) kernel: StackRecord,
+    /// What is left of the walk, where user space has to finish it.
+    pub(crate) remainder: RemainderRecord,
 }

@@ -1,30 +1,32 @@
 //! Processes as they are forked and as they execute programs, so that the children of a target are sampled from
-//! their first instruction. What they map is user space's business.
+//! their first instruction, and unwound by what their parents map. What they map anew is user space's business.
 //!
 //! Raw tracepoints: they need no BTF at load, and exist on every kernel the rest works on.
 
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET};
+use profiler_common::config::{Filter, PROCESS_AWAITS_EXEC, PROCESS_TARGET};
 
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{CHILDREN_MISSED, PROCESSES};
 use crate::task::{Task, kernel_word};
 
-/// Lists the child of a listed process. Arguments: parent, child (include/trace/events/sched.h).
+/// Lists the child of a listed process, with what it maps, which is what its parent does. Arguments: parent, child
+/// (include/trace/events/sched.h).
 ///
 /// Not inside a pid namespace, in which the child's number is not known here: there user space lists it.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub(crate) fn process_fork(context: RawTracePointContext) -> i32 {
     let child: *const u8 = context.arg(1);
     let (parent_pid, child_pid) = (pid_of(context.arg(0)), pid_of(child));
-    if parent_pid == child_pid || config!(follow_children) == 0 || config!(pid_namespace_inode) != 0 {
+    if parent_pid == child_pid || config!(pid_namespace_inode) != 0 {
         return 0;
     }
     // SAFETY: the entry is copied at once.
     let Some(mut process) = unsafe { PROCESSES.get(parent_pid) }.copied() else { return 0 };
-    if process.flags & PROCESS_TARGET == 0 {
+    let followed = config!(follow_children) != 0 && process.flags & PROCESS_TARGET != 0;
+    if config!(filter) == Filter::Processes as u32 && !followed {
         return 0;
     }
     process.first_exec_count = exec_count_of(child);
@@ -37,7 +39,8 @@ pub(crate) fn process_fork(context: RawTracePointContext) -> i32 {
     0
 }
 
-/// Begins to sample a command that the profiler started. Arguments: task, old pid, program.
+/// Forgets what a process had mapped, and begins to sample a command that the profiler started. Arguments: task, old
+/// pid, program.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub(crate) fn process_exec(context: RawTracePointContext) -> i32 {
     // The task that executes is the one that runs.
@@ -45,6 +48,7 @@ pub(crate) fn process_exec(context: RawTracePointContext) -> i32 {
     if let Some(process) = PROCESSES.get_ptr_mut(task.pid) {
         // SAFETY: the pointer is to a map value; no other CPU changes these while the process executes.
         let process = unsafe { &mut *process };
+        process.mappings = 0;
         if process.flags & PROCESS_AWAITS_EXEC != 0 {
             process.flags &= !PROCESS_AWAITS_EXEC;
             process.first_exec_count = exec_count_of(context.arg(0)).wrapping_sub(1);

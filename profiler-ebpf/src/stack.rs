@@ -6,20 +6,23 @@ use profiler_common::counters::Outcome;
 use profiler_common::event::{
     FrameWord, HASH_SEED, MAX_KERNEL_FRAMES, MAX_STACK_WORDS, MAX_USER_FRAMES, StackRecord, finish_hash, hash_word,
 };
-use profiler_common::unwind::Registers;
+use profiler_common::unwind::{LEAF_REGISTERS, Registers};
 
 use crate::maps::Scratch;
+use crate::remainder;
 use crate::task::Task;
-use crate::unwind;
+use crate::unwind::{self, NO_STACK};
 
 /// Registers of a task at its entry into the kernel. Source: `struct pt_regs`, arch/x86/include/asm/ptrace.h.
 mod offset {
-    pub(super) const RBP: usize = 32;
-    pub(super) const RBX: usize = 40;
-    pub(super) const R10: usize = 56;
     pub(super) const RIP: usize = 128;
     pub(super) const CS: usize = 136;
     pub(super) const RSP: usize = 152;
+    /// Those of rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp and r8 to r15, which is their order in DWARF.
+    pub(super) const BY_NUMBER: [usize; super::LEAF_REGISTERS] =
+        [80, 96, 88, 40, 104, 112, RBP, RSP, 72, 64, 56, 48, 24, 16, 8, 0];
+    pub(super) const RBP: usize = 32;
+    pub(super) const RBX: usize = 40;
 }
 
 /// Privilege level of user mode, in the code segment.
@@ -89,25 +92,33 @@ pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch
     // SAFETY: the helper takes a task pointer the verifier knows.
     let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
     macro_rules! register {
-        ($name:ident) => {
+        ($offset:expr) => {
             // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
-            unsafe { *registers.add(offset::$name).cast::<u64>() }
+            unsafe { *registers.add($offset).cast::<u64>() }
         };
     }
-    let segment = register!(CS);
+    let segment = register!(offset::CS);
     if segment & USER_MODE != USER_MODE {
         // A task that has not been to user space yet, such as one between fork and its first return.
         return Chain::EMPTY;
     }
-    let ip = register!(RIP);
+    let ip = register!(offset::RIP);
     let leaf = FrameWord::Native(ip).to_word();
     scratch.user.words[0] = leaf;
     let walk = &mut scratch.walk;
-    walk.registers = Registers { ip, sp: register!(RSP), fp: register!(RBP), bx: register!(RBX), r10: register!(R10) };
+    let (sp, fp, bx) = (register!(offset::RSP), register!(offset::RBP), register!(offset::RBX));
+    walk.registers = Registers { ip, sp, fp, bx };
+    let mut number = 0;
+    while number < LEAF_REGISTERS {
+        scratch.remainder.leaf[number] = register!(offset::BY_NUMBER[number]);
+        number += 1;
+    }
     walk.length = 1;
     walk.hash = hash_word(HASH_SEED, leaf);
     walk.outcome = Outcome::CompatCode as u64;
     walk.exact = 1;
+    walk.left = 0;
+    walk.stack_start = NO_STACK;
     walk.first_mapping = process.map_or(0, |process| process.first_mapping);
     walk.mappings = process.map_or(0, |process| process.mappings);
     // No address is in it: the first frame looks its mapping up.
@@ -117,7 +128,15 @@ pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch
         unwind::walk(scratch);
     }
     let (length, hash, outcome) = (scratch.walk.length, scratch.walk.hash, scratch.walk.outcome);
-    finish(&mut scratch.user, length as usize, hash, outcome)
+    if outcome != Outcome::Complete as u64 && task.is_executing() {
+        return Chain::lost(Outcome::Executing);
+    }
+    let mut chain = finish(&mut scratch.user, length as usize, hash, outcome);
+    if scratch.walk.left != 0 {
+        chain.reference = remainder::send(scratch, task.tid);
+        scratch.user.hash = chain.reference;
+    }
+    chain
 }
 
 /// Ends a chain: a marker when it was cut, its length and its hash.

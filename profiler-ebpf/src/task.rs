@@ -139,6 +139,12 @@ impl Task {
         kernel_word(self.pointer, config!(task.mm)) != 0
     }
 
+    /// Whether it is inside execve(2), where the registers may still be those of a program whose memory is gone.
+    #[inline(always)]
+    pub(crate) fn is_executing(&self) -> bool {
+        kernel_word(self.pointer, config!(task.in_execve)) & u64::from(config!(task.in_execve_mask)) != 0
+    }
+
     /// How often it was switched out.
     #[inline(always)]
     pub(crate) fn switches(&self) -> u64 {

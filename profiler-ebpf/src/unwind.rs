@@ -1,4 +1,7 @@
 //! The user chain, frame by frame: by table where the mapping has one, by frame pointer where it has none.
+//!
+//! Where no mapping is known, which is so for a while after code was mapped, the walk is left to user space: see
+//! `remainder`.
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use core::ffi::c_void;
@@ -6,10 +9,14 @@ use core::mem::MaybeUninit;
 use profiler_common::config::{MAPPING_SEARCH_STEPS, MappingEntry, ROW_INDEX_BITS, SHARD_WORDS};
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_USER_FRAMES, hash_word};
-use profiler_common::unwind::{PAGE_SHIFT, Packed, Registers, Step, find_row, rule_of, step};
+use profiler_common::unwind::{
+    LEAF_REGISTERS, PAGE_SHIFT, Packed, Registers, Special, Step, find_row, is_code_address, rule_of, step,
+    step_frame_pointer,
+};
 
 use crate::config::config;
 use crate::maps::{MAPPINGS, RULES, SHARDS, Scratch, Shard};
+use crate::remainder;
 
 /// Where a walk has got to. In the scratch space, not on the stack: what the verifier reads there it takes for any
 /// number, so that one turn of the loop is like another to it.
@@ -25,22 +32,29 @@ pub(crate) struct Walk {
     pub(crate) outcome: u64,
     /// 1 when the instruction pointer is where the frame is, 0 when it is a return address.
     pub(crate) exact: u64,
+    /// 1 when the rest is left to user space.
+    pub(crate) left: u64,
     /// The process's run of mappings: index of the first.
     pub(crate) first_mapping: u32,
     /// And how many.
     pub(crate) mappings: u32,
     /// The mapping of the frame before.
     pub(crate) mapping: MappingEntry,
+    /// Address of what is in `stack`; [`NO_STACK`] when nothing is.
+    pub(crate) stack_start: u64,
+    /// A piece of the user's stack. Reading 1 KiB costs little more than reading 8 bytes, and most frames are small.
+    pub(crate) stack: [u64; STACK_WORDS],
 }
 
-/// A frame larger than this is taken for a broken chain: twice the usual limit of a whole stack.
-const MAX_FRAME_BYTES: u64 = 16 << 20;
+/// Words of the stack that are read at once: a power of two, so that they never cross a page.
+const STACK_WORDS: usize = 128;
+const STACK_BYTES: u64 = 8 * STACK_WORDS as u64;
 
-/// Addresses below have no code: the kernel lets nobody map the first page, and no ABI uses the first 64 KiB.
-const MIN_CODE_ADDRESS: u64 = 1 << 16;
+/// No piece of a stack begins here: all are aligned.
+pub(crate) const NO_STACK: u64 = 1;
 
-/// The first address that is not user space's, with five-level paging. Source: Documentation/arch/x86/x86_64/mm.rst.
-const USER_END: u64 = 1 << 56;
+/// Frames of one turn of `bpf_loop`: a turn costs some 5 ns of its own.
+const FRAMES_PER_TURN: usize = 4;
 
 /// Walks from the registers in the scratch space to the outermost frame.
 #[inline(always)]
@@ -49,7 +63,7 @@ pub(crate) fn walk(scratch: &mut Scratch) {
     if config!(has_loop) == 0 {
         // The verifier goes round this loop frame by frame: by frame pointer alone it can.
         for _ in 0..MAX_USER_FRAMES {
-            if !(has_room(scratch) && by_frame_pointer(scratch)) {
+            if !(has_room(scratch) && by_frame_pointer(scratch, Outcome::NoFramePointer)) {
                 return;
             }
         }
@@ -57,7 +71,12 @@ pub(crate) fn walk(scratch: &mut Scratch) {
         let mut context: *mut Scratch = scratch;
         // SAFETY: the callback takes what is passed to it, and the helper returns before `context` goes.
         unsafe {
-            bpf_loop(MAX_USER_FRAMES as u32, callback as *mut c_void, (&raw mut context).cast(), 0);
+            bpf_loop(
+                MAX_USER_FRAMES.div_ceil(FRAMES_PER_TURN) as u32,
+                callback as *mut c_void,
+                (&raw mut context).cast(),
+                0,
+            );
         }
     }
 }
@@ -66,7 +85,12 @@ pub(crate) fn walk(scratch: &mut Scratch) {
 extern "C" fn callback(_index: u32, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `walk` passes this.
     let scratch = unsafe { &mut **context };
-    i64::from(!(has_room(scratch) && next(scratch)))
+    for _ in 0..FRAMES_PER_TURN {
+        if !(has_room(scratch) && next(scratch)) {
+            return 1;
+        }
+    }
+    0
 }
 
 /// Whether one more frame may be found.
@@ -79,19 +103,50 @@ fn has_room(scratch: &Scratch) -> bool {
 #[inline(always)]
 fn next(scratch: &mut Scratch) -> bool {
     let pc = scratch.walk.registers.ip - (1 - (scratch.walk.exact & 1));
-    let Some(rule) = find_rule(scratch, pc) else { return by_frame_pointer(scratch) };
+    let Some(rule) = find_rule(scratch, pc) else {
+        if remainder::may_leave(scratch) {
+            scratch.walk.left = 1;
+            return end(scratch, Outcome::NoTable);
+        }
+        return by_frame_pointer(scratch, Outcome::NoTable);
+    };
     let mut registers = scratch.walk.registers;
     let dictionary = |number: u32| RULES.get(number).copied();
-    let stepped = step(&mut registers, rule, dictionary, read_user);
+    let walk = &raw mut scratch.walk;
+    let leaf_registers = &raw const scratch.remainder.leaf;
+    let is_leaf = scratch.walk.length <= 1;
+    let leaf = |number: u8| {
+        // SAFETY: the pointer is to the scratch space, which this program alone uses.
+        is_leaf.then(|| unsafe { (*leaf_registers)[number as usize & (LEAF_REGISTERS - 1)] })
+    };
+    let stepped = step(&mut registers, rule, dictionary, leaf, |address| read_stack(walk, address));
     match stepped {
         Step::Caller | Step::Interrupted => {
             scratch.walk.registers = registers;
             scratch.walk.exact = if let Step::Interrupted = stepped { 1 } else { 0 };
             push(scratch, registers.ip)
         }
-        Step::NoRule => by_frame_pointer(scratch),
+        Step::NoRule => by_frame_pointer(scratch, Outcome::NoFramePointer),
         Step::Root => end(scratch, Outcome::Complete),
         Step::Stop(outcome) => end(scratch, outcome),
+    }
+}
+
+/// Follows a saved frame pointer; `broken`: what the outcome is where there is none.
+#[inline(always)]
+fn by_frame_pointer(scratch: &mut Scratch, broken: Outcome) -> bool {
+    let mut registers = scratch.walk.registers;
+    let walk = &raw mut scratch.walk;
+    let is_leaf = scratch.walk.length <= 1;
+    match step_frame_pointer(&mut registers, is_leaf, |address| read_stack(walk, address)) {
+        Step::Root => end(scratch, Outcome::Complete),
+        Step::Stop(Outcome::UnreadableStack) => end(scratch, Outcome::UnreadableStack),
+        Step::Stop(_) => end(scratch, broken),
+        _ => {
+            scratch.walk.registers = registers;
+            scratch.walk.exact = 0;
+            push(scratch, registers.ip)
+        }
     }
 }
 
@@ -108,7 +163,7 @@ fn push(scratch: &mut Scratch, address: u64) -> bool {
     if length >= MAX_USER_FRAMES {
         return false;
     }
-    if !(MIN_CODE_ADDRESS..USER_END).contains(&address) {
+    if !is_code_address(address) {
         return end(scratch, Outcome::BadUnwindRule);
     }
     let word = FrameWord::Native(address).to_word();
@@ -116,6 +171,30 @@ fn push(scratch: &mut Scratch, address: u64) -> bool {
     scratch.walk.length = length as u64 + 1;
     scratch.walk.hash = hash_word(scratch.walk.hash, word);
     true
+}
+
+/// A word of the user's stack, from the piece that was read last where it is in there.
+#[inline(always)]
+fn read_stack(walk: *mut Walk, address: u64) -> Option<u64> {
+    // SAFETY: the pointer is to the scratch space, which this program alone uses.
+    let walk = unsafe { &mut *walk };
+    if address & 7 != 0 {
+        return read_user(address);
+    }
+    let start = address & !(STACK_BYTES - 1);
+    if walk.stack_start != start && !read_piece(walk, start) {
+        return None;
+    }
+    Some(walk.stack[(address >> 3) as usize & (STACK_WORDS - 1)])
+}
+
+/// Reads a piece of the stack. Not inlined: it is called from everywhere, and the verifier follows every copy.
+#[inline(never)]
+fn read_piece(walk: &mut Walk, start: u64) -> bool {
+    // SAFETY: the helper writes the whole of `stack`, zeros when it fails, and survives any source address.
+    let result = unsafe { bpf_probe_read_user(walk.stack.as_mut_ptr().cast(), STACK_BYTES as u32, start as *const _) };
+    walk.stack_start = if result == 0 { start } else { NO_STACK };
+    result == 0
 }
 
 /// A word of the user's memory.
@@ -128,9 +207,10 @@ fn read_user(address: u64) -> Option<u64> {
     (result == 0).then(|| unsafe { word.assume_init() })
 }
 
-/// The rule for an address; `None` where there is no table.
+/// The rule for an address: [`Special::None`] in a mapping without a table, `None` where no mapping is known.
 #[inline(always)]
 fn find_rule(scratch: &mut Scratch, pc: u64) -> Option<Packed> {
+    let none = Some(Packed::special(Special::None));
     let cached = (scratch.walk.mapping.start..scratch.walk.mapping.end).contains(&pc);
     if !cached && !find_mapping(scratch, pc) {
         return None;
@@ -139,18 +219,21 @@ fn find_rule(scratch: &mut Scratch, pc: u64) -> Option<Packed> {
     let address = pc - bias;
     let page = (address >> PAGE_SHIFT).wrapping_sub(u64::from(first_page));
     if page >= u64::from(pages) {
-        return None;
+        return none;
     }
     let at = pages_at as usize + 2 * page as usize;
-    let page_shard: &Shard = SHARDS.get_value(shard, &0)?;
+    let Some(page_shard): Option<&Shard> = SHARDS.get_value(shard, &0) else { return none };
     let first = page_shard.words[at & (SHARD_WORDS - 1)];
     let count = page_shard.words[(at + 1) & (SHARD_WORDS - 1)];
-    let row_shard: &Shard = SHARDS.get_value(first >> ROW_INDEX_BITS, &0)?;
+    let Some(row_shard): Option<&Shard> = SHARDS.get_value(first >> ROW_INDEX_BITS, &0) else { return none };
     let first = (first as usize) & (SHARD_WORDS - 1);
     let low = (address & 0xfff) as u32;
     // The mask shows the verifier that the index stays inside.
     let row = |index: u32| Some(row_shard.words[(first + index as usize) & (SHARD_WORDS - 1)]);
-    find_row(count, low, row).map(rule_of)
+    match find_row(count, low, row) {
+        Some(row) => Some(rule_of(row)),
+        None => none,
+    }
 }
 
 /// Finds the mapping an address is in, and keeps it for the next frame.
@@ -174,35 +257,4 @@ fn find_mapping(scratch: &mut Scratch, pc: u64) -> bool {
         }
     }
     false
-}
-
-/// Follows a saved frame pointer: it points at the caller's, with the return address above it.
-///
-/// The chain ends well where the frame pointer is zero, as the ABI asks of a process's or thread's first frame. Not so
-/// in the leaf: a register that is zero there was no frame pointer.
-/// Source: System V ABI, AMD64 supplement, sections 3.2.2 and 3.4.1.
-#[inline(always)]
-fn by_frame_pointer(scratch: &mut Scratch) -> bool {
-    let Registers { sp, fp, bx, .. } = scratch.walk.registers;
-    if fp == 0 {
-        let outcome = if scratch.walk.length > 1 { Outcome::Complete } else { Outcome::NoFramePointer };
-        return end(scratch, outcome);
-    }
-    if fp & 7 != 0 || fp < sp || fp - sp > MAX_FRAME_BYTES {
-        return end(scratch, Outcome::NoFramePointer);
-    }
-    let mut saved = MaybeUninit::<[u64; 2]>::uninit();
-    // SAFETY: the helper writes 16 bytes to `saved`, zeros when it fails, and survives any source address.
-    let result = unsafe { bpf_probe_read_user(saved.as_mut_ptr().cast(), 16, fp as *const _) };
-    if result != 0 {
-        return end(scratch, Outcome::UnreadableStack);
-    }
-    // SAFETY: the helper has written it.
-    let [next, return_address] = unsafe { saved.assume_init() };
-    if !(MIN_CODE_ADDRESS..USER_END).contains(&return_address) {
-        return end(scratch, Outcome::NoFramePointer);
-    }
-    scratch.walk.registers = Registers { ip: return_address, sp: fp + 16, fp: next, bx, r10: 0 };
-    scratch.walk.exact = 0;
-    push(scratch, return_address)
 }

@@ -6,7 +6,7 @@
  * SKIP: write calls that pass before the first stop; STRIDE: one in so many addresses is stopped at; VISITS: stops made
  * at one address at most; STOPS: stops made at most. Writes records to standard output, each a type and a size in bytes, both 32 bits:
  *   'M'  the text of /proc/PID/maps, before the first stop and whenever code appears that was not mapped
- *   'S'  a stop: {ip sp bp bx r10 frames bytes result}, frames times {ip sp bp}, of which the first is the leaf,
+ *   'S'  a stop: {ip frames bytes result, 16 registers}, frames times {ip sp bp}, of which the first is the leaf,
  *        and the stack's bytes from sp - 128 on. result: 0 when the walk reached the outermost frame
  *   'E'  the end: the instructions executed, 64 bits
  * The program's own output goes nowhere.
@@ -100,11 +100,17 @@ static bool get_thread(Dwfl *dwfl, pid_t tid, void *arg, void **thread) {
 }
 
 /* In the order of DWARF's numbers: psABI, figure 3.36. */
+static void by_number(Dwarf_Word words[17]) {
+    const struct user_regs_struct *r = &registers;
+    Dwarf_Word values[17] = {r->rax, r->rdx, r->rcx, r->rbx, r->rsi, r->rdi, r->rbp, r->rsp, r->r8,
+                             r->r9,  r->r10, r->r11, r->r12, r->r13, r->r14, r->r15, r->rip};
+    memcpy(words, values, sizeof values);
+}
+
 static bool set_registers(Dwfl_Thread *thread, void *arg) {
     (void)arg;
-    const struct user_regs_struct *r = &registers;
-    Dwarf_Word words[17] = {r->rax, r->rdx, r->rcx, r->rbx, r->rsi, r->rdi, r->rbp, r->rsp, r->r8,
-                            r->r9,  r->r10, r->r11, r->r12, r->r13, r->r14, r->r15, r->rip};
+    Dwarf_Word words[17];
+    by_number(words);
     return dwfl_thread_state_registers(thread, 0, 17, words);
 }
 
@@ -199,10 +205,12 @@ static void stop(Dwfl *dwfl) {
     stack_bytes = got > 0 ? (uint64_t)got : 0;
     frame_count = 0;
     int result = dwfl_getthread_frames(dwfl, child, on_frame, NULL);
-    uint64_t head[8] = {registers.rip, registers.rsp, registers.rbp, registers.rbx,
-                        registers.r10, frame_count,   stack_bytes,   (uint64_t)(int64_t)result};
-    put_header('S', sizeof head + frame_count * sizeof frames[0] + stack_bytes);
+    uint64_t head[4] = {registers.rip, frame_count, stack_bytes, (uint64_t)(int64_t)result};
+    Dwarf_Word numbered[17];
+    by_number(numbered);
+    put_header('S', sizeof head + 16 * sizeof numbered[0] + frame_count * sizeof frames[0] + stack_bytes);
     put(head, sizeof head);
+    put(numbered, 16 * sizeof numbered[0]);
     put(frames, frame_count * sizeof frames[0]);
     put(stack, stack_bytes);
 }

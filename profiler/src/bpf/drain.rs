@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
 use profiler_common::config::Control;
-use profiler_common::event::{MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord};
+use profiler_common::event::{
+    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_REMAINDER, RING_STACK, RecordKey, RecordValue,
+    RemainderRecord, StackRecord,
+};
+use profiler_common::unwind::{LEAF_REGISTERS, Registers};
 
 use super::BpfError;
 use super::load::{Kernel, Shared};
@@ -26,8 +30,25 @@ pub struct Drained {
     pub records: Vec<(RecordKey, RecordValue)>,
     /// The chains they refer to.
     pub stacks: Stacks,
+    /// What was left of walks, by the hash of the chain that was found.
+    pub remainders: HashMap<u64, Remainder>,
     /// Whether programs were still writing when it was emptied.
     pub unsettled: bool,
+}
+
+/// What a program left of a walk, for want of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remainder {
+    /// Registers of the frame that was found last.
+    pub registers: Registers,
+    /// Whether the instruction pointer is where that frame is, rather than a return address.
+    pub exact: bool,
+    /// Registers of the leaf, by their DWARF number.
+    pub leaf: [u64; LEAF_REGISTERS],
+    /// Address of what `stack` holds.
+    pub stack_start: u64,
+    /// The stack from there on.
+    pub stack: Box<[u8]>,
 }
 
 /// The maps of one generation.
@@ -37,11 +58,13 @@ pub(super) struct Generation {
     sent: Batch<u64, u8>,
     /// Chains that came for it and were not handed out yet.
     stacks: Stacks,
+    remainders: HashMap<u64, Remainder>,
 }
 
 impl Generation {
     pub(super) fn new(records: Map, sent: Map) -> Result<Self, BpfError> {
-        Ok(Self { records: Batch::new(records, "RECORDS")?, sent: Batch::new(sent, "SENT")?, stacks: Stacks::new() })
+        let (records, sent) = (Batch::new(records, "RECORDS")?, Batch::new(sent, "SENT")?);
+        Ok(Self { records, sent, stacks: Stacks::new(), remainders: HashMap::new() })
     }
 }
 
@@ -62,9 +85,10 @@ impl Kernel {
         let records = self.generations[old].records.take_all()?;
         self.generations[old].sent.take_all()?;
         let index = u32::from(old == 1);
-        self.fill.set(index, [0, 0], 0).map_err(|error| BpfError::map("reset", "FILL", error))?;
+        self.fill.set(index, [0; 3], 0).map_err(|error| BpfError::map("reset", "FILL", error))?;
         let stacks = std::mem::take(&mut self.generations[old].stacks);
-        Ok(Drained { records, stacks, unsettled })
+        let remainders = std::mem::take(&mut self.generations[old].remainders);
+        Ok(Drained { records, stacks, remainders, unsettled })
     }
 
     /// Waits until no program is inside a generation; false when the limit passed first.
@@ -93,6 +117,11 @@ impl Kernel {
                         self.generations[usize::from(window & 1)].stacks.insert(hash, words);
                     }
                 }
+                Some(RING_REMAINDER) => {
+                    if let Some((window, hash, remainder)) = parse_remainder(&item) {
+                        self.generations[usize::from(window & 1)].remainders.insert(hash, remainder);
+                    }
+                }
                 Some(RING_DRAIN) => asked = true,
                 _ => {}
             }
@@ -117,6 +146,27 @@ fn parse_stack(item: &[u8]) -> Option<(u16, u64, Box<[u64]>)> {
     let words = item.get(std::mem::offset_of!(StackRecord, words)..)?;
     let words = words.get(..length * 8)?.as_chunks::<8>().0;
     Some((window, hash, words.iter().map(|word| u64::from_ne_bytes(*word)).collect()))
+}
+
+/// Generation, hash and content of a [`RemainderRecord`].
+fn parse_remainder(item: &[u8]) -> Option<(u16, u64, Remainder)> {
+    let word = |offset: usize| Some(u64::from_ne_bytes(item.get(offset..offset + 8)?.try_into().ok()?));
+    let window = u16::from_ne_bytes(item.get(2..4)?.try_into().ok()?);
+    let bytes = u32::from_ne_bytes(item.get(4..8)?.try_into().ok()?) as usize;
+    let at = std::mem::offset_of!(RemainderRecord, registers);
+    let registers = Registers { ip: word(at)?, sp: word(at + 8)?, fp: word(at + 16)?, bx: word(at + 24)? };
+    let exact = word(std::mem::offset_of!(RemainderRecord, exact))? != 0;
+    let mut leaf = [0; LEAF_REGISTERS];
+    for (number, register) in leaf.iter_mut().enumerate() {
+        *register = word(std::mem::offset_of!(RemainderRecord, leaf) + 8 * number)?;
+    }
+    let stack_start = word(std::mem::offset_of!(RemainderRecord, stack_start))?;
+    let hash = word(std::mem::offset_of!(RemainderRecord, hash))?;
+    if bytes > MAX_REMAINDER_BYTES {
+        return None;
+    }
+    let stack = item.get(std::mem::offset_of!(RemainderRecord, stack)..)?.get(..bytes)?;
+    Some((window, hash, Remainder { registers, exact, leaf, stack_start, stack: stack.into() }))
 }
 
 /// A hash map that is emptied by batch operations, which aya does not wrap. Source: `union bpf_attr`, `batch`.

@@ -37,6 +37,7 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
             .find_map(|name| types.member_offset(task, name, MAX_NESTING))
             .ok_or(BpfError::NoField { structure, field: names[0] })
     };
+    let in_execve = types.member_bits(task, "in_execve", MAX_NESTING);
     Ok(TaskOffsets {
         tgid: offset(&["tgid"])?,
         pid: offset(&["pid"])?,
@@ -48,6 +49,8 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
         flags: offset(&["flags"])?,
         voluntary_switches: offset(&["nvcsw"])?,
         involuntary_switches: offset(&["nivcsw"])?,
+        in_execve: in_execve.map_or(0, |bits| bits / 8),
+        in_execve_mask: in_execve.map_or(0, |bits| 1 << (bits % 8)),
     })
 }
 
@@ -116,22 +119,27 @@ impl<'a> Types<'a> {
         })
     }
 
-    /// Byte offset of a member, also of one inside anonymous structures and unions.
+    /// Byte offset of a member.
     fn member_offset(&self, start: usize, name: &str, nesting: u32) -> Option<u32> {
+        self.member_bits(start, name, nesting).map(|bits| bits / 8)
+    }
+
+    /// Bit offset of a member, also of one inside anonymous structures and unions.
+    fn member_bits(&self, start: usize, name: &str, nesting: u32) -> Option<u32> {
         let header = self.header(start)?;
         for index in 0..header.members as usize {
             let at = start + 12 + 12 * index;
             let (member, kind, bits) = (word(self.types, at)?, word(self.types, at + 4)?, word(self.types, at + 8)?);
             let bits = if header.has_bit_fields { bits & 0x00ff_ffff } else { bits };
             if self.is_named(member, name) && member != 0 {
-                return Some(bits / 8);
+                return Some(bits);
             }
             if member == 0
                 && nesting > 0
                 && let Some(inner) = self.struct_behind(kind)
-                && let Some(offset) = self.member_offset(inner, name, nesting - 1)
+                && let Some(inner_bits) = self.member_bits(inner, name, nesting - 1)
             {
-                return Some(bits / 8 + offset);
+                return Some(bits + inner_bits);
             }
         }
         None

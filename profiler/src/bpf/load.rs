@@ -10,11 +10,12 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::unwind::Rule;
+use profiler_common::unwind::{Packed, Rule};
 
 use super::BpfError;
 use super::drain::Generation;
-use super::tables::{PlacedTable, Run, TableMaps, TableParts};
+use super::runs::{Run, Runs};
+use super::tables::{PlacedTable, TableParts, Tables};
 
 /// The object that was built from profiler-ebpf, in memory aligned as its sections ask.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/profiler.bpf.o");
@@ -88,12 +89,13 @@ pub struct Kernel {
     pub(super) control: Array<MapData, Shared<Control>>,
     pub(super) in_flight: PerCpuArray<MapData, Shared<InFlight>>,
     pub(super) counters: PerCpuArray<MapData, Shared<Counters>>,
-    pub(super) fill: Array<MapData, [u64; 2]>,
+    pub(super) fill: Array<MapData, [u64; 3]>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) generations: [Generation; 2],
     pub(super) current: usize,
     processes: HashMap<MapData, u32, Shared<Process>>,
-    tables: TableMaps,
+    tables: Tables,
+    runs: Runs,
     children_missed: Array<MapData, u64>,
     /// Keeps the kernel's run-time statistics on.
     _statistics: Option<OwnedFd>,
@@ -131,12 +133,7 @@ impl Kernel {
             Generation::new(take(&mut ebpf, "RECORDS_0")?, take(&mut ebpf, "SENT_0")?)?,
             Generation::new(take(&mut ebpf, "RECORDS_1")?, take(&mut ebpf, "SENT_1")?)?,
         ];
-        let tables = TableMaps::new(
-            take(&mut ebpf, "SHARDS")?,
-            typed(&mut ebpf, "MAPPINGS")?,
-            typed(&mut ebpf, "RULES")?,
-            limits.table_shards,
-        )?;
+        let tables = Tables::new(take(&mut ebpf, "SHARDS")?, typed(&mut ebpf, "RULES")?, limits.table_shards)?;
         Ok(Self {
             control: typed(&mut ebpf, "CONTROL")?,
             in_flight: typed(&mut ebpf, "IN_FLIGHT")?,
@@ -145,6 +142,7 @@ impl Kernel {
             ring: typed(&mut ebpf, "RING")?,
             processes: typed(&mut ebpf, "PROCESSES")?,
             tables,
+            runs: Runs::new(typed(&mut ebpf, "MAPPINGS")?),
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
             current: 0,
@@ -216,29 +214,55 @@ impl Kernel {
         self.tables.write_rules(rules)
     }
 
-    /// Writes a process's mappings aside; `None` when there is no room for them.
+    /// Whether a table is still where it was placed.
+    #[must_use]
+    pub fn has_table(&self, table: PlacedTable) -> bool {
+        self.tables.has(table)
+    }
+
+    /// Whether there may be room for a table of so many words now.
+    #[must_use]
+    pub fn has_table_room(&self, words: u64) -> bool {
+        self.tables.room() >= words
+    }
+
+    /// The rule of a placed table for an address in the object's own terms, as the programs find it.
+    #[must_use]
+    pub fn rule(&self, table: PlacedTable, address: u64) -> Option<Packed> {
+        self.tables.rule(table, address)
+    }
+
+    /// The run of a process that maps `entries`, ascending, of objects with the tables `numbers`; `None` when there is
+    /// no room for it.
     ///
     /// # Errors
     ///
     /// When the map cannot be written.
-    pub fn add_mappings(&mut self, entries: &[MappingEntry]) -> Result<Option<Run>, BpfError> {
-        self.tables.add_run(entries)
+    pub fn acquire_run(&mut self, entries: Vec<MappingEntry>, numbers: Vec<u64>) -> Result<Option<Run>, BpfError> {
+        self.runs.acquire(entries, numbers, &mut self.tables)
     }
 
-    /// Gives mappings back that no process's entry refers to any more.
-    pub fn retire_mappings(&mut self, run: Run) {
-        self.tables.retire(run);
+    /// Gives a run back that a process's entry refers to no more.
+    pub fn release_run(&mut self, run: Run) {
+        self.runs.release(run);
     }
 
-    /// Ends a window of the unwinder's maps: what was given back in the one before may be used again.
+    /// Ends a window of the unwinder's maps: what was given back a while ago may be used again.
     pub fn end_table_window(&mut self) {
         self.tables.end_window();
+        self.runs.end_window(&mut self.tables);
     }
 
     /// What the programs know of a process.
     #[must_use]
     pub fn process(&self, pid: u32) -> Option<Process> {
         self.processes.get(&pid, 0).ok().map(|process| process.0)
+    }
+
+    /// Pids of the processes that the programs know.
+    #[must_use]
+    pub fn known_processes(&self) -> Vec<u32> {
+        self.processes.keys().filter_map(Result::ok).collect()
     }
 
     /// Forgets a process; one that is not there is no error.
@@ -308,6 +332,9 @@ pub fn map_bytes() -> u64 {
     sum
 }
 
+/// Walks of one window that may be left to user space: all of half a second on one CPU at 999 Hz, and 8 MiB at most.
+const REMAINDERS_PER_WINDOW: u32 = 512;
+
 fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, task: TaskOffsets) -> Config {
     let (pid_namespace_device, pid_namespace_inode) = crate::process::pid_namespace().unwrap_or((0, 0));
     let mut config = Config {
@@ -318,6 +345,7 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
         self_pid,
         has_loop: u32::from(has_loop()),
         drain_at_entries: limits.records / 4 * 3,
+        remainders_per_window: REMAINDERS_PER_WINDOW,
         wake_at_bytes: limits.ring_bytes / 4,
         task,
         ..Config::UNSET

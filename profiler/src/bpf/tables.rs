@@ -1,24 +1,18 @@
-//! The maps of the unwinder: shards of tables, runs of mappings, the dictionary.
+//! Unwind tables in the shards: where each is, which are in use, and which make room for others.
 //!
-//! Shards are added as they are needed and never taken away while programs run: freeing a map inside a map under a
-//! running program has crashed kernels (CVE-2023-52447). A run of mappings is written aside and then switched to by one
-//! write to the process's entry; what it replaces is used again two windows later.
+//! A table is in use while a run of mappings refers to it, see `runs`. When there is no room for another, tables that
+//! have been out of use for longest are evicted; by then no program can still be reading them.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::collections::HashMap;
 
 use aya::maps::{Array, Map, MapData};
 use profiler_common::config::{MAX_SHARDS, MappingEntry, ROW_INDEX_BITS, SHARD_WORDS};
-use profiler_common::unwind::Rule;
+use profiler_common::unwind::{PAGE_SHIFT, Packed, Rule, find_row, rule_of};
 
 use super::BpfError;
 use super::load::Shared;
-use super::syscall::bpf;
-
-const MAP_CREATE: libc::c_long = 0;
-const MAP_UPDATE: libc::c_long = 2;
-const TYPE_ARRAY: u32 = 2;
+use super::shards::Shards;
+use super::space::{Piece, Space};
 
 /// An unwind table as it is placed.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +28,8 @@ pub struct TableParts<'a> {
 /// Where an object's table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlacedTable {
+    /// No two tables of a load have the same, evicted ones neither.
+    pub number: u64,
     first_page: u32,
     pages: u32,
     shard: u32,
@@ -44,175 +40,189 @@ impl PlacedTable {
     /// The entry of a mapping from `start` to `end` of an object that is loaded `bias` above its own addresses.
     #[must_use]
     pub fn entry(self, start: u64, end: u64, bias: u64) -> MappingEntry {
-        let Self { first_page, pages, shard, pages_at } = self;
+        let Self { first_page, pages, shard, pages_at, .. } = self;
         MappingEntry { start, end, bias, first_page, pages, shard, pages_at }
     }
 }
 
-/// A run of mappings in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Run {
-    /// Index of the first.
-    pub first: u32,
-    /// How many.
-    pub length: u32,
-}
+/// Windows a table stays out of use before it may be evicted: it is placed a moment before it is used.
+const IDLE_WINDOWS: u64 = 2;
 
-/// The unwinder's maps.
-pub(super) struct TableMaps {
-    outer: MapData,
-    shards: Vec<OwnedFd>,
-    max_shards: usize,
-    /// Content of the last shard, and how many words of it are used.
-    last: Vec<u32>,
-    used: usize,
-    mappings: Array<MapData, Shared<MappingEntry>>,
-    capacity: u32,
-    /// Runs in use and runs that programs may still read, by their first index: lengths.
-    runs: BTreeMap<u32, u32>,
-    retired: [Vec<Run>; 2],
+/// Free words below which the next shard is made aside: a quarter of one.
+const PREPARE_WORDS: u64 = (SHARD_WORDS / 4) as u64;
+
+/// The tables.
+pub(super) struct Tables {
+    shards: Shards,
+    space: Space,
+    tables: HashMap<u64, Placed>,
+    next_number: u64,
+    window: u64,
     rules: Array<MapData, Shared<Rule>>,
     rules_written: usize,
 }
 
-/// An array of one element that is a shard. Source: `union bpf_attr`, `BPF_MAP_CREATE`.
-#[repr(C)]
-struct CreateAttributes {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
+/// A table and its use.
+struct Placed {
+    pieces: Vec<Piece>,
+    /// Runs that refer to it.
+    users: u32,
+    /// The window in which it was last placed or given up.
+    last_used: u64,
 }
 
-/// Source: `union bpf_attr`, `BPF_MAP_UPDATE_ELEM`.
-#[repr(C)]
-struct UpdateAttributes {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-fn update<V>(map: i32, key: u32, value: *const V) -> io::Result<()> {
-    let mut attributes = UpdateAttributes {
-        map: map.unsigned_abs(),
-        padding: 0,
-        key: (&raw const key) as u64,
-        value: value as u64,
-        flags: 0,
-    };
-    bpf(MAP_UPDATE, &mut attributes).map(drop)
-}
-
-impl TableMaps {
-    pub(super) fn new(
-        outer: Map,
-        mappings: Array<MapData, Shared<MappingEntry>>,
-        rules: Array<MapData, Shared<Rule>>,
-        max_shards: usize,
-    ) -> Result<Self, BpfError> {
+impl Tables {
+    pub(super) fn new(outer: Map, rules: Array<MapData, Shared<Rule>>, most_shards: usize) -> Result<Self, BpfError> {
         let Map::ArrayOfMaps(outer) = outer else { return Err(BpfError::Missing("SHARDS")) };
         Ok(Self {
-            outer,
-            shards: Vec::new(),
-            max_shards: max_shards.min(MAX_SHARDS),
-            last: vec![0; SHARD_WORDS],
-            used: SHARD_WORDS,
-            capacity: mappings.len(),
-            mappings,
-            runs: BTreeMap::new(),
-            retired: [Vec::new(), Vec::new()],
+            shards: Shards::new(outer, most_shards.min(MAX_SHARDS)),
+            space: Space::default(),
+            tables: HashMap::new(),
+            next_number: 0,
+            window: 0,
             rules,
             rules_written: 0,
         })
     }
 
-    /// Adds a shard, and writes the one before it.
-    fn add_shard(&mut self) -> Result<bool, BpfError> {
-        if self.shards.len() >= self.max_shards {
-            return Ok(false);
-        }
-        self.write_last()?;
-        let failed = |error| BpfError::map("add a shard to", "SHARDS", error);
-        let mut attributes = CreateAttributes {
-            map_type: TYPE_ARRAY,
-            key_size: 4,
-            value_size: u32::try_from(4 * SHARD_WORDS).unwrap_or(0),
-            max_entries: 1,
-            flags: 0,
-        };
-        let fd = bpf(MAP_CREATE, &mut attributes).map_err(failed)?;
-        // SAFETY: the descriptor was just made, and nobody else has it.
-        let shard = unsafe { OwnedFd::from_raw_fd(fd) };
-        let number = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
-        update(self.outer.fd().as_fd().as_raw_fd(), number, &raw const fd).map_err(failed)?;
-        self.shards.push(shard);
-        self.last.fill(0);
-        self.used = 0;
-        Ok(true)
-    }
-
-    /// Writes the last shard. What programs read there already is written again as it is.
-    fn write_last(&mut self) -> Result<(), BpfError> {
-        let Some(shard) = self.shards.last() else { return Ok(()) };
-        update(shard.as_raw_fd(), 0, self.last.as_ptr()).map_err(|error| BpfError::map("write", "SHARDS", error))
-    }
-
-    /// Places a table; `None` when there is no room for it.
+    /// Places a table; `None` when there is no room for it, even without those that are out of use.
     pub(super) fn place(&mut self, table: TableParts<'_>) -> Result<Option<PlacedTable>, BpfError> {
-        let page_words = 2 * table.pages.len();
         let (Ok(first_page), Ok(pages)) = (u32::try_from(table.first_page), u32::try_from(table.pages.len())) else {
             return Ok(None);
         };
-        if page_words == 0 || page_words > SHARD_WORDS {
+        if pages == 0 || 2 * table.pages.len() > SHARD_WORDS {
             return Ok(None);
         }
-        if SHARD_WORDS - self.used < page_words && !self.add_shard()? {
-            return Ok(None);
-        }
-        let pages_shard = self.shards.len() - 1;
-        let pages_at = self.used;
-        self.used += page_words;
-        let mut words = Vec::with_capacity(page_words);
-        for &(first_row, count) in table.pages {
-            let rows = &table.rows[first_row as usize..][..usize::from(count)];
-            if SHARD_WORDS - self.used < rows.len() && !self.add_shard()? {
-                return Ok(None);
+        let mut pieces = Vec::new();
+        let Some(pages_piece) = self.write(table, &mut pieces)? else {
+            for piece in pieces {
+                self.space.give(piece);
             }
-            let shard = u32::try_from(self.shards.len() - 1).unwrap_or(0);
-            words.push((shard << ROW_INDEX_BITS) | u32::try_from(self.used).unwrap_or(0));
-            words.push(u32::from(count));
-            self.last[self.used..][..rows.len()].copy_from_slice(rows);
-            self.used += rows.len();
+            return Ok(None);
+        };
+        if self.space.words() < PREPARE_WORDS {
+            self.shards.prepare();
         }
-        if pages_shard + 1 == self.shards.len() {
-            self.last[pages_at..][..page_words].copy_from_slice(&words);
-        } else {
-            self.write_pages(pages_shard, pages_at, &words)?;
-        }
-        self.write_last()?;
-        let shard = u32::try_from(pages_shard).unwrap_or(0);
-        let pages_at = u32::try_from(pages_at).unwrap_or(0);
-        Ok(Some(PlacedTable { first_page, pages, shard, pages_at }))
+        self.next_number += 1;
+        let number = self.next_number;
+        self.tables.insert(number, Placed { pieces, users: 0, last_used: self.window });
+        let (shard, pages_at) = (pages_piece.shard_number(), pages_piece.index());
+        Ok(Some(PlacedTable { number, first_page, pages, shard, pages_at }))
     }
 
-    /// Writes page words to a shard that is full and was written before.
-    fn write_pages(&mut self, shard: usize, at: usize, words: &[u32]) -> Result<(), BpfError> {
-        let failed = |error| BpfError::map("write", "SHARDS", error);
-        let fd = self.shards[shard].as_raw_fd();
-        let mut content = vec![0_u32; SHARD_WORDS];
-        let mut attributes = UpdateAttributes {
-            map: fd.unsigned_abs(),
-            padding: 0,
-            key: (&raw const FIRST) as u64,
-            value: content.as_mut_ptr() as u64,
-            flags: 0,
+    /// Writes a table to pieces that it takes; returns the one that has the pages.
+    fn write(&mut self, table: TableParts<'_>, pieces: &mut Vec<Piece>) -> Result<Option<Piece>, BpfError> {
+        let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let page_words = length(2 * table.pages.len());
+        let Some(pages) = self.take(page_words, page_words)? else { return Ok(None) };
+        pieces.push(pages);
+        let mut words = Vec::with_capacity(2 * table.pages.len());
+        let mut left = table.rows.len();
+        let mut piece = Piece { start: 0, length: 0 };
+        for &(first_row, count) in table.pages {
+            let Some(rows) = table.rows.get(first_row as usize..).and_then(|rows| rows.get(..usize::from(count)))
+            else {
+                return Ok(None);
+            };
+            if piece.length < u32::from(count) {
+                self.space.give(piece);
+                if let Some(last) = pieces.last_mut().filter(|_| piece.length > 0) {
+                    last.length -= piece.length;
+                }
+                let Some(taken) = self.take(u32::from(count), length(left))? else { return Ok(None) };
+                pieces.push(taken);
+                piece = taken;
+            }
+            words.push((piece.shard_number() << ROW_INDEX_BITS) | piece.index());
+            words.push(u32::from(count));
+            self.copy(piece, rows);
+            piece = Piece { start: piece.start + u32::from(count), length: piece.length - u32::from(count) };
+            left = left.saturating_sub(rows.len());
+        }
+        self.copy(pages, &words);
+        Ok(Some(pages))
+    }
+
+    fn copy(&mut self, piece: Piece, words: &[u32]) {
+        let target = self.shards.words_mut(piece.shard_number());
+        if let Some(target) = target.and_then(|shard| shard.get_mut(piece.index() as usize..)?.get_mut(..words.len())) {
+            target.copy_from_slice(words);
+        }
+    }
+
+    /// Takes a piece, from a new shard if need be, or from tables that are out of use.
+    fn take(&mut self, least: u32, most: u32) -> Result<Option<Piece>, BpfError> {
+        loop {
+            if let Some(piece) = self.space.take(least, most) {
+                return Ok(Some(piece));
+            }
+            if self.shards.may_grow() {
+                self.shards.add().map_err(|error| BpfError::map("add a shard to", "SHARDS", error))?;
+                let number = u32::try_from(self.shards.len() - 1).unwrap_or(u32::MAX);
+                self.space.give(Piece::shard(number));
+            } else if !self.evict() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Evicts the table that has been out of use for longest; false when there is none.
+    fn evict(&mut self) -> bool {
+        let idle = self.tables.iter().filter(|(_, table)| self.is_idle(table));
+        let Some(number) = idle.min_by_key(|(_, table)| table.last_used).map(|(&number, _)| number) else {
+            return false;
         };
-        bpf(MAP_LOOKUP, &mut attributes).map_err(failed)?;
-        content[at..][..words.len()].copy_from_slice(words);
-        update(fd, 0, content.as_ptr()).map_err(failed)
+        for piece in self.tables.remove(&number).map(|table| table.pieces).unwrap_or_default() {
+            self.space.give(piece);
+        }
+        true
+    }
+
+    const fn is_idle(&self, table: &Placed) -> bool {
+        table.users == 0 && table.last_used + IDLE_WINDOWS <= self.window
+    }
+
+    /// Whether a table was not evicted.
+    pub(super) fn has(&self, table: PlacedTable) -> bool {
+        self.tables.contains_key(&table.number)
+    }
+
+    /// Words that a table could have now.
+    pub(super) fn room(&self) -> u64 {
+        let idle = self.tables.values().filter(|table| self.is_idle(table)).flat_map(|table| &table.pieces);
+        let growth = if self.shards.may_grow() { SHARD_WORDS as u64 } else { 0 };
+        self.space.words() + idle.map(|piece| u64::from(piece.length)).sum::<u64>() + growth
+    }
+
+    /// Notes that a run refers to a table.
+    pub(super) fn use_table(&mut self, number: u64) {
+        if let Some(table) = self.tables.get_mut(&number) {
+            table.users += 1;
+        }
+    }
+
+    /// Notes that a run refers to a table no more.
+    pub(super) fn leave_table(&mut self, number: u64) {
+        if let Some(table) = self.tables.get_mut(&number) {
+            table.users = table.users.saturating_sub(1);
+            table.last_used = self.window;
+        }
+    }
+
+    /// Ends a window.
+    pub(super) const fn end_window(&mut self) {
+        self.window += 1;
+    }
+
+    /// The rule for an address in an object's own terms, as the programs find it.
+    pub(super) fn rule(&self, table: PlacedTable, address: u64) -> Option<Packed> {
+        let page = (address >> PAGE_SHIFT).checked_sub(u64::from(table.first_page))?;
+        let page = u32::try_from(page).ok().filter(|&page| page < table.pages)?;
+        let at = table.pages_at as usize + 2 * page as usize;
+        let [first, count] = *self.shards.words(table.shard)?.get(at..)?.first_chunk()?;
+        let rows = self.shards.words(first >> ROW_INDEX_BITS)?.get(first as usize % SHARD_WORDS..)?;
+        let low = u32::try_from(address & 0xfff).unwrap_or(0);
+        find_row(count, low, |index| rows.get(index as usize).copied()).map(rule_of)
     }
 
     /// Writes rules of the dictionary that are new.
@@ -224,45 +234,4 @@ impl TableMaps {
         self.rules_written = rules.len();
         Ok(())
     }
-
-    /// Writes a run of mappings aside; `None` when there is no room for it.
-    pub(super) fn add_run(&mut self, entries: &[MappingEntry]) -> Result<Option<Run>, BpfError> {
-        let length = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        if length == 0 {
-            return Ok(Some(Run::default()));
-        }
-        let mut first = 0;
-        for (&start, &length_of_used) in &self.runs {
-            if start - first >= length {
-                break;
-            }
-            first = start + length_of_used;
-        }
-        if first.checked_add(length).is_none_or(|end| end > self.capacity) {
-            return Ok(None);
-        }
-        for (index, entry) in (first..).zip(entries) {
-            self.mappings.set(index, Shared(*entry), 0).map_err(|error| BpfError::map("write", "MAPPINGS", error))?;
-        }
-        self.runs.insert(first, length);
-        Ok(Some(Run { first, length }))
-    }
-
-    /// Gives a run back, once nobody can read it any more.
-    pub(super) fn retire(&mut self, run: Run) {
-        if run.length > 0 {
-            self.retired[0].push(run);
-        }
-    }
-
-    /// Ends a window: runs that were given back in the window before are free now.
-    pub(super) fn end_window(&mut self) {
-        for run in self.retired[1].drain(..) {
-            self.runs.remove(&run.first);
-        }
-        self.retired.swap(0, 1);
-    }
 }
-
-const MAP_LOOKUP: libc::c_long = 1;
-static FIRST: u32 = 0;

@@ -7,6 +7,9 @@ mod host;
 mod place;
 mod processes;
 mod record;
+mod remainder;
+mod session;
+mod summary;
 mod target;
 mod unwinding;
 

@@ -1,24 +1,25 @@
 //! Records to samples: the chains of a window joined, their frames placed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
 
 use super::processes::Processes;
-use crate::bpf::{Drained, Stacks};
+use super::remainder::Finisher;
+use crate::bpf::{Drained, Remainder};
 use crate::profile::{RawFrame, RawProfile, Thread};
 
 /// Adds a window to a profile.
 ///
-/// Returns the events whose user or kernel chain never came: they are in the profile with a marker.
-pub(super) fn place_window(drained: &Drained, processes: &mut Processes, profile: &mut RawProfile) -> MissingChains {
+/// Returns what is known better now than when the programs counted it.
+pub(super) fn place_window(drained: &Drained, finisher: &mut Finisher<'_>, profile: &mut RawProfile) -> Corrections {
     let mut exec_counts: HashMap<u32, BTreeSet<u32>> = HashMap::new();
     for (key, _) in &drained.records {
         exec_counts.entry(key.pid).or_default().insert(key.exec_count);
     }
-    processes.learn_exec_counts(&exec_counts);
-    let mut missing = MissingChains::default();
+    finisher.processes.learn_exec_counts(&exec_counts);
+    let mut corrections = Corrections::default();
     let mut chains: HashMap<ChainKey, Vec<u32>> = HashMap::new();
     for (key, value) in &drained.records {
         let events = value.columns[0];
@@ -31,14 +32,20 @@ pub(super) fn place_window(drained: &Drained, processes: &mut Processes, profile
                     stack.push(profile.frames.intern(RawFrame::Marker(outcome)));
                     continue;
                 }
-                StackRef::Hash(hash) => words_of(&drained.stacks, hash),
+                StackRef::Hash(hash) => drained.stacks.get(&hash).map(|words| (hash, words)),
             };
-            let Some(words) = words else {
-                missing.add(is_kernel, events, value);
+            let Some((hash, words)) = words else {
+                corrections.add(is_kernel, events, value, Outcome::StackMissing);
                 stack.push(profile.frames.intern(RawFrame::Marker(Outcome::StackMissing)));
                 continue;
             };
-            let place = || place_chain(words, key, processes, profile);
+            if let Some(remainder) = drained.remainders.get(&hash) {
+                let (words, outcome) = finish(key, remainder, words, finisher);
+                corrections.add(is_kernel, events, value, outcome);
+                stack.extend(place_chain(&words, key, finisher.processes, profile));
+                continue;
+            }
+            let place = || place_chain(words, key, finisher.processes, profile);
             stack.extend_from_slice(chains.entry(ChainKey::new(key, chain, is_kernel)).or_insert_with(place));
         }
         let stack = profile.stacks.intern(stack.into_boxed_slice());
@@ -52,53 +59,69 @@ pub(super) fn place_window(drained: &Drained, processes: &mut Processes, profile
         });
         profile.add(stack, thread, key.reason, key.span, &value.columns);
     }
-    missing
+    corrections
 }
 
-/// Events whose chains never came, by the outcome that the kernel counted for them.
+/// A chain with what was left of it, instead of the marker that it ends in.
+fn finish(key: &RecordKey, remainder: &Remainder, words: &[u64], finisher: &mut Finisher<'_>) -> (Vec<u64>, Outcome) {
+    let found = words.strip_suffix(&[FrameWord::Marker(Outcome::NoTable as u64).to_word()]).unwrap_or(words);
+    let (rest, outcome) = finisher.finish(key, remainder, found.len());
+    let marker = (outcome != Outcome::Complete).then(|| FrameWord::Marker(outcome as u64).to_word());
+    (found.iter().copied().chain(rest).chain(marker).collect(), outcome)
+}
+
+/// Events that ended otherwise than the programs counted, by what they counted and what it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct MissingChains {
-    /// User chain, by outcome.
-    pub(super) user: [u64; Outcome::COUNT],
-    /// Kernel chain, by outcome.
-    pub(super) kernel: [u64; Outcome::COUNT],
-    /// Whole samples, by the outcome that the kernel counted for them.
-    pub(super) whole: [u64; Outcome::COUNT],
+pub(super) struct Corrections {
+    user: Moves,
+    kernel: Moves,
+    whole: Moves,
 }
 
-impl MissingChains {
-    fn add(&mut self, is_kernel: bool, events: u64, value: &RecordValue) {
-        let (user, kernel) = (usize::from(value.user_outcome), usize::from(value.kernel_outcome));
-        if user >= Outcome::COUNT || kernel >= Outcome::COUNT {
-            return;
-        }
-        let chain = if is_kernel { &mut self.kernel[kernel] } else { &mut self.user[user] };
-        *chain += events;
-        self.whole[if user == 0 { kernel } else { user }] += events;
+/// Events by the outcome they were counted for and the one they have.
+type Moves = BTreeMap<(u8, Outcome), u64>;
+
+impl Corrections {
+    /// Notes that a chain of `events` ended in `outcome`, whatever `value` says.
+    fn add(&mut self, is_kernel: bool, events: u64, value: &RecordValue, outcome: Outcome) {
+        let (user, kernel) = (value.user_outcome, value.kernel_outcome);
+        let complete = Outcome::Complete as u8;
+        let counted = if user == complete { kernel } else { user };
+        let (chain, was) = if is_kernel { (&mut self.kernel, kernel) } else { (&mut self.user, user) };
+        *chain.entry((was, outcome)).or_default() += events;
+        // A user chain that is whole now leaves the kernel chain's outcome to the sample.
+        let whole = if outcome == Outcome::Complete {
+            Outcome::from_code(u64::from(kernel)).unwrap_or(Outcome::StackMissing)
+        } else {
+            outcome
+        };
+        *self.whole.entry((counted, whole)).or_default() += events;
     }
 
-    /// Counts these chains as missing, and no longer as the kernel did.
+    /// Counts these events for what they are.
     pub(super) fn correct(&self, counters: &mut Counters) {
         let lists = [
             (&self.user, &mut counters.user),
             (&self.kernel, &mut counters.kernel),
             (&self.whole, &mut counters.whole),
         ];
-        for (missing, counted) in lists {
-            for index in 0..Outcome::COUNT {
-                let moved = missing[index].min(counted[index]);
-                counted[index] -= moved;
-                counted[Outcome::StackMissing as usize] += moved;
+        for (moves, counted) in lists {
+            for (&(was, is), &events) in moves {
+                let Some(from) = counted.get_mut(usize::from(was)) else { continue };
+                let moved = events.min(*from);
+                *from -= moved;
+                counted[is as usize] += moved;
             }
         }
     }
 
     /// Adds another window's.
     pub(super) fn merge(&mut self, other: &Self) {
-        for index in 0..Outcome::COUNT {
-            self.user[index] += other.user[index];
-            self.kernel[index] += other.kernel[index];
-            self.whole[index] += other.whole[index];
+        let lists = [(&mut self.user, &other.user), (&mut self.kernel, &other.kernel), (&mut self.whole, &other.whole)];
+        for (mine, theirs) in lists {
+            for (&key, &events) in theirs {
+                *mine.entry(key).or_default() += events;
+            }
         }
     }
 }
@@ -127,10 +150,6 @@ impl ChainKey {
             chain,
         }
     }
-}
-
-fn words_of(stacks: &Stacks, hash: u64) -> Option<&[u64]> {
-    stacks.get(&hash).map(AsRef::as_ref)
 }
 
 /// Numbers of a chain's frames.

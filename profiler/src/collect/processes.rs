@@ -57,17 +57,6 @@ struct Process {
     jit: Option<u32>,
 }
 
-/// What the programs must be told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// A process has another mapping generation.
-    Generation(u32, u32),
-    /// A process of the tree has forked this one.
-    Forked(u32),
-    /// A process has other mappings than before.
-    Mapped(u32),
-}
-
 /// The processes.
 #[derive(Debug)]
 pub(super) struct Processes {
@@ -77,10 +66,12 @@ pub(super) struct Processes {
     /// Perf maps by process number, each opened while the process lived.
     pub(super) perf_maps: Vec<Option<File>>,
     perf_map_pids: Vec<u32>,
-    /// Processes whose mappings were read from /proc, and nobody was told of.
+    /// Processes whose mappings were read from /proc, of which nobody was told yet.
     added: Vec<u32>,
     /// Lifecycle events that were lost.
     pub(super) events_lost: u64,
+    /// Whether there may be processes we do not know of.
+    rescan_all: bool,
     /// Executable mappings that were left out of a process's list.
     pub(super) mappings_left_out: usize,
     /// Why the mappings of processes could not be read.
@@ -103,6 +94,7 @@ impl Processes {
             perf_map_pids: Vec::new(),
             added: Vec::new(),
             events_lost: 0,
+            rescan_all: false,
             mappings_left_out: 0,
             unreadable: Vec::new(),
         }
@@ -141,23 +133,22 @@ impl Processes {
         self.table.iter().filter(|(_, process)| !process.exited).map(|(&pid, _)| pid)
     }
 
-    /// Takes events in, in their order; returns what changed.
-    pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> Vec<Change> {
-        let mut changed = Vec::new();
-        let mut mapped = BTreeSet::new();
+    /// Takes events in, in their order; returns the processes that map something else now, or are new.
+    pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> BTreeSet<u32> {
+        let mut changed = BTreeSet::new();
         for event in events {
             match event {
                 LifecycleEvent::Fork { pid, parent } => {
-                    changed.extend(self.fork(pid, parent));
-                    mapped.insert(pid);
+                    self.fork(pid, parent);
+                    changed.insert(pid);
                 }
                 LifecycleEvent::Exec { pid } => {
                     self.exec(pid);
-                    mapped.insert(pid);
+                    changed.insert(pid);
                 }
                 LifecycleEvent::Map { pid, mapping } => {
-                    changed.extend(self.map(pid, mapping));
-                    mapped.insert(pid);
+                    self.map(pid, mapping);
+                    changed.insert(pid);
                 }
                 LifecycleEvent::Exit { pid } => {
                     if let Some(process) = self.table.get_mut(&pid) {
@@ -166,29 +157,44 @@ impl Processes {
                 }
                 LifecycleEvent::Lost { events } => {
                     self.events_lost += events;
+                    self.rescan_all = true;
                     let alive: Vec<u32> = self.alive().collect();
                     for pid in alive {
-                        changed.extend(self.rescan(pid));
-                        mapped.insert(pid);
+                        self.rescan(pid);
+                        changed.insert(pid);
                     }
                 }
             }
         }
-        changed.extend(mapped.into_iter().filter(|pid| self.table.contains_key(pid)).map(Change::Mapped));
+        changed.retain(|pid| self.table.contains_key(pid));
         changed
     }
 
-    fn fork(&mut self, pid: u32, parent: u32) -> Option<Change> {
+    /// Whether events were lost since the last call, so that there may be processes we do not know of.
+    pub(super) fn take_rescan_all(&mut self) -> bool {
+        std::mem::take(&mut self.rescan_all)
+    }
+
+    /// Whether a process is known.
+    pub(super) fn knows(&self, pid: u32) -> bool {
+        self.table.contains_key(&pid)
+    }
+
+    fn fork(&mut self, pid: u32, parent: u32) {
         if self.interest == Interest::Named {
-            return None;
+            return;
         }
-        let parent = self.table.get(&parent)?;
+        let Some(parent) = self.table.get(&parent) else { return };
         let ended = parent.images.len().saturating_sub(1);
         // A child starts with its parent's count: the kernel copies it.
         let first = parent.first_exec_count.map(|first| first + u32::try_from(ended).unwrap_or(0));
         let child = Process::new(parent.images.last().cloned().into_iter().collect(), first, parent.generation);
         self.table.insert(pid, child);
-        (self.interest == Interest::Tree).then_some(Change::Forked(pid))
+    }
+
+    /// The mapping generation of a process.
+    pub(super) fn generation(&self, pid: u32) -> u32 {
+        self.table.get(&pid).map_or(0, |process| process.generation)
     }
 
     /// What a process maps now, and the objects behind it.
@@ -215,28 +221,28 @@ impl Processes {
         }
     }
 
-    fn map(&mut self, pid: u32, mapping: Mapping) -> Option<Change> {
-        let process = self.table.get_mut(&pid)?;
+    fn map(&mut self, pid: u32, mapping: Mapping) {
+        let Some(process) = self.table.get_mut(&pid) else { return };
         self.objects.open(pid, &mapping);
-        let image = process.images.last_mut()?;
-        let snapshot = image.snapshots.last_mut()?;
+        let Some(image) = process.images.last_mut() else { return };
+        let Some(snapshot) = image.snapshots.last_mut() else { return };
         let mut mappings = Arc::unwrap_or_clone(Arc::clone(&snapshot.mappings));
         let left_out = mappings.left_out;
         let changed = mappings.insert(mapping);
         self.mappings_left_out += mappings.left_out - left_out;
-        if !changed {
+        if changed {
+            process.generation += 1;
+            image.snapshots.push(Snapshot { generation: process.generation, mappings: Arc::new(mappings) });
+        } else {
             snapshot.mappings = Arc::new(mappings);
-            return None;
         }
-        process.generation += 1;
-        image.snapshots.push(Snapshot { generation: process.generation, mappings: Arc::new(mappings) });
-        Some(Change::Generation(pid, process.generation))
     }
 
     /// Reads again what a process maps, after something was missed.
-    fn rescan(&mut self, pid: u32) -> Vec<Change> {
-        let Ok(mappings) = read_mappings(pid) else { return Vec::new() };
-        mappings.iter().filter_map(|mapping| self.map(pid, mapping.clone())).collect()
+    fn rescan(&mut self, pid: u32) {
+        for mapping in read_mappings(pid).iter().flat_map(Mappings::iter) {
+            self.map(pid, mapping.clone());
+        }
     }
 
     /// Tells the images of a process apart by the records of a window, where the programs could not.
@@ -278,6 +284,7 @@ impl Processes {
             return None;
         }
         self.rescan(key.pid);
+        self.added.push(key.pid);
         self.table.get(&key.pid)?.find(key, address).cloned()
     }
 
@@ -385,10 +392,10 @@ mod tests {
         let mut processes = Processes::new(Interest::Everybody);
         processes.apply(vec![LifecycleEvent::Exec { pid: PID }]);
         let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("first") }]);
-        assert_eq!(changed, [Change::Mapped(PID)]);
+        assert_eq!((changed, processes.generation(PID)), (BTreeSet::from([PID]), 0));
         processes.learn_exec_counts(&HashMap::from([(PID, BTreeSet::from([5]))]));
         let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("second") }]);
-        assert_eq!(changed, [Change::Generation(PID, 1), Change::Mapped(PID)]);
+        assert_eq!((changed, processes.generation(PID)), (BTreeSet::from([PID]), 1));
         processes.apply(vec![
             LifecycleEvent::Fork { pid: PID + 1, parent: PID },
             LifecycleEvent::Exec { pid: PID },

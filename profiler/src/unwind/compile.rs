@@ -243,7 +243,7 @@ where
                             gimli::CfaRule::RegisterAndOffset { register: X86_64::RSP, .. } => "by rsp",
                             gimli::CfaRule::RegisterAndOffset { register: X86_64::RBP, .. } => "by rbp",
                             gimli::CfaRule::RegisterAndOffset { register: X86_64::RBX, .. } => BY_RBX,
-                            gimli::CfaRule::RegisterAndOffset { .. } => "by r10",
+                            gimli::CfaRule::RegisterAndOffset { .. } => "by another register",
                             gimli::CfaRule::Expression(_) => "by memory",
                         };
                         (kind, rules.pack(rule))

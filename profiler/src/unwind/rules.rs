@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use gimli::{CfaRule, RegisterRule, UnwindTableRow, X86_64};
-use profiler_common::unwind::{Base, MAX_RULES, Packed, Rule, Saved, Special};
+use profiler_common::unwind::{Base, LEAF_REGISTERS, MAX_RULES, Packed, RETURN_IN_REGISTER, Rule, Saved, Special};
 
 /// The dictionary: rules that do not fit a row, each once. Shared by all tables of a load.
 #[derive(Clone, Debug, Default)]
@@ -102,14 +102,15 @@ pub(super) fn translate<'a>(
     }
     let mut rule = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
-            let base = match *register {
-                X86_64::RSP => Base::Rsp,
-                X86_64::RBP => Base::Rbp,
-                X86_64::RBX => Base::Rbx,
-                X86_64::R10 => Base::R10,
-                register => return Err(Refusal::CfaRegister(register.0)),
+            let (base, number) = match *register {
+                X86_64::RSP => (Base::Rsp, 0),
+                X86_64::RBP => (Base::Rbp, 0),
+                X86_64::RBX => (Base::Rbx, 0),
+                gimli::Register(number) if usize::from(number) < LEAF_REGISTERS => (Base::Leaf, number),
+                gimli::Register(number) => return Err(Refusal::CfaRegister(number)),
             };
-            Rule::new(base, i32::try_from(*offset).map_err(|_| Refusal::Range)?)
+            let offset = i32::try_from(*offset).map_err(|_| Refusal::Range)?;
+            Rule { added: u8::try_from(number).unwrap_or(0), ..Rule::new(base, offset) }
         }
         CfaRule::Expression(unread) => {
             let bytes = expression(unread).ok_or(Refusal::CfaExpression)?;
@@ -125,6 +126,9 @@ pub(super) fn translate<'a>(
     };
     rule.return_offset = match saved(X86_64::RA) {
         Some(RegisterRule::Offset(offset)) => i16::try_from(offset).map_err(|_| Refusal::Range)?,
+        Some(RegisterRule::Register(gimli::Register(number))) if usize::from(number) < LEAF_REGISTERS => {
+            RETURN_IN_REGISTER + i16::try_from(number).map_err(|_| Refusal::Range)?
+        }
         None => -8,
         Some(_) => return Err(Refusal::SavedRegister),
     };
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn equal_rules_have_one_number() {
         let mut rules = Rules::default();
-        let rule = Rule::new(Base::R10, 0);
+        let rule = Rule::new(Base::Rbx, 0);
         let first = rules.pack(rule).unwrap();
         assert_eq!(rules.pack(rule).unwrap(), first);
         assert_eq!(rules.rules(), [rule]);

@@ -70,8 +70,14 @@ impl Objects {
     }
 
     /// Steps to the caller by a rule.
-    pub(crate) fn step(&self, registers: &mut Registers, rule: Packed, read: impl FnMut(u64) -> Option<u64>) -> Step {
-        step(registers, rule, |number| self.rules.rules().get(number as usize).copied(), read)
+    pub(crate) fn step(
+        &self,
+        registers: &mut Registers,
+        rule: Packed,
+        leaf: impl Fn(u8) -> Option<u64>,
+        read: impl FnMut(u64) -> Option<u64>,
+    ) -> Step {
+        step(registers, rule, |number| self.rules.rules().get(number as usize).copied(), leaf, read)
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use profiler_common::unwind::Registers;
+use profiler_common::unwind::{LEAF_REGISTERS, Registers};
 use profiler_tests::{Workload, missing, owned_by};
 
 /// Bytes below the stack pointer that a function may use. The stepper saves them too.
@@ -22,6 +22,8 @@ pub(crate) fn build() -> Option<PathBuf> {
 /// What elfutils found at a stop, and what it found it from.
 pub(crate) struct Stop {
     pub(crate) registers: Registers,
+    /// All of them, by their DWARF number.
+    pub(crate) leaf: [u64; LEAF_REGISTERS],
     /// ip, sp and bp of each frame, the leaf first.
     pub(crate) frames: Vec<[u64; 3]>,
     /// Whether elfutils reached the outermost frame.
@@ -30,6 +32,11 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
+    /// A register of the leaf.
+    pub(crate) fn register(&self, number: u8) -> Option<u64> {
+        self.leaf.get(usize::from(number)).copied()
+    }
+
     /// Reads a word of the stack.
     pub(crate) fn read(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.registers.sp - RED_ZONE)?).ok()?;
@@ -88,10 +95,11 @@ impl Stepper {
         match u8::try_from(head & 0xff).map(char::from) {
             Ok('M') => Record::Mappings(String::from_utf8(self.bytes(size)).expect("UTF-8")),
             Ok('S') => {
-                let [ip, sp, fp, bx, r10, count, bytes, result] = self.words().expect("a stop");
+                let [ip, count, bytes, result] = self.words().expect("a stop");
+                let leaf: [u64; LEAF_REGISTERS] = self.words().expect("a stop's registers");
                 let frames = (0..count).map(|_| self.words().expect("a frame")).collect();
-                let registers = Registers { ip, sp, fp, bx, r10 };
-                Record::Stop(Stop { registers, frames, whole: result == 0, stack: self.bytes(bytes) })
+                let registers = Registers { ip, sp: leaf[7], fp: leaf[6], bx: leaf[3] };
+                Record::Stop(Stop { registers, leaf, frames, whole: result == 0, stack: self.bytes(bytes) })
             }
             Ok('E') => Record::End(self.words::<1>().expect("a count")[0]),
             other => panic!("unknown record {other:?}"),

@@ -20,7 +20,7 @@ const MAX_FRAMES: usize = 256;
 fn compare_step(objects: &Objects, stop: &Stop) -> Result<(), String> {
     let mut registers = stop.registers;
     let rule = objects.rule(registers.ip, true);
-    let step = objects.step(&mut registers, rule, |address| stop.read(address));
+    let step = objects.step(&mut registers, rule, |number| stop.register(number), |address| stop.read(address));
     match (step, stop.frames.get(1)) {
         (Step::Root, None) if stop.whole => Ok(()),
         (Step::Caller | Step::Interrupted, Some([ip, sp, fp])) => {
@@ -45,7 +45,8 @@ fn walk(objects: &Objects, stop: &Stop) -> (Vec<u64>, Step) {
     let mut frames = vec![registers.ip];
     loop {
         let rule = objects.rule(registers.ip, exact);
-        let step = objects.step(&mut registers, rule, |address| stop.read(address));
+        let leaf = |number| stop.register(number).filter(|_| frames.len() == 1);
+        let step = objects.step(&mut registers, rule, leaf, |address| stop.read(address));
         exact = step == Step::Interrupted;
         match step {
             Step::Caller | Step::Interrupted if frames.len() < MAX_FRAMES => frames.push(registers.ip),

@@ -35,9 +35,9 @@ fn sweep(path: &Path) -> Option<Outcome> {
     let mut outcome = Outcome::default();
     while let Some([address, result, ip, sp, fp]) = stepper.words() {
         let rule = compiled.table.find(address).unwrap_or(Packed::special(Special::None));
-        let mut registers =
-            Registers { ip: address, sp: FIRST_REGISTER, fp: register(6), bx: register(3), r10: register(10) };
-        let step = objects.step(&mut registers, rule, |address| Some(word_at(address)));
+        let mut registers = Registers { ip: address, sp: FIRST_REGISTER, fp: register(6), bx: register(3) };
+        let leaf = |number: u8| Some(if number == 7 { FIRST_REGISTER } else { register(u64::from(number)) });
+        let step = objects.step(&mut registers, rule, leaf, |address| Some(word_at(address)));
         let ours = match step {
             Step::Caller | Step::Interrupted => 1,
             Step::Root => 0,

@@ -1,0 +1,271 @@
+//! A recording that runs: the loop that takes windows, events and signals in.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use profiler_common::config::{PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
+use profiler_common::event::Origin;
+use tokio::io::Interest as Readiness;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::Signal;
+use tokio::time::MissedTickBehavior;
+
+use super::command::RunningCommand;
+use super::place::{Corrections, place_window};
+use super::processes::{Interest, Processes};
+use super::record::Progress;
+use super::remainder::Finisher;
+use super::unwinding::Unwinding;
+use crate::bpf::{Kernel, Lifecycle, Sampler};
+use crate::process;
+use crate::profile::RawProfile;
+
+/// Length of a window: what a record can lag behind, and how often the maps are emptied.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// A process that is sampled.
+pub(super) const TARGET_PROCESS: Process = Process {
+    generation: 0,
+    flags: PROCESS_TARGET,
+    first_exec_count: UNKNOWN_EXEC_COUNT,
+    first_mapping: 0,
+    mappings: 0,
+    reserved: 0,
+};
+
+/// The signals that end a recording.
+pub(super) struct Stop {
+    pub(super) interrupt: Signal,
+    pub(super) terminate: Signal,
+}
+
+/// A recording that runs.
+pub(super) struct Session {
+    pub(super) kernel: Kernel,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) processes: Processes,
+    pub(super) unwinding: Unwinding,
+    /// The processes whose end ends the recording.
+    pub(super) roots: Vec<u32>,
+    pub(super) profile: RawProfile,
+    pub(super) corrections: Corrections,
+    /// Windows in which programs were still writing when they were drained.
+    pub(super) unsettled: u64,
+    pub(super) command: Option<RunningCommand>,
+    ends_with_target: bool,
+}
+
+/// Why the loop woke up.
+enum Wake {
+    Window,
+    Ring,
+    Lifecycle,
+    End,
+    Deadline,
+    Signal,
+}
+
+impl Session {
+    /// Makes what is known of `processes` known to the programs.
+    pub(super) fn new(
+        kernel: Kernel,
+        lifecycle: Lifecycle,
+        processes: Processes,
+        roots: Vec<u32>,
+        ends_with_target: bool,
+    ) -> Result<Self> {
+        let mut session = Self {
+            kernel,
+            lifecycle,
+            processes,
+            unwinding: Unwinding::default(),
+            roots,
+            profile: RawProfile::new(Origin::Cpu),
+            corrections: Corrections::default(),
+            unsettled: 0,
+            command: None,
+            ends_with_target,
+        };
+        session.publish_added()?;
+        Ok(session)
+    }
+
+    /// The loop; returns whether a signal ended it.
+    pub(super) async fn run(
+        &mut self,
+        sampler: &mut Sampler,
+        duration: Option<Duration>,
+        started: Instant,
+        stop: &mut Stop,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<bool> {
+        let watch = |fd: std::io::Result<OwnedFd>| {
+            // SAFETY: an owned descriptor stays open and the same until `AsyncFd` is dropped.
+            unsafe { AsyncFd::register_with_interest(fd?, Readiness::READABLE) }.map_err(std::io::Error::from)
+        };
+        let ring = watch(self.kernel.ring_descriptor())?;
+        let lifecycle: Vec<_> = self.lifecycle.descriptors().map(watch).collect::<std::io::Result<_>>()?;
+        // The event of an exit comes before the process can be waited for: only this tells that it has ended.
+        let ends = self.roots.iter().filter_map(|&pid| process::end_of(pid));
+        let ends: Vec<_> = ends.map(|end| watch(Ok(end))).collect::<std::io::Result<_>>()?;
+        // What came before the descriptors were watched wakes nobody.
+        self.read_lifecycle()?;
+        let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
+        windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Without a limit, a deadline that no recording reaches.
+        let limit = duration.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
+        let deadline = tokio::time::sleep_until((started + limit).into());
+        tokio::pin!(deadline);
+        loop {
+            let wake = tokio::select! {
+                biased;
+                _ = stop.interrupt.recv() => Wake::Signal,
+                _ = stop.terminate.recv() => Wake::Signal,
+                () = &mut deadline => Wake::Deadline,
+                _ = windows.tick() => Wake::Window,
+                ready = any_readable(&lifecycle) => { ready?; Wake::Lifecycle }
+                ready = any_readable(&ends) => { ready?; Wake::End }
+                ready = ring.readable() => { ready?.clear_ready(); Wake::Ring }
+            };
+            match wake {
+                Wake::Signal => return Ok(true),
+                Wake::Deadline => return Ok(false),
+                Wake::Lifecycle => {
+                    let changed = self.read_lifecycle()?;
+                    if changed && self.ended() {
+                        return Ok(false);
+                    }
+                }
+                Wake::End => {
+                    if self.ended() {
+                        return Ok(false);
+                    }
+                }
+                Wake::Ring => {
+                    if self.kernel.read_ring() {
+                        self.end_window()?;
+                    }
+                }
+                Wake::Window => {
+                    self.end_window()?;
+                    sampler.follow_cpus()?;
+                    let (elapsed, samples) = (started.elapsed(), self.profile.events());
+                    progress(Progress { elapsed, samples, stage: None });
+                    if self.ended() {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes lifecycle events in; returns whether there were any.
+    fn read_lifecycle(&mut self) -> Result<bool> {
+        let events = self.lifecycle.read();
+        let some = !events.is_empty();
+        for pid in self.processes.apply(events) {
+            self.publish(pid)?;
+        }
+        if self.processes.take_rescan_all() {
+            self.reconcile()?;
+        }
+        Ok(some)
+    }
+
+    /// Tells the programs of processes whose mappings were read from /proc.
+    fn publish_added(&mut self) -> Result<()> {
+        for pid in self.processes.take_added() {
+            self.publish(pid)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs what a process maps, and learns from them what they know better.
+    fn publish(&mut self, pid: u32) -> Result<()> {
+        self.learn_exec_count(pid);
+        let run = self.unwinding.update(&mut self.kernel, pid, &mut self.processes)?;
+        // Read only now: the programs may have changed it while the tables were made.
+        let known = self.kernel.process(pid);
+        let published = Process {
+            generation: self.processes.generation(pid),
+            first_mapping: run.first,
+            mappings: run.length,
+            // Of a process that was not named, the flags matter to nobody.
+            ..known.unwrap_or(TARGET_PROCESS)
+        };
+        if known != Some(published) {
+            // One that does not fit is walked by frame pointer, and its addresses looked up in what is known of it.
+            let _ = self.kernel.set_process(pid, published);
+        }
+        Ok(())
+    }
+
+    /// After events were lost: lists the processes that we do not know, and forgets those that have ended.
+    fn reconcile(&mut self) -> Result<()> {
+        for pid in self.kernel.known_processes() {
+            if self.processes.knows(pid) {
+                continue;
+            }
+            if process::is_running(pid) && self.processes.interest() != Interest::Named {
+                self.processes.add(pid);
+            } else {
+                self.kernel.remove_process(pid);
+            }
+        }
+        self.publish_added()
+    }
+
+    /// Learns the exec count that a process began with, which the programs saw.
+    fn learn_exec_count(&mut self, pid: u32) {
+        if let Some(process) = self.kernel.process(pid)
+            && process.first_exec_count != UNKNOWN_EXEC_COUNT
+        {
+            self.processes.set_first_exec_count(pid, process.first_exec_count);
+        }
+    }
+
+    /// Whether there is nothing left to wait for.
+    fn ended(&mut self) -> bool {
+        if let Some(command) = &mut self.command {
+            return command.try_wait().is_some();
+        }
+        self.ends_with_target
+            && self.roots.iter().all(|&pid| !process::is_running(pid))
+            && self.processes.alive().all(|pid| !process::is_running(pid))
+    }
+
+    /// Takes in what the programs have counted since the last call.
+    pub(super) fn end_window(&mut self) -> Result<()> {
+        let drained = self.kernel.drain()?;
+        self.read_lifecycle()?;
+        for pid in self.roots.clone() {
+            self.learn_exec_count(pid);
+        }
+        self.unsettled += u64::from(drained.unsettled);
+        let Self { kernel, unwinding, processes, .. } = self;
+        let corrections = place_window(&drained, &mut Finisher { kernel, unwinding, processes }, &mut self.profile);
+        self.corrections.merge(&corrections);
+        self.publish_added()?;
+        for pid in self.processes.end_window() {
+            self.kernel.remove_process(pid);
+            self.unwinding.forget(&mut self.kernel, pid);
+        }
+        self.kernel.end_table_window();
+        Ok(())
+    }
+}
+
+/// Waits until one of several descriptors is readable.
+async fn any_readable(watched: &[AsyncFd<OwnedFd>]) -> std::io::Result<()> {
+    let mut waits: Vec<_> = watched.iter().map(|one| Box::pin(one.readable())).collect();
+    std::future::poll_fn(|context| {
+        for wait in &mut waits {
+            if let std::task::Poll::Ready(ready) = wait.as_mut().poll(context) {
+                return std::task::Poll::Ready(ready.map(|mut guard| guard.clear_ready()));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
