@@ -89,7 +89,7 @@ fn missed(task: &Task) -> i64 {
 
 /// Claims this CPU's scratch space.
 #[inline(always)]
-fn claim() -> Option<&'static mut Scratch> {
+pub(crate) fn claim() -> Option<&'static mut Scratch> {
     let scratch = CPU_SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the element is this CPU's; a program that interrupts this one sees the flag.
     if unsafe { atomic::swap(&raw mut (*scratch).claimed, 1) } != 0 {

@@ -13,6 +13,7 @@
 
 mod aggregate;
 mod atomic;
+mod bench;
 mod config;
 mod cpu;
 mod maps;

@@ -179,6 +179,19 @@ impl Kernel {
         Ok(())
     }
 
+    /// Loads a program that is run by hand only, for a benchmark, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Kernel::load_sampling_program`].
+    pub fn load_bench_program(&mut self, name: &'static str) -> Result<OwnedFd, BpfError> {
+        let program: &mut RawTracePoint = self.program(name)?;
+        let failed = |cause| program_error("load", name, cause);
+        program.load().map_err(failed)?;
+        let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+        fd.map_err(|error| BpfError::map("duplicate", name, error))
+    }
+
     fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
@@ -294,8 +307,14 @@ impl Kernel {
     /// Time inside our programs in ns, and how often they ran; zeros where the kernel keeps no statistics.
     #[must_use]
     pub fn run_time(&self) -> (u64, u64) {
+        self.run_time_of(|_| true)
+    }
+
+    /// The same of the programs whose names are `wanted`.
+    #[must_use]
+    pub fn run_time_of(&self, wanted: impl Fn(&str) -> bool) -> (u64, u64) {
         let mut sum = (0, 0);
-        for (_, program) in self.ebpf.programs() {
+        for (_, program) in self.ebpf.programs().filter(|(name, _)| wanted(name)) {
             if let Ok(info) = program.info() {
                 sum.0 += u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
                 sum.1 += info.run_count();
