@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "libtest shows what a test measured when it fails, or with --nocapture")]
 
+mod bpf_tables;
 mod commands;
 mod leaves_nothing;
 mod record_cpu;
