@@ -12,3 +12,4 @@ mod record_errors;
 mod record_symbols;
 mod record_targets;
 mod record_unwinding;
+mod workloads;

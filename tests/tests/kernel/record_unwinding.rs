@@ -11,7 +11,7 @@ use crate::record_cpu::{Names, check_split};
 /// A sample taken before the program's tables are made, in the first milliseconds after its exec, is cut.
 const LEAST: f64 = 0.99;
 
-fn without_frame_pointers(workload: Workload) -> Workload {
+pub(crate) fn without_frame_pointers(workload: Workload) -> Workload {
     workload.flag("-fomit-frame-pointer").flag("-DWITHOUT_FRAME_POINTERS")
 }
 
