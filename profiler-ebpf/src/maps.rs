@@ -115,4 +115,8 @@ pub(crate) struct Scratch {
     pub(crate) user: StackRecord,
     /// The kernel chain.
     pub(crate) kernel: StackRecord,
+    /// The record's key and, when it is new, its value. Here, since the walk's callback shares the 512 bytes of stack, of
+    /// which verifiers before Linux 6.8 round each function's part up to 32.
+    pub(crate) key: RecordKey,
+    pub(crate) value: RecordValue,
 }

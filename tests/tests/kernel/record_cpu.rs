@@ -37,7 +37,7 @@ pub(crate) fn check_split(workload: &Workload, seconds: u32, names: &Names, leas
         println!("{part}: {:.2} % of the samples, {:.2} % of the CPU time", found * 100.0, expected * 100.0);
         assert!((found - expected).abs() < TOLERANCE, "{part}: {found} for {expected}\n{}", captured.folded());
     }
-    let own_leaf = |stack: &Stack| parts.iter().any(|part| stack.user_leaf() == part);
+    let own_leaf = |stack: &Stack| parts.iter().any(|part| stack.user_function() == part);
     let reaching_main = captured.share(own_leaf, |stack| stack.has(names.main));
     let mut chain: Vec<_> = (1..=20).map(names.caller).collect();
     chain.insert(0, names.main.to_owned());
