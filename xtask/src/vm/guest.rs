@@ -103,9 +103,11 @@ fn with_libraries(archive: &mut Archive, program: &Path) -> anyhow::Result<()> {
 /// The first program: mounts what tests and profiler read, runs the tests on the second serial line, restarts the
 /// machine, which ends qemu.
 fn init(content: &Content) -> anyhow::Result<String> {
-    let [profiler, tests, directory] = [&content.profiler, &content.tests, &root().join("tests")].map(|path| quoted(path));
+    let [profiler, tests, directory] =
+        [&content.profiler, &content.tests, &root().join("tests")].map(|path| quoted(path));
     let (profiler, tests, directory) = (profiler?, tests?, directory?);
-    let arguments = content.arguments.iter().map(|word| quoted(Path::new(word))).collect::<Result<Vec<_>, _>>()?.join(" ");
+    let arguments =
+        content.arguments.iter().map(|word| quoted(Path::new(word))).collect::<Result<Vec<_>, _>>()?.join(" ");
     let limit_s = LIMIT.as_secs();
     Ok(format!(
         "#!/bin/busybox sh

@@ -96,8 +96,8 @@ impl Archive {
     fn write(&mut self, name: &[u8], mode: u32, content: &[u8]) {
         let inode = self.paths.len();
         // inode, mode, uid, gid, links, mtime, file size, device and special device (two each), name size, check.
-        let fields =
-            [inode, mode as usize, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0].map(|it| format!("{it:08x}"));
+        let fields = [inode, mode as usize, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0]
+            .map(|it| format!("{it:08x}"));
         self.bytes.extend_from_slice(b"070701");
         self.bytes.extend_from_slice(fields.concat().as_bytes());
         self.bytes.extend_from_slice(name);

@@ -83,8 +83,11 @@ impl Source {
     fn unpack(&self, package: &str, directory: &Path) -> anyhow::Result<()> {
         let downloaded = || -> Option<PathBuf> {
             let entries = fs::read_dir(directory).ok()?.flatten();
-            let mut files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "deb"));
-            files.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_"))))
+            let mut files =
+                entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "deb"));
+            files.find(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_")))
+            })
         };
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         if downloaded().is_none() {

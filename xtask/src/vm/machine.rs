@@ -27,8 +27,10 @@ pub(crate) const ENDED: &str = "vm: the tests ended with ";
 /// Memory: the RAM file system takes a tenth of it, captures and 60,000 mappings the rest.
 const MEMORY_MIB: &str = "3072";
 
-/// Two CPUs, as races need them; the emulator's own clock is one for both of them, which the kernel cannot know.
+/// As many CPUs as the tests assume, who run two programs at once.
 const CPUS: &str = "2";
+
+/// The two CPUs have one clock, which the kernel cannot know; without it every look at the time is a system call.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 tsc=reliable quiet loglevel=4";
 
 /// Runs the tests on a kernel. All they say is left in a directory named after it, below `directory`.
@@ -38,7 +40,9 @@ pub(crate) fn run(kernel: &Kernel, initramfs: &Path, directory: &Path) -> anyhow
     let directory = directory.join(&kernel.release);
     let [console, log] = ["console.log", "tests.log"].map(|name| directory.join(name));
     let mut log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-    let mut qemu = command("qemu-system-x86_64");
+    // However we end, the machine ends with us.
+    let mut qemu = command("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     // An emulated CPU: hardware virtualization would be faster, and is often not there.
     qemu.args(["-accel", "tcg,thread=multi", "-smp", CPUS, "-m", MEMORY_MIB]);
     qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"]);

@@ -23,7 +23,13 @@ use results::Results;
 pub(crate) const VERSIONS: [&str; 2] = ["6.1", "6.12"];
 
 /// Kernel tests that are not run in a virtual machine, and why. Everything else is, and must pass.
-const LEFT_OUT: [(&str, &str); 0] = [];
+const LEFT_OUT: [(&str, &str); 3] = [
+    ("nearly_every_event_is_delivered", TIMERS),
+    ("threads_have_the_samples_of_their_own_time", TIMERS),
+    ("work_in_short_bursts_is_sampled_as_any_other", TIMERS),
+];
+
+const TIMERS: &str = "counts samples; an emulated CPU that waits for the host's own gets no timer interrupt meanwhile";
 
 /// The arguments of `cargo xtask vm`.
 #[derive(clap::Args)]
@@ -84,7 +90,8 @@ fn kernel_tests() -> anyhow::Result<PathBuf> {
 fn workloads(tests: &PathBuf) -> anyhow::Result<Vec<PathBuf>> {
     let build = ["--ignored", "--exact", "workloads::every_workload_builds", "--nocapture"];
     let said = output(command(tests).args(build).current_dir(target_dir()))?;
-    let workloads: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("workload: ").map(PathBuf::from)).collect();
+    let workloads: Vec<_> =
+        said.lines().filter_map(|line| line.strip_prefix("workload: ").map(PathBuf::from)).collect();
     if workloads.is_empty() { bail!("{} built no workload", tests.display()) } else { Ok(workloads) }
 }
 
