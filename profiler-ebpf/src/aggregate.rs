@@ -35,30 +35,29 @@ impl Outcomes {
     }
 }
 
-/// Adds `columns` to the record of `key`, whose chains are in `scratch`; sets the key's stack references.
+/// Adds `columns` to the record whose key and chains are in `scratch`; sets the key's stack references.
 #[inline(always)]
 pub(crate) fn add(
     window: &Window,
     task: &Task,
-    key: &mut RecordKey,
     columns: [u64; COLUMNS],
-    scratch: &Scratch,
+    scratch: &mut Scratch,
     mut user: Chain,
     mut kernel: Chain,
 ) -> Outcomes {
-    key.user_stack = user.reference;
-    key.kernel_stack = kernel.reference;
+    scratch.key.user_stack = user.reference;
+    scratch.key.kernel_stack = kernel.reference;
     let mut record = Outcome::Complete as u64;
-    if !add_to_existing(window, key, &columns) {
+    if !add_to_existing(window, &scratch.key, &columns) {
         user = send_once(window, &scratch.user, user);
         kernel = send_once(window, &scratch.kernel, kernel);
-        key.user_stack = user.reference;
-        key.kernel_stack = kernel.reference;
+        scratch.key.user_stack = user.reference;
+        scratch.key.kernel_stack = kernel.reference;
         // A chain that was just lost changes the key: the record may be there after all.
         let ring_full = Outcome::RingFull as u64;
         let changed = user.outcome == ring_full || kernel.outcome == ring_full;
-        if !changed || !add_to_existing(window, key, &columns) {
-            record = insert(window, task, key, columns, user, kernel);
+        if !changed || !add_to_existing(window, &scratch.key, &columns) {
+            record = insert(window, task, scratch, columns, user, kernel);
         }
     }
     Outcomes { user: user.outcome, kernel: kernel.outcome, record }
@@ -91,8 +90,15 @@ fn add_to_existing(window: &Window, key: &RecordKey, columns: &[u64; COLUMNS]) -
 
 /// Makes a record, and asks for an early drain when the map is nearly full.
 #[inline(always)]
-fn insert(window: &Window, task: &Task, key: &RecordKey, columns: [u64; COLUMNS], user: Chain, kernel: Chain) -> u64 {
-    let value = RecordValue {
+fn insert(
+    window: &Window,
+    task: &Task,
+    scratch: &mut Scratch,
+    columns: [u64; COLUMNS],
+    user: Chain,
+    kernel: Chain,
+) -> u64 {
+    scratch.value = RecordValue {
         columns,
         thread_comm: task.thread_comm(),
         process_comm: task.process_comm(),
@@ -100,7 +106,7 @@ fn insert(window: &Window, task: &Task, key: &RecordKey, columns: [u64; COLUMNS]
         kernel_outcome: kernel.outcome as u8,
         reserved: [0; 6],
     };
-    match records(window).insert(key, value, NO_EXIST) {
+    match records(window).insert(&scratch.key, &scratch.value, NO_EXIST) {
         Ok(()) => {}
         Err(BUSY) => return Outcome::MapBusy as u64,
         Err(_) => return Outcome::MapFull as u64,

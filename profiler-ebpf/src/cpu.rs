@@ -115,7 +115,7 @@ fn sample(
     } else {
         stack::kernel(context.as_ptr(), &mut scratch.kernel)
     };
-    let mut key = RecordKey {
+    scratch.key = RecordKey {
         start_time_ns: task.start_time_ns(),
         kernel_stack: 0,
         user_stack: 0,
@@ -128,7 +128,7 @@ fn sample(
         reason: 0,
         reserved: 0,
     };
-    aggregate::add(window, task, &mut key, [1, period, 0, 0], scratch, user, kernel)
+    aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel)
 }
 
 /// Counts how a sample ended, once for each way of counting.

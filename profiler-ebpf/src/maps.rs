@@ -62,10 +62,11 @@ pub(crate) static MAPPINGS: Array<MappingEntry> = Array::with_max_entries(1, 0);
 pub(crate) static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES as u32, 0);
 
 /// A piece of the unwind tables: pages of two words each and rows of one.
-#[repr(C)]
-pub(crate) struct Shard {
-    pub(crate) words: [u32; SHARD_WORDS],
-}
+///
+/// An array and not a structure: Linux 5.15 to 6.2 take a map whose values are a structure by BTF, and one that was made
+/// without BTF, as user space makes shards, for maps of two kinds, and refuse the shard (`timer_off` in
+/// `bpf_map_meta_equal`, kernel/bpf/map_in_map.c).
+pub(crate) type Shard = [u32; SHARD_WORDS];
 
 /// The unwind tables. Shards are added by user space as they are needed, and none is taken away while programs run.
 #[btf_map]
@@ -119,4 +120,8 @@ pub(crate) struct Scratch {
     pub(crate) kernel: StackRecord,
     /// What is left of the walk, where user space has to finish it.
     pub(crate) remainder: RemainderRecord,
+    /// The record's key and, when it is new, its value. Here, since the walk's callback shares the 512 bytes of stack, of
+    /// which verifiers before Linux 6.8 round each function's part up to 32.
+    pub(crate) key: RecordKey,
+    pub(crate) value: RecordValue,
 }

@@ -223,13 +223,13 @@ fn find_rule(scratch: &mut Scratch, pc: u64) -> Option<Packed> {
     }
     let at = pages_at as usize + 2 * page as usize;
     let Some(page_shard): Option<&Shard> = SHARDS.get_value(shard, &0) else { return none };
-    let first = page_shard.words[at & (SHARD_WORDS - 1)];
-    let count = page_shard.words[(at + 1) & (SHARD_WORDS - 1)];
+    let first = page_shard[at & (SHARD_WORDS - 1)];
+    let count = page_shard[(at + 1) & (SHARD_WORDS - 1)];
     let Some(row_shard): Option<&Shard> = SHARDS.get_value(first >> ROW_INDEX_BITS, &0) else { return none };
     let first = (first as usize) & (SHARD_WORDS - 1);
     let low = (address & 0xfff) as u32;
     // The mask shows the verifier that the index stays inside.
-    let row = |index: u32| Some(row_shard.words[(first + index as usize) & (SHARD_WORDS - 1)]);
+    let row = |index: u32| Some(row_shard[(first + index as usize) & (SHARD_WORDS - 1)]);
     match find_row(count, low, row) {
         Some(row) => Some(rule_of(row)),
         None => none,

@@ -34,6 +34,13 @@ impl Stack {
         self.frames.iter().rfind(|frame| !frame.ends_with("_[k]")).map_or("", String::as_str)
     }
 
+    /// The function that the program was in, whatever was inlined into it; empty where there is none.
+    #[must_use]
+    pub fn user_function(&self) -> &str {
+        let inlined_or_kernel = |frame: &str| frame.ends_with("_[i]") || frame.ends_with("_[k]");
+        self.frames.iter().rfind(|frame| !inlined_or_kernel(frame)).map_or("", String::as_str)
+    }
+
     /// Whether a frame has this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

@@ -8,6 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Variable that makes a skipped test a failure.
 const REQUIRE_VARIABLE: &str = "PROFILER_REQUIRE_BPF";
 
+/// Variable that says that the CPUs are emulated, as in the machines of `cargo xtask vm`.
+const EMULATED_VARIABLE: &str = "PROFILER_SLOW";
+
 /// The right to use the kernel, until it is dropped.
 #[derive(Debug)]
 pub struct Kernel {
@@ -53,6 +56,26 @@ pub fn require_bpf() -> Option<Kernel> {
 pub fn missing(what: &str) {
     assert!(std::env::var_os(REQUIRE_VARIABLE).is_none_or(|value| value != "1"), "{what}, and {REQUIRE_VARIABLE}=1");
     eprintln!("skipped: {what}");
+}
+
+/// Whether the CPUs are emulated: everything takes ten times as long, and an emulated CPU that waits for the host's own
+/// gets no timer interrupt, hence no sample.
+#[must_use]
+pub fn is_emulated() -> bool {
+    std::env::var_os(EMULATED_VARIABLE).is_some_and(|value| value == "1")
+}
+
+/// A lower bound for a number of samples; a quarter of it where the CPUs are emulated.
+#[must_use]
+pub fn enough(samples: u64) -> u64 {
+    if is_emulated() { samples / 4 } else { samples }
+}
+
+/// The seconds that a workload runs which a recording is to find at work; four times as long where the CPUs are emulated
+/// and a recording takes seconds to begin.
+#[must_use]
+pub fn at_work(seconds: u32) -> String {
+    if is_emulated() { 4 * seconds } else { seconds }.to_string()
 }
 
 /// The binary under test: `PROFILER_BIN`, else the release build of this workspace.

@@ -12,18 +12,25 @@ use serde_json::Value;
 /// How long a test waits for what should come at once, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How much longer where everything takes ten times as long.
+const EMULATED: u32 = 4;
+
+fn patience() -> Duration {
+    if crate::environment::is_emulated() { EMULATED * PATIENCE } else { PATIENCE }
+}
+
 /// Waits until `ready` gives something.
 ///
 /// # Panics
 ///
-/// When nothing comes in a minute.
+/// When nothing comes in a minute, or in four where the CPUs are emulated.
 pub fn wait_until<T>(what: impl Debug, mut ready: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what:?}");
+        assert!(start.elapsed() < patience(), "waited in vain: {what:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -184,11 +191,11 @@ impl Reader {
             if let Some(status) = self.child.try_wait().expect("ask for a child") {
                 break status;
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > patience() {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 // What it said is left out: a child of it that still runs may hold the pipe.
-                panic!("did not end in {PATIENCE:?}");
+                panic!("did not end in {:?}", patience());
             }
             std::thread::sleep(Duration::from_millis(5));
         };

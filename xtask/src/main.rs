@@ -15,6 +15,7 @@ mod setup;
 mod strip;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Command {
     BuildEbpf(build_ebpf::Arguments),
     /// Run every test: unit tests, then the kernel tests against the release binary
     Test(test::Arguments),
+    /// Run the kernel tests on other kernels: Debian's, in virtual machines
+    Vm(vm::Arguments),
     /// Run a benchmark of the tests crate, or all of them
     Bench(bench::Arguments),
     /// Check formatting, clippy and the documentation, warnings denied
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Lint => lint::run(),
         Command::Licenses => licenses::run(),

@@ -38,18 +38,27 @@ const TEST_PROGRAMS: [(&str, &str); 7] = [
 /// What the tests build against: a header and Debian's package of it.
 const TEST_HEADERS: [(&str, &str); 1] = [("/usr/include/elfutils/libdwfl.h", "libdw-dev")];
 
+/// What `cargo xtask vm` runs.
+const VM_PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
+
 /// The arguments of `cargo xtask setup`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Also install what the kernel tests and benchmarks run
     #[arg(long)]
     test: bool,
+    /// Also install what virtual machines with other kernels need
+    #[arg(long)]
+    vm: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ebpf()?;
-    if arguments.test { test() } else { Ok(()) }
+    if arguments.test {
+        test()?;
+    }
+    if arguments.vm { vm() } else { Ok(()) }
 }
 
 /// Makes sure that the eBPF object can be built.
@@ -83,6 +92,17 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
     eprintln!("warning: the tests and benchmarks that use these will not run: {}", programs.join(", "));
     Ok(())
+}
+
+/// Makes sure that virtual machines with Debian's kernels can be run.
+///
+/// Errors: what is missing, where it cannot be installed.
+pub(crate) fn vm() -> anyhow::Result<()> {
+    if !is_debian() {
+        bail!("virtual machines run Debian's kernels: apt-get and dpkg are needed to get them");
+    }
+    let missing = VM_PROGRAMS.iter().filter(|(program, _)| find(program).is_none());
+    install(&missing.map(|(_, package)| *package).collect::<Vec<_>>())
 }
 
 /// Installs those of `packages` that are not.

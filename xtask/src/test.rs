@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::command::{cargo, run as run_command, target_dir};
-use crate::setup;
+use crate::{setup, vm};
 
 /// Every package but the eBPF crate, which builds for another target.
 pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "profiler-ebpf"];
@@ -13,6 +13,9 @@ pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "profiler-eb
 /// The arguments of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    /// Then run the kernel tests in virtual machines too, as `cargo xtask vm` does
+    #[arg(long)]
+    vm: bool,
     /// For cargo test, for instance the name of a test
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
@@ -25,7 +28,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     test.args(["test", "--release"]).args(PACKAGES).args(&arguments.arguments).env("PROFILER_BIN", binary);
     // Kernel tests share one kernel: two at a time would see each other's load. Unit tests lose nothing by it.
     test.env("RUST_TEST_THREADS", "1");
-    run_command(&mut test)
+    run_command(&mut test)?;
+    if arguments.vm { vm::run_usual() } else { Ok(()) }
 }
 
 /// Installs what tests and benchmarks run, as far as it can, builds the release binary and returns its path.

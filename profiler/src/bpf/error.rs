@@ -32,6 +32,11 @@ pub enum BpfError {
         /// The field.
         field: &'static str,
     },
+    /// The kernel is older than the oldest that runs the programs.
+    #[error(
+        "this kernel has no bpf_task_pt_regs, the registers with which a task left user space: run Linux 5.15 or later"
+    )]
+    TooOld,
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

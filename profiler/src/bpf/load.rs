@@ -160,7 +160,8 @@ impl Kernel {
         const NAME: &str = "cpu_sample";
         let program: &mut PerfEvent = self.program(NAME)?;
         let failed = |cause| program_error("load", NAME, cause);
-        program.load().map_err(failed)?;
+        // An older verifier stumbles over something else first: over the callback of `bpf_loop`, before Linux 5.13.
+        program.load().map_err(|cause| if lacks_registers() { BpfError::TooOld } else { failed(cause) })?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
     }
@@ -392,6 +393,12 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
 pub(super) fn has_loop() -> bool {
     let supported = aya::sys::is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_loop);
     supported.unwrap_or(false)
+}
+
+/// Whether the kernel is known not to have the one helper that nothing can replace.
+fn lacks_registers() -> bool {
+    let supported = aya::sys::is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_task_pt_regs);
+    supported.is_ok_and(|supported| !supported)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {

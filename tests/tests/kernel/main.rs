@@ -13,3 +13,4 @@ mod record_errors;
 mod record_symbols;
 mod record_targets;
 mod record_unwinding;
+mod workloads;

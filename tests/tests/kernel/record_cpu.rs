@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, find_program, float, require_bpf, wait_until};
+use profiler_tests::{Captured, Record, Stack, Target, Workload, enough, find_program, float, require_bpf, wait_until};
 use serde_json::Value;
 
 /// The three functions of the `split` workloads.
@@ -37,7 +37,7 @@ pub(crate) fn check_split(workload: &Workload, seconds: u32, names: &Names, leas
         println!("{part}: {:.2} % of the samples, {:.2} % of the CPU time", found * 100.0, expected * 100.0);
         assert!((found - expected).abs() < TOLERANCE, "{part}: {found} for {expected}\n{}", captured.folded());
     }
-    let own_leaf = |stack: &Stack| parts.iter().any(|part| stack.user_leaf() == part);
+    let own_leaf = |stack: &Stack| parts.iter().any(|part| stack.user_function() == part);
     let reaching_main = captured.share(own_leaf, |stack| stack.has(names.main));
     let mut chain: Vec<_> = (1..=20).map(names.caller).collect();
     chain.insert(0, names.main.to_owned());
@@ -227,7 +227,7 @@ fn a_real_server_under_load_is_profiled() {
     let _client = Target::start_unready(command.stderr(Stdio::null()));
 
     let captured = Record::new().rate(999).seconds(3).pid(server.pid()).run();
-    assert!(captured.total() > 300, "{}", captured.folded());
+    assert!(captured.total() > enough(300), "{}", captured.folded());
     assert!(captured.by_pid().keys().all(|&pid| pid == server.pid()));
     assert!(captured.stacks.iter().all(|stack| stack.process == "redis-server"));
     // Stripped, and without frame pointers: unwound by table to the start of the process.
@@ -235,7 +235,7 @@ fn a_real_server_under_load_is_profiled() {
     println!("{:.2} % of the user stacks are whole", whole * 100.0);
     assert!(whole >= 0.99, "{:#?}", captured.accounting);
     // It reads and writes sockets: the kernel is on most stacks, and all of it has names.
-    assert!(captured.count(|stack| stack.leaf().ends_with("_[k]")) > 100, "{}", captured.folded());
+    assert!(captured.count(|stack| stack.leaf().ends_with("_[k]")) > enough(100), "{}", captured.folded());
     let nameless = |frame: &String| frame.contains("+0x") && frame.ends_with("_[k]");
     assert_eq!(captured.count(|stack| stack.frames.iter().any(nameless)), 0, "{}", captured.folded());
     let objects = captured.report["objects"].as_array().expect("objects");

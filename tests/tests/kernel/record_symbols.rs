@@ -2,13 +2,15 @@
 
 use std::fs;
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, float, require_bpf, scratch};
+use profiler_tests::{
+    Captured, Record, Stack, Target, Workload, at_work, enough, float, is_emulated, require_bpf, scratch,
+};
 
 /// Records a running workload for two seconds.
 fn record(workload: &Workload, arguments: &[&str]) -> Captured {
     let target = Target::start(&workload.build(), arguments);
     let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
-    assert!(captured.total() > 300, "{}", captured.folded());
+    assert!(captured.total() > enough(300), "{}", captured.folded());
     captured
 }
 
@@ -121,14 +123,19 @@ fn a_program_replaced_on_disk_is_named_from_what_runs() {
 fn a_library_opened_while_sampled_is_named() {
     let Some(_kernel) = require_bpf() else { return };
     let library = Workload::c("plugin").called("libplugin.so").flag("-shared").flag("-fPIC").build();
-    let target = Target::start(&Workload::c("opens").build(), &["3", library.to_str().expect("UTF-8")]);
+    let target = Target::start(&Workload::c("opens").build(), &[&at_work(3), library.to_str().expect("UTF-8")]);
     let captured = Record::new().rate(999).pid(target.pid()).run();
     let truth = target.truth();
-    assert!(captured.count(|stack| stack.has_chain(&["main", "own_hot"])) > 200, "{truth}\n{}", captured.folded());
+    assert!(
+        captured.count(|stack| stack.has_chain(&["main", "own_hot"])) > enough(200),
+        "{truth}\n{}",
+        captured.folded()
+    );
     let in_plugin = captured.count(|stack| stack.has_chain(&["main", "plugin_entry", "plugin_hot"]));
     let expected = truth["plugin"].as_f64().expect("ns") / 1e9 * 999.0;
     let found = float(in_plugin);
-    assert!((found / expected - 1.0).abs() < 0.05, "{found} for {expected}\n{}", captured.folded());
+    let tolerance = if is_emulated() { 0.75 } else { 0.05 };
+    assert!((found / expected - 1.0).abs() < tolerance, "{found} for {expected}\n{}", captured.folded());
 }
 
 #[test]

@@ -5,11 +5,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, float, require_bpf, scratch, wait_until};
+use profiler_tests::{
+    Captured, Record, Stack, Target, Workload, at_work, enough, float, is_emulated, require_bpf, scratch, wait_until,
+};
 
 /// Samples that so many seconds of CPU time make at 999 Hz, as a lower bound for a busy machine.
 fn at_least(captured: &Captured, pid: u32, samples: u64) {
     let found = captured.by_pid().get(&pid).copied().unwrap_or(0);
+    let samples = enough(samples);
     assert!(found >= samples, "{found} samples of {pid}, at least {samples} wanted: {:?}", captured.by_pid());
 }
 
@@ -46,7 +49,7 @@ fn several_processes_are_sampled_together() {
 fn children_are_followed_when_asked_for_those_that_run_and_those_that_come() {
     let Some(_kernel) = require_bpf() else { return };
     let family = Workload::c("family").build();
-    let target = Target::start(&family, &["4", "100"]);
+    let target = Target::start(&family, &[&at_work(4), "100"]);
     let parent = target.pid();
     // Without a duration: the recording ends with its target.
     let captured = Record::new().rate(999).args(["--children"]).pid(parent).run();
@@ -58,7 +61,8 @@ fn children_are_followed_when_asked_for_those_that_run_and_those_that_come() {
     at_least(&captured, long_pid, 1000);
     let short_expected = truth["short_ns"].as_f64().expect("ns") / 1e9 * 999.0;
     let short_found = float(samples("short_child_hot"));
-    assert!(short_found > short_expected * 0.75, "{short_found} for {short_expected}:\n{}", captured.folded());
+    let least = if is_emulated() { 0.2 } else { 0.75 };
+    assert!(short_found > short_expected * least, "{short_found} for {short_expected}:\n{}", captured.folded());
     // Children of 100 ms are named though they are gone when the recording ends.
     let short = |stack: &Stack| !stack.has("long_child_hot") && stack.user_leaf() != "" && stack.process == "exe";
     let named = captured.share(short, |stack| stack.has("short_child_hot"));
@@ -207,7 +211,8 @@ fn a_command_is_sampled_with_its_children_and_keeps_its_output() {
     let long_expected = truth["long_ns"].as_f64().expect("ns") / 1e9 * 999.0;
     let long_found = float(captured.count(|stack| stack.has("long_child_hot")));
     // Processes that share a CPU are switched by the kernel's own tick, which a timer of nearly its rate samples unevenly.
-    assert!((long_found / long_expected - 1.0).abs() < 0.12, "{long_found} for {long_expected}");
+    let tolerance = if is_emulated() { 0.75 } else { 0.12 };
+    assert!((long_found / long_expected - 1.0).abs() < tolerance, "{long_found} for {long_expected}");
     assert!(captured.ended.stdout.starts_with("ready\n"), "{}", captured.ended.stdout);
     assert_eq!(captured.report["target"]["kind"], "command");
     assert_eq!(captured.report["target"]["exit_code"], 0);
@@ -234,13 +239,13 @@ fn a_command_that_outlasts_the_recording_is_waited_for_and_not_killed() {
 #[test]
 fn a_process_that_ends_while_sampled_ends_the_recording_and_keeps_its_names() {
     let Some(_kernel) = require_bpf() else { return };
-    let target = Target::start(&Workload::c("burn").build(), &["2"]);
+    let target = Target::start(&Workload::c("burn").build(), &[&at_work(2)]);
     let mut recording = Record::new().rate(999).pid(target.pid()).start();
     recording.wait_for_samples();
     // It is waited for, so that nothing of it is left but what the profiler kept.
     let _ = target.truth();
     let captured = recording.finish();
-    assert!(captured.total() > 300, "{}", captured.folded());
+    assert!(captured.total() > enough(300), "{}", captured.folded());
     let named = captured.share(|stack| !stack.frames.is_empty(), |stack| stack.has_chain(&["main", "burn_caller"]));
     assert!(named > 0.95, "{named} named\n{}", captured.folded());
 }

@@ -1,0 +1,31 @@
+//! The programs of the kernel tests, for a machine that has no compiler.
+
+use profiler_tests::Workload;
+
+/// Every program that a kernel test runs. A test in a virtual machine fails where one is missing here.
+fn workloads() -> Vec<Workload> {
+    let mut all: Vec<_> =
+        ["burn", "bursts", "family", "inlined", "jit", "many", "mappings", "opens", "split", "syscalls"]
+            .map(Workload::c)
+            .into();
+    all.extend(["burn-one", "burn-two", "wanted-name"].map(|name| Workload::c("burn").called(name)));
+    all.extend([
+        Workload::c("burn").called("burn-stripped").flag("-s"),
+        Workload::c("plugin").called("libplugin.so").flag("-shared").flag("-fPIC"),
+        Workload::c("threads"),
+        Workload::cpp("split").called("split-cpp"),
+        Workload::rust("split").called("split-rs"),
+        Workload::rust("split").called("split-rs-nofp").flag("-Cforce-frame-pointers=no"),
+    ]);
+    let without = [Workload::c("split").called("split-nofp"), Workload::cpp("split").called("split-cpp-nofp")];
+    all.extend(without.map(crate::record_unwinding::without_frame_pointers));
+    all
+}
+
+#[test]
+#[ignore = "`cargo xtask vm` runs it, to build before the machine starts what tests would build in it"]
+fn every_workload_builds() {
+    for workload in workloads() {
+        println!("workload: {}", workload.build().display());
+    }
+}
