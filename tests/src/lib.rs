@@ -13,7 +13,7 @@ mod workload;
 
 pub use bpf_objects::BpfObjects;
 pub use capture::{Captured, Stack, float};
-pub use environment::{Kernel, find_program, missing, profiler, require_bpf, scratch};
+pub use environment::{Kernel, find_program, long_tests, missing, profiler, require_bpf, scratch};
 pub use process::{Ended, Target, owned_by, wait_until};
 pub use record::{Record, Recording, profiler_command, run_profiler};
 pub use workload::{Language, Workload};

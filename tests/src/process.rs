@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long a test waits for what should come at once, on a machine that may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `ready` gives something.
 ///
@@ -157,6 +157,8 @@ impl Ended {
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) child: Child,
+    /// How long it may take to end.
+    pub(crate) patience: Duration,
     stdout: Option<std::thread::JoinHandle<String>>,
     stderr: Option<std::thread::JoinHandle<String>>,
 }
@@ -175,7 +177,7 @@ impl Reader {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdout = child.stdout.take().map(read);
         let stderr = child.stderr.take().map(read);
-        Self { child, stdout, stderr }
+        Self { child, patience: PATIENCE, stdout, stderr }
     }
 
     pub(crate) fn wait(&mut self) -> Ended {
@@ -184,11 +186,11 @@ impl Reader {
             if let Some(status) = self.child.try_wait().expect("ask for a child") {
                 break status;
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > self.patience {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 // What it said is left out: a child of it that still runs may hold the pipe.
-                panic!("did not end in {PATIENCE:?}");
+                panic!("did not end in {:?}", self.patience);
             }
             std::thread::sleep(Duration::from_millis(5));
         };
