@@ -6,6 +6,7 @@
  *   raise      a signal handler, by raise(3)
  *   timer      a signal handler, by a timer of CPU time, on whatever is running then
  *   alternate  the same on a signal stack of its own
+ *   restless   realigned, in short calls that are interrupted by the timer
  *   deep N     N calls of a function by itself
  * Prints its CPU time and, for noreturn, how far behind the call the next function begins. */
 #include <setjmp.h>
@@ -111,7 +112,7 @@ static void handle_signals(const char *mode) {
     if (sigaltstack(&other, NULL) != 0 || sigaction(SIGUSR1, &action, NULL) != 0) {
         exit(1);
     }
-    if (strcmp(mode, "timer") != 0 && !alternate) {
+    if (strcmp(mode, "timer") != 0 && strcmp(mode, "restless") != 0 && !alternate) {
         return;
     }
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
@@ -143,8 +144,9 @@ int main(int argc, char **argv) {
         /* Short calls for each long one, so that samples fall on every instruction of the callers as well. Few of
          * noreturn: longjmp(3) has instructions whose call-frame information no unwinder of ours can follow. */
         int short_calls;
-    } modes[] = {{"realigned", realigned, 10000}, {"noreturn", noreturn, 500},       {"raise", raises, 0},
-                 {"timer", interrupted, 10000},   {"alternate", interrupted, 10000}, {"deep", deep, 0}};
+    } modes[] = {{"realigned", realigned, 1000}, {"noreturn", noreturn, 500},       {"raise", raises, 0},
+                 {"timer", interrupted, 10000},   {"alternate", interrupted, 10000}, {"deep", deep, 0},
+                 {"restless", realigned, 30000}};
     int mode = -1;
     for (int i = 0; argc > 2 && i < (int)(sizeof modes / sizeof modes[0]); i++) {
         mode = strcmp(argv[2], modes[i].name) == 0 ? i : mode;

@@ -3,15 +3,15 @@
 use std::fs;
 use std::process::Command;
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, find_program, require_bpf, scratch};
+use profiler_tests::{Captured, Record, Stack, Target, Workload, find_program, float, require_bpf, scratch};
 
 use crate::record_unwinding::{LEAST, check_complete, without_frame_pointers};
 
-/// Records a program without frame pointers while it runs, long enough for a thousand samples.
+/// Records a program without frame pointers while it runs, long enough for some hundred samples.
 fn record(workload: Workload, arguments: &[&str]) -> Captured {
     let arguments: Vec<_> = ["30"].iter().chain(arguments).copied().collect();
     let target = Target::start(&without_frame_pointers(workload).build(), &arguments);
-    Record::new().rate(999).args(["-d", "1500ms"]).pid(target.pid()).run()
+    Record::new().rate(999).args(["-d", "1"]).pid(target.pid()).run()
 }
 
 /// Whether frames, root first, are the beginning of a chain, and after that nothing of it.
@@ -21,7 +21,7 @@ fn begins(frames: &[&str], chain: &[&str]) -> bool {
 }
 
 /// The frames above main, root first, of a stack that has all below it as well.
-fn above_main<'a>(stack: &'a Stack) -> Option<Vec<&'a str>> {
+fn above_main(stack: &Stack) -> Option<Vec<&str>> {
     let frames = stack.user_frames();
     let main = frames.iter().position(|&frame| frame == "main")?;
     (stack.marker().is_none() && frames[0] == "_start").then(|| frames[main + 1..].to_vec())
@@ -72,7 +72,7 @@ fn a_caller_that_ends_with_a_call_that_does_not_return_is_found() {
 }
 
 /// What a signal handler interrupted: the frames above main, root first, up to the one that the kernel made.
-fn interrupted<'a>(stack: &'a Stack) -> Option<Vec<&'a str>> {
+fn interrupted(stack: &Stack) -> Option<Vec<&str>> {
     let mut frames = above_main(stack)?;
     let handler = frames.iter().position(|&frame| frame == "on_signal")?;
     let right = frames[handler + 1..].iter().all(|&frame| frame == "handler_hot");
@@ -93,9 +93,11 @@ fn check_handler(captured: &Captured, chain: &[&str]) {
     let [handled_percent, right_percent, all_percent] = [handled, right, all].map(|share| share * 100.0);
     println!("{handled_percent:.1} % in the handler; {right_percent:.2} % right, {all_percent:.1} % all callers");
     assert!(handled > 0.05 && right >= LEAST && all > 0.3, "{handled}, {right}, {all}\n{}", captured.folded());
-    let other = |stack: &Stack| !in_handler(stack) && !stack.user_frames().is_empty();
-    let right = captured.share(other, |stack| above_main(stack).is_some_and(|frames| begins(&frames, chain)));
-    assert!(right >= LEAST, "{right} outside of the handler\n{}", captured.folded());
+    let wrong = captured.count(|stack| {
+        let right = above_main(stack).is_some_and(|frames| begins(&frames, chain));
+        !in_handler(stack) && !stack.user_frames().is_empty() && !right
+    });
+    assert!(float(wrong) <= (1.0 - LEAST) * float(captured.total()), "{wrong} elsewhere\n{}", captured.folded());
 }
 
 #[test]
@@ -111,6 +113,23 @@ fn a_signal_handler_on_a_stack_of_its_own_is_on_top_of_what_it_interrupted() {
     let Some(_kernel) = require_bpf() else { return };
     let chain = ["interrupted", "interrupted_leaf", "hot"];
     check_handler(&record(Workload::c("frames").called("alternate"), &["alternate"]), &chain);
+}
+
+#[test]
+#[ignore = "needs rbp to be taken as restored where the place it was saved in is gone, and r10 from signal frames"]
+fn every_instruction_of_callers_that_realign_their_stack_is_unwound() {
+    let Some(_kernel) = require_bpf() else { return };
+    let realigned = Workload::c("frames").called("restless");
+    let chain = ["realigned", "with_locals", "with_variable", "with_arguments", "hot"];
+    for workload in [realigned.clone(), realigned.flag("-mstackrealign").flag("-mincoming-stack-boundary=3")] {
+        let target = Target::start(&without_frame_pointers(workload).build(), &["60", "restless"]);
+        let captured = Record::new().rate(4999).seconds(3).pid(target.pid()).run();
+        // What the handler adds is none of the chain.
+        let right = |stack: &Stack| above_main(stack).is_some_and(|frames| begins(&frames, &chain));
+        let share = captured.share(|stack| !stack.user_frames().is_empty(), right);
+        println!("{:.3} % have the right callers: {:?}", share * 100.0, captured.accounting.user);
+        assert!(share >= 0.999, "{share}\n{}", captured.folded());
+    }
 }
 
 #[test]
@@ -153,7 +172,7 @@ fn recursion_beyond_the_limit_is_cut_there_and_says_so() {
     let right = |stack: &Stack| stack.marker() == Some("[truncated: depth_limit]") && stack.user_frames() == cut;
     let share = captured.share(in_hot, right);
     println!("{:.2} % are cut after {MAX_FRAMES} frames: {:?}", share * 100.0, captured.accounting.user);
-    assert!(share >= LEAST && captured.count(in_hot) > 200, "{share}: {:#?}", captured.accounting);
+    assert!(share >= LEAST && captured.count(in_hot) > 100, "{share}: {:#?}", captured.accounting);
     let user = &captured.accounting.user;
     let limited = user.truncated.get("depth_limit").copied().unwrap_or(0);
     assert_eq!(limited, captured.count(|stack| stack.marker() == Some("[truncated: depth_limit]")));
@@ -169,7 +188,7 @@ fn a_program_whose_file_is_deleted_is_unwound_and_named() {
     fs::copy(without_frame_pointers(Workload::c("burn").called("burn-nofp")).build(), &copy).expect("copy a program");
     let target = Target::start(&copy, &["30", "delete"]);
     assert!(!copy.exists(), "the program has not deleted itself");
-    let captured = Record::new().rate(999).args(["-d", "1500ms"]).pid(target.pid()).run();
+    let captured = Record::new().rate(999).args(["-d", "1"]).pid(target.pid()).run();
     check_callers(&captured, &["burn_caller", "burn_hot"]);
 }
 
@@ -187,7 +206,7 @@ fn a_program_that_only_its_own_mount_and_pid_namespace_has_is_unwound_and_named(
     // The program is the child of unshare.
     let children = format!("/proc/{0}/task/{0}/children", target.pid());
     let pid: u32 = fs::read_to_string(children).expect("its children").trim().parse().expect("one child");
-    let captured = Record::new().rate(999).args(["-d", "1500ms"]).pid(pid).run();
+    let captured = Record::new().rate(999).args(["-d", "1"]).pid(pid).run();
     check_callers(&captured, &["burn_caller", "burn_hot"]);
 }
 
@@ -198,7 +217,7 @@ fn a_profiler_in_a_pid_namespace_of_its_own_finds_all_callers() {
     let mut command = Command::new(unshare);
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     let burn = without_frame_pointers(Workload::c("burn").called("burn-nofp")).build();
-    let captured = Record::under(command).rate(999).program(&burn, &["1.5"]).run();
-    assert!(captured.total() > 500, "{}", captured.folded());
+    let captured = Record::under(command).rate(999).program(&burn, &["1"]).run();
+    assert!(captured.total() > 300, "{}", captured.folded());
     check_callers(&captured, &["burn_caller", "burn_hot"]);
 }
