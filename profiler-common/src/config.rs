@@ -73,8 +73,8 @@ pub struct Config {
     pub follow_children: u32,
     /// 1 when the kernel has `bpf_loop` (Linux 5.17).
     pub has_loop: u32,
-    /// Walks of one window that may leave their remainder to user space.
-    pub remainders_per_window: u32,
+    /// Bytes of stack that walks of one window may leave to user space.
+    pub remainder_bytes: u32,
     /// Entries of one aggregation map at which user space is asked to drain early.
     pub drain_at_entries: u32,
     /// Bytes in the ring buffer at which user space is woken.
@@ -101,7 +101,7 @@ impl Config {
         self_pid: 0,
         follow_children: 0,
         has_loop: 0,
-        remainders_per_window: 0,
+        remainder_bytes: 0,
         drain_at_entries: 0,
         wake_at_bytes: 0,
         comm: [0; COMM_LEN],

@@ -201,7 +201,7 @@ pub struct RemainderRecord {
     pub registers: Registers,
     /// 1 when the instruction pointer is where that frame is, 0 when it is a return address.
     pub exact: u64,
-    /// Registers of the leaf by their DWARF number.
+    /// Registers of that frame by their DWARF number, where `exact` is 1.
     pub leaf: [u64; LEAF_REGISTERS],
     /// Address of what `stack` holds: [`RED_ZONE_BYTES`] below the stack pointer, or the page after where that page is
     /// not there yet.

@@ -56,7 +56,7 @@ pub enum Base {
     Rbp = 1,
     /// rbx plus the offset.
     Rbx = 2,
-    /// The register of [`Rule::added`] plus the offset; known in the leaf only.
+    /// The register of [`Rule::added`] plus the offset; known in the leaf and where a signal interrupted.
     Leaf = 3,
     /// What is in memory at rbp plus the offset, and [`Rule::added`].
     AtRbp = 4,
@@ -283,12 +283,15 @@ mod signal_frame {
     pub(super) const RBX: u64 = 128;
     pub(super) const RSP: u64 = 160;
     pub(super) const RIP: u64 = 168;
+    /// By DWARF number, as for [`super::LEAF_REGISTERS`].
+    pub(super) const BY_NUMBER: [u64; super::LEAF_REGISTERS] =
+        [144, 136, 152, RBX, 112, 104, RBP, RSP, 40, 48, 56, 64, 72, 80, 88, 96];
 }
 
 /// Steps from a frame to its caller.
 ///
 /// `rule`: the rule that covers the frame's ip; `dictionary`: reads a rule by number; `leaf`: a register by its DWARF
-/// number, where it is known, which is in the leaf; `read`: reads a word of the stack. `registers` become the caller's. Errors come as [`Step::Stop`].
+/// number, where it is known, which is in the leaf and where a signal interrupted; `read`: reads a word of the stack. `registers` become the caller's. Errors come as [`Step::Stop`].
 #[inline(always)]
 pub fn step(
     registers: &mut Registers,
@@ -352,7 +355,11 @@ pub fn step(
     let saved_fp = match rule.rbp {
         saved if saved == Saved::Same as u8 => Some(registers.fp),
         saved if saved == Saved::AtCfa as u8 => read(cfa.wrapping_add(rule.rbp_offset as i64 as u64)),
-        saved if saved == Saved::AtRbp as u8 => read(registers.fp.wrapping_add(rule.rbp_offset as i64 as u64)),
+        saved if saved == Saved::AtRbp as u8 => {
+            // gcc leaves this rule after `leave`, when rbp is the caller's already and points beyond this frame.
+            let slot = registers.fp.wrapping_add(rule.rbp_offset as i64 as u64);
+            if slot >= registers.sp && slot < cfa { read(slot) } else { Some(registers.fp) }
+        }
         _ => Some(0),
     };
     let saved_bx = match rule.rbx {
@@ -409,6 +416,13 @@ pub fn step_frame_pointer(registers: &mut Registers, is_leaf: bool, mut read: im
     }
     *registers = Registers { ip: return_address, sp: fp + 16, fp: next, bx };
     Step::Caller
+}
+
+/// Where the kernel leaves an interrupted register: its DWARF number, and the stack pointer in the signal trampoline.
+#[inline(always)]
+#[must_use]
+pub const fn interrupted_register(number: usize, sp: u64) -> u64 {
+    sp.wrapping_add(signal_frame::BY_NUMBER[number % LEAF_REGISTERS])
 }
 
 /// Steps out of a signal handler's trampoline.

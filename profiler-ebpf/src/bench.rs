@@ -14,6 +14,7 @@ use crate::cpu::claim;
 use crate::maps::Scratch;
 use crate::stack;
 use crate::task::{Task, Wanted};
+use crate::unwind;
 use crate::window;
 
 /// `BPF_F_USER_STACK`. Source: include/uapi/linux/bpf.h.
@@ -29,7 +30,13 @@ extern "C" fn bench_walk(_context: *mut c_void) -> i32 {
         let Wanted::Yes(process) = task.wanted() else { return None };
         let window = window::enter()?;
         aggregate::prepare(scratch, &window);
-        let chain = stack::user(&task, process.as_ref(), scratch);
+        let chain = match stack::begin(&task, process.as_ref(), scratch) {
+            Some(chain) => chain,
+            None => {
+                unwind::walk(scratch);
+                stack::end(&task, scratch)
+            }
+        };
         window.leave();
         Some(((chain.outcome as i32) << 16) | scratch.walk.length as i32)
     })

@@ -4,16 +4,16 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
-use profiler_common::config::Process;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 
 use crate::aggregate::{self, Outcomes};
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{COUNTERS, CPU_SCRATCH, LAST_HIT, LastHit, Scratch};
+use crate::maps::{COUNTERS, CPU_SCRATCH, CPU_WALK, LAST_HIT, LastHit, Scratch};
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
+use crate::unwind;
 use crate::window::{self, Window};
 
 /// Offset of `sample_period` in the context. Source: `struct bpf_perf_event_data`, include/uapi/linux/bpf_perf_event.h.
@@ -53,15 +53,54 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
             return;
         }
     };
-    let outcomes = match claim() {
-        Some(scratch) => {
-            let outcomes = sample(context, window, &task, process.as_ref(), period, scratch);
-            scratch.claimed = 0;
-            outcomes
-        }
-        None => Outcomes::lost(Outcome::ScratchBusy),
+    let Some(scratch) = claim() else {
+        count(counters, Outcomes::lost(Outcome::ScratchBusy));
+        return;
     };
-    count(counters, outcomes);
+    aggregate::prepare(scratch, window);
+    scratch.key = RecordKey {
+        start_time_ns: task.start_time_ns(),
+        kernel_stack: 0,
+        user_stack: 0,
+        span: 0,
+        pid: task.pid,
+        tid: task.tid,
+        exec_count: task.exec_count(),
+        generation: process.map_or(0, |process| process.generation),
+        origin: Origin::Cpu as u16,
+        reason: 0,
+        reserved: 0,
+    };
+    let user = stack::begin(&task, process.as_ref(), scratch);
+    if user.is_none() {
+        if config!(has_loop) != 0 {
+            unwind::walk(scratch);
+        } else {
+            // SAFETY: the map holds programs of this type. The call returns only when there is none.
+            unsafe { CPU_WALK.tail_call(context, 0) };
+        }
+    }
+    conclude(context, window, &task, counters, scratch, user);
+}
+
+/// Goes on with a walk, where a program may not loop until it has ended.
+#[perf_event]
+pub(crate) fn cpu_walk(context: PerfEventContext) -> u32 {
+    let (Some(scratch), Some(counters)) = (CPU_SCRATCH.get_ptr_mut(0), COUNTERS.get_ptr_mut(Origin::Cpu as u32)) else {
+        return 0;
+    };
+    // SAFETY: both elements are this CPU's; the program before this one has claimed the first, and neither type of
+    // program interrupts the other.
+    let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
+    if unwind::walk_some(scratch) {
+        // SAFETY: as above. The call returns when 33 have been made, and the walk ends for its depth.
+        unsafe { CPU_WALK.tail_call(&context, 0) };
+    }
+    if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
+        conclude(&context, &window, &task, counters, scratch, None);
+        window.leave();
+    }
+    0
 }
 
 /// Periods without a hit between the last one on this CPU and this one, when the same task ran all the time.
@@ -99,36 +138,31 @@ pub(crate) fn claim() -> Option<&'static mut Scratch> {
     Some(unsafe { &mut *scratch })
 }
 
+/// Adds the sample whose user chain is in the scratch space, or is `user`, and gives the scratch space back.
 #[inline(always)]
-fn sample(
+fn conclude(
     context: &PerfEventContext,
     window: &Window,
     task: &Task,
-    process: Option<&Process>,
-    period: u64,
+    counters: &mut Counters,
     scratch: &mut Scratch,
-) -> Outcomes {
-    aggregate::prepare(scratch, window);
-    let user = stack::user(task, process, scratch);
-    let kernel = if stack::in_user_mode(context.as_ptr().cast::<u8>().cast_const()) {
+    user: Option<Chain>,
+) {
+    let registers = context.as_ptr().cast::<u8>().cast_const();
+    // SAFETY: the context holds the period.
+    let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
+    let user = match user {
+        Some(chain) => chain,
+        None => stack::end(task, scratch),
+    };
+    let kernel = if stack::in_user_mode(registers) {
         Chain::EMPTY
     } else {
         stack::kernel(context.as_ptr(), &mut scratch.kernel)
     };
-    scratch.key = RecordKey {
-        start_time_ns: task.start_time_ns(),
-        kernel_stack: 0,
-        user_stack: 0,
-        span: 0,
-        pid: task.pid,
-        tid: task.tid,
-        exec_count: task.exec_count(),
-        generation: process.map_or(0, |process| process.generation),
-        origin: Origin::Cpu as u16,
-        reason: 0,
-        reserved: 0,
-    };
-    aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel)
+    let outcomes = aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel);
+    scratch.claimed = 0;
+    count(counters, outcomes);
 }
 
 /// Counts how a sample ended, once for each way of counting.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord};
@@ -81,6 +81,10 @@ pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries(1, 0);
 
+/// The program that goes on with a walk of `cpu`, where there is no `bpf_loop`. Written by user space.
+#[map]
+pub(crate) static CPU_WALK: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
 /// Scratch space of the perf event programs, claimed by its flag.
 #[map]
 pub(crate) static CPU_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -92,8 +96,8 @@ pub(crate) struct Fill {
     pub(crate) entries: u64,
     /// 1 once user space was asked to drain early.
     pub(crate) asked: u64,
-    /// Walks that were left to user space.
-    pub(crate) remainders: u64,
+    /// Bytes of stack that were left to user space.
+    pub(crate) remainder_bytes: u64,
 }
 
 /// A hit of the sampling event.

@@ -17,12 +17,10 @@ const PAGE: u64 = 4096;
 /// Code that user space never gets to know, such as that of a process it may not look into, must not keep it busy.
 #[inline(always)]
 pub(crate) fn may_leave(scratch: &Scratch) -> bool {
-    let Some(fill) = FILL.get_ptr_mut(u32::from(scratch.user.window)) else { return false };
-    // SAFETY: the pointer is to a map element.
-    let remainders = unsafe { &raw mut (*fill).remainders };
-    let limit = u64::from(config!(remainders_per_window));
-    // SAFETY: the pointer is to a map element that every CPU writes, hence volatile and atomic.
-    unsafe { core::ptr::read_volatile(remainders) < limit && atomic::add(remainders, 1) < limit }
+    let Some(fill) = FILL.get_ptr(u32::from(scratch.user.window)) else { return false };
+    // SAFETY: the pointer is to a map element that every CPU writes, hence volatile.
+    let left = unsafe { core::ptr::read_volatile(&raw const (*fill).remainder_bytes) };
+    left < u64::from(config!(remainder_bytes))
 }
 
 /// Sends what is left of a walk; returns the hash that its chain has to have, which no other chain has.
@@ -46,6 +44,10 @@ pub(crate) fn send(scratch: &mut Scratch, tid: u32) -> u64 {
     record.hash = hash;
     record.registers = scratch.walk.registers;
     record.exact = scratch.walk.exact;
+    if let Some(fill) = FILL.get_ptr_mut(u32::from(record.window)) {
+        // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+        unsafe { atomic::add(&raw mut (*fill).remainder_bytes, bytes as u64) };
+    }
     // When the ring has no room, the chain keeps its marker.
     aggregate::send(record, core::mem::offset_of!(RemainderRecord, stack) + bytes);
     hash

@@ -11,7 +11,7 @@ use profiler_common::unwind::{LEAF_REGISTERS, Registers};
 use crate::maps::Scratch;
 use crate::remainder;
 use crate::task::Task;
-use crate::unwind::{self, NO_STACK};
+use crate::unwind::NO_STACK;
 
 /// Registers of a task at its entry into the kernel. Source: `struct pt_regs`, arch/x86/include/asm/ptrace.h.
 mod offset {
@@ -80,14 +80,14 @@ pub(crate) fn kernel(context: *mut core::ffi::c_void, record: &mut StackRecord) 
     finish(record, length, hash, outcome as u64)
 }
 
-/// Walks the user chain from the registers the task entered the kernel with.
+/// Begins the user chain, at the registers the task entered the kernel with; the chain where there is nothing to walk.
 #[inline(always)]
-pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch) -> Chain {
+pub(crate) fn begin(task: &Task, process: Option<&Process>, scratch: &mut Scratch) -> Option<Chain> {
     if task.is_kernel_thread() {
-        return Chain::EMPTY;
+        return Some(Chain::EMPTY);
     }
     if !task.has_memory() {
-        return Chain::lost(Outcome::Exiting);
+        return Some(Chain::lost(Outcome::Exiting));
     }
     // SAFETY: the helper takes a task pointer the verifier knows.
     let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
@@ -100,7 +100,7 @@ pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch
     let segment = register!(offset::CS);
     if segment & USER_MODE != USER_MODE {
         // A task that has not been to user space yet, such as one between fork and its first return.
-        return Chain::EMPTY;
+        return Some(Chain::EMPTY);
     }
     let ip = register!(offset::RIP);
     let leaf = FrameWord::Native(ip).to_word();
@@ -115,7 +115,7 @@ pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch
     }
     walk.length = 1;
     walk.hash = hash_word(HASH_SEED, leaf);
-    walk.outcome = Outcome::CompatCode as u64;
+    walk.outcome = Outcome::DepthLimit as u64;
     walk.exact = 1;
     walk.left = 0;
     walk.stack_start = NO_STACK;
@@ -124,9 +124,16 @@ pub(crate) fn user(task: &Task, process: Option<&Process>, scratch: &mut Scratch
     // No address is in it: the first frame looks its mapping up.
     walk.mapping.start = 1;
     walk.mapping.end = 0;
-    if segment != COMPAT_CODE_SEGMENT {
-        unwind::walk(scratch);
+    if segment == COMPAT_CODE_SEGMENT {
+        let hash = scratch.walk.hash;
+        return Some(finish(&mut scratch.user, 1, hash, Outcome::CompatCode as u64));
     }
+    None
+}
+
+/// Ends the user chain that [`begin`] began and `unwind` walked.
+#[inline(always)]
+pub(crate) fn end(task: &Task, scratch: &mut Scratch) -> Chain {
     let (length, hash, outcome) = (scratch.walk.length, scratch.walk.hash, scratch.walk.outcome);
     if outcome != Outcome::Complete as u64 && task.is_executing() {
         return Chain::lost(Outcome::Executing);

@@ -10,11 +10,10 @@ use profiler_common::config::{MAPPING_SEARCH_STEPS, MappingEntry, ROW_INDEX_BITS
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_USER_FRAMES, hash_word};
 use profiler_common::unwind::{
-    LEAF_REGISTERS, PAGE_SHIFT, Packed, Registers, Special, Step, find_row, is_code_address, rule_of, step,
-    step_frame_pointer,
+    LEAF_REGISTERS, PAGE_SHIFT, Packed, Registers, Special, Step, find_row, interrupted_register, is_code_address,
+    rule_of, step, step_frame_pointer,
 };
 
-use crate::config::config;
 use crate::maps::{MAPPINGS, RULES, SHARDS, Scratch, Shard};
 use crate::remainder;
 
@@ -56,29 +55,28 @@ pub(crate) const NO_STACK: u64 = 1;
 /// Frames of one turn of `bpf_loop`: a turn costs some 5 ns of its own.
 const FRAMES_PER_TURN: usize = 4;
 
-/// Walks from the registers in the scratch space to the outermost frame.
+/// Frames of one program where there is no `bpf_loop`: 33 programs may follow each other, and 16 frames are what the
+/// verifier has no trouble with.
+const FRAMES_PER_PROGRAM: usize = 16;
+
+/// Walks from where the walk has got to, to the outermost frame. For kernels with `bpf_loop` (Linux 5.17).
 #[inline(always)]
 pub(crate) fn walk(scratch: &mut Scratch) {
-    scratch.walk.outcome = Outcome::DepthLimit as u64;
-    if config!(has_loop) == 0 {
-        // The verifier goes round this loop frame by frame: by frame pointer alone it can.
-        for _ in 0..MAX_USER_FRAMES {
-            if !(has_room(scratch) && by_frame_pointer(scratch, Outcome::NoFramePointer)) {
-                return;
-            }
-        }
-    } else {
-        let mut context: *mut Scratch = scratch;
-        // SAFETY: the callback takes what is passed to it, and the helper returns before `context` goes.
-        unsafe {
-            bpf_loop(
-                MAX_USER_FRAMES.div_ceil(FRAMES_PER_TURN) as u32,
-                callback as *mut c_void,
-                (&raw mut context).cast(),
-                0,
-            );
+    let mut context: *mut Scratch = scratch;
+    let turns = MAX_USER_FRAMES.div_ceil(FRAMES_PER_TURN) as u32;
+    // SAFETY: the callback takes what is passed to it, and the helper returns before `context` goes.
+    unsafe { bpf_loop(turns, callback as *mut c_void, (&raw mut context).cast(), 0) };
+}
+
+/// Walks a few frames; false at the end of the walk. For kernels without `bpf_loop`.
+#[inline(always)]
+pub(crate) fn walk_some(scratch: &mut Scratch) -> bool {
+    for _ in 0..FRAMES_PER_PROGRAM {
+        if !(has_room(scratch) && next(scratch)) {
+            return false;
         }
     }
+    true
 }
 
 /// One turn of `bpf_loop`: 0 goes on, 1 stops.
@@ -113,17 +111,28 @@ fn next(scratch: &mut Scratch) -> bool {
     let mut registers = scratch.walk.registers;
     let dictionary = |number: u32| RULES.get(number).copied();
     let walk = &raw mut scratch.walk;
-    let leaf_registers = &raw const scratch.remainder.leaf;
-    let is_leaf = scratch.walk.length <= 1;
+    let leaf_registers = &raw mut scratch.remainder.leaf;
+    let is_known = scratch.walk.exact & 1 != 0;
     let leaf = |number: u8| {
         // SAFETY: the pointer is to the scratch space, which this program alone uses.
-        is_leaf.then(|| unsafe { (*leaf_registers)[number as usize & (LEAF_REGISTERS - 1)] })
+        is_known.then(|| unsafe { (*leaf_registers)[number as usize & (LEAF_REGISTERS - 1)] })
     };
+    let sp = registers.sp;
     let stepped = step(&mut registers, rule, dictionary, leaf, |address| read_stack(walk, address));
     match stepped {
         Step::Caller | Step::Interrupted => {
             scratch.walk.registers = registers;
-            scratch.walk.exact = if let Step::Interrupted = stepped { 1 } else { 0 };
+            scratch.walk.exact = 0;
+            if let Step::Interrupted = stepped {
+                scratch.walk.exact = 1;
+                let mut number = 0;
+                while number < LEAF_REGISTERS {
+                    let word = read_stack(walk, interrupted_register(number, sp));
+                    // SAFETY: as above.
+                    unsafe { (*leaf_registers)[number] = word.unwrap_or(0) };
+                    number += 1;
+                }
+            }
             push(scratch, registers.ip)
         }
         Step::NoRule => by_frame_pointer(scratch, Outcome::NoFramePointer),

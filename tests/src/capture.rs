@@ -55,11 +55,18 @@ impl Stack {
             .any(|frames| frames.iter().zip(names).all(|(frame, name)| frame == name.as_ref()))
     }
 
+    /// The frames that are the program's, root first: neither the kernel's nor one that says why the root is missing.
+    #[must_use]
+    pub fn user_frames(&self) -> Vec<&str> {
+        let frames = self.frames.iter().map(String::as_str);
+        frames.filter(|frame| !frame.ends_with("_[k]") && !is_marker(frame)).collect()
+    }
+
     /// The frame that says why the root is missing, when it does.
     #[must_use]
     pub fn marker(&self) -> Option<&str> {
         let first = self.frames.first()?;
-        (first.starts_with("[truncated: ") || first.starts_with("[lost: ")).then_some(first.as_str())
+        is_marker(first).then_some(first.as_str())
     }
 }
 
@@ -189,6 +196,16 @@ impl Captured {
         self.directory.path().join("capture")
     }
 
+    /// The most memory that the profiler had resident, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// When the report does not tell.
+    #[must_use]
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.report["overhead"]["peak_rss_bytes"].as_u64().expect("bytes")
+    }
+
     /// `cpu.folded`, the most frequent stacks first, for a failing test's message.
     #[must_use]
     pub fn folded(&self) -> String {
@@ -250,6 +267,7 @@ mod tests {
         assert_eq!(stack.marker(), Some("[truncated: no_frame_pointer]"));
         assert_eq!(stack.user_leaf(), "operator new(unsigned long)");
         assert_eq!(stack.leaf(), "read_[k]");
+        assert_eq!(stack.user_frames(), ["operator new(unsigned long)"]);
         assert!(stack.has_chain(&["operator new(unsigned long)", "read_[k]"]));
         assert!(!stack.has_chain(&["read_[k]", "operator new(unsigned long)"]));
     }

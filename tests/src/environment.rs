@@ -78,6 +78,12 @@ pub fn at_work(seconds: u32) -> String {
     if is_emulated() { 4 * seconds } else { seconds }.to_string()
 }
 
+/// Whether tests that show their point only after minutes may take them: `PROFILER_LONG_TESTS=1`.
+#[must_use]
+pub fn long_tests() -> bool {
+    std::env::var_os("PROFILER_LONG_TESTS").is_some_and(|value| value == "1")
+}
+
 /// The binary under test: `PROFILER_BIN`, else the release build of this workspace.
 #[must_use]
 pub fn profiler() -> PathBuf {

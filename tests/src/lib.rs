@@ -13,7 +13,9 @@ mod workload;
 
 pub use bpf_objects::BpfObjects;
 pub use capture::{Captured, Stack, float};
-pub use environment::{Kernel, at_work, enough, find_program, is_emulated, missing, profiler, require_bpf, scratch};
+pub use environment::{
+    Kernel, at_work, enough, find_program, is_emulated, long_tests, missing, profiler, require_bpf, scratch,
+};
 pub use process::{Ended, Target, owned_by, wait_until};
 pub use record::{Record, Recording, profiler_command, run_profiler};
 pub use workload::{Language, Workload};

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much longer where everything takes ten times as long.
 const EMULATED: u32 = 4;
 
-fn patience() -> Duration {
+pub(crate) fn patience() -> Duration {
     if crate::environment::is_emulated() { EMULATED * PATIENCE } else { PATIENCE }
 }
 
@@ -164,6 +164,8 @@ impl Ended {
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) child: Child,
+    /// How long it may take to end.
+    pub(crate) patience: Duration,
     stdout: Option<std::thread::JoinHandle<String>>,
     stderr: Option<std::thread::JoinHandle<String>>,
 }
@@ -182,7 +184,7 @@ impl Reader {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdout = child.stdout.take().map(read);
         let stderr = child.stderr.take().map(read);
-        Self { child, stdout, stderr }
+        Self { child, patience: patience(), stdout, stderr }
     }
 
     pub(crate) fn wait(&mut self) -> Ended {
@@ -191,11 +193,11 @@ impl Reader {
             if let Some(status) = self.child.try_wait().expect("ask for a child") {
                 break status;
             }
-            if start.elapsed() > patience() {
+            if start.elapsed() > self.patience {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 // What it said is left out: a child of it that still runs may hold the pipe.
-                panic!("did not end in {:?}", patience());
+                panic!("did not end in {:?}", self.patience);
             }
             std::thread::sleep(Duration::from_millis(5));
         };

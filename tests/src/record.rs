@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::capture::Captured;
 use crate::environment::{profiler, scratch};
-use crate::process::{Ended, Reader, wait_until};
+use crate::process::{Ended, Reader, patience, wait_until};
 
 /// A `profiler` command in a directory of its own that sees nothing of the caller's terminal.
 #[must_use]
@@ -30,6 +31,7 @@ pub fn run_profiler(arguments: &[&str]) -> Ended {
 #[derive(Debug)]
 pub struct Record {
     command: Command,
+    patience: Duration,
     directory: tempfile::TempDir,
 }
 
@@ -43,10 +45,28 @@ impl Record {
     /// Records at the default rate, of nothing yet.
     #[must_use]
     pub fn new() -> Self {
+        Self::by(profiler_command())
+    }
+
+    /// As [`Record::new`], started by another program: `wrapper` is that program with all arguments that come before
+    /// the command it is to run.
+    #[must_use]
+    pub fn under(mut wrapper: Command) -> Self {
+        wrapper.env_remove("PROFILER_BPF_OBJECT").arg(profiler());
+        Self::by(wrapper)
+    }
+
+    fn by(mut command: Command) -> Self {
         let directory = scratch();
-        let mut command = profiler_command();
         command.args(["record", "-o"]).arg(directory.path().join("capture"));
-        Self { command, directory }
+        Self { command, patience: patience(), directory }
+    }
+
+    /// Lets it take longer than a minute, by so much.
+    #[must_use]
+    pub fn patience(mut self, more: Duration) -> Self {
+        self.patience += more;
+        self
     }
 
     /// `-F`.
@@ -98,7 +118,8 @@ impl Record {
     /// When it cannot be started.
     #[must_use]
     pub fn start(mut self) -> Recording {
-        let reader = Reader::start(&mut self.command);
+        let mut reader = Reader::start(&mut self.command);
+        reader.patience = self.patience;
         Recording { reader, directory: self.directory }
     }
 

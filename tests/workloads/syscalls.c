@@ -1,7 +1,7 @@
 /* Spends its time in the kernel, in read(2) of /dev/zero, called without the C library so that every frame of the
- * program has a frame pointer.
+ * program has a frame pointer; or in very many short ones through the C library, which has none.
  *
- * Argument: CPU seconds. Prints its user and kernel time. */
+ * Arguments: CPU seconds, and optionally "libc". Prints its user and kernel time. */
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -21,10 +21,17 @@ APART long read_zeros(int file) {
     return result;
 }
 
-APART long many_reads(int file) {
+APART long read_by_libc(int file) {
+    OWN_FRAME();
+    long result = read(file, buffer, 1);
+    NO_TAIL_CALL();
+    return result;
+}
+
+APART long many_reads(int file, int by_libc) {
     long sum = 0;
     for (int i = 0; i < 100; i++) {
-        sum += read_zeros(file);
+        sum += by_libc ? read_by_libc(file) : read_zeros(file);
     }
     NO_TAIL_CALL();
     return sum;
@@ -39,7 +46,7 @@ int main(int argc, char **argv) {
     }
     say_ready();
     while (thread_cpu_ns() < limit_ns) {
-        sink += many_reads(file);
+        sink += many_reads(file, argc > 2);
     }
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);

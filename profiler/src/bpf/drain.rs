@@ -43,7 +43,7 @@ pub struct Remainder {
     pub registers: Registers,
     /// Whether the instruction pointer is where that frame is, rather than a return address.
     pub exact: bool,
-    /// Registers of the leaf, by their DWARF number.
+    /// Registers of that frame by their DWARF number, where it is exact.
     pub leaf: [u64; LEAF_REGISTERS],
     /// Address of what `stack` holds.
     pub stack_start: u64,

@@ -5,7 +5,7 @@
 
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_REMAINDER_BYTES, MAX_USER_FRAMES, RecordKey};
-use profiler_common::unwind::{Step, is_code_address, step, step_frame_pointer};
+use profiler_common::unwind::{Step, interrupted_register, is_code_address, step, step_frame_pointer};
 
 use super::processes::Processes;
 use super::unwinding::Unwinding;
@@ -31,6 +31,7 @@ impl Finisher<'_> {
             let at = usize::try_from(address.checked_sub(remainder.stack_start)?).ok()?;
             Some(u64::from_ne_bytes(*stack.get(at..)?.first_chunk()?))
         };
+        let mut leaf_registers = remainder.leaf;
         let mut words = Vec::new();
         loop {
             if found + words.len() >= MAX_USER_FRAMES {
@@ -41,7 +42,8 @@ impl Finisher<'_> {
                 return (words, Outcome::NoTable);
             };
             let is_leaf = found + words.len() <= 1;
-            let leaf = |number: u8| remainder.leaf.get(usize::from(number)).copied().filter(|_| is_leaf);
+            let leaf = |number: u8| leaf_registers.get(usize::from(number)).copied().filter(|_| exact);
+            let sp = registers.sp;
             let mut stepped = step(&mut registers, rule, |number| self.unwinding.dictionary(number), leaf, read);
             if stepped == Step::NoRule {
                 stepped = step_frame_pointer(&mut registers, is_leaf, read);
@@ -50,6 +52,10 @@ impl Finisher<'_> {
                 Step::Caller | Step::Interrupted if is_code_address(registers.ip) => {
                     words.push(FrameWord::Native(registers.ip).to_word());
                     exact = stepped == Step::Interrupted;
+                    if exact {
+                        leaf_registers =
+                            std::array::from_fn(|number| read(interrupted_register(number, sp)).unwrap_or(0));
+                    }
                 }
                 Step::Root => return (words, Outcome::Complete),
                 // The program's copy ended, not the stack.

@@ -10,6 +10,8 @@ mod commands;
 mod leaves_nothing;
 mod record_cpu;
 mod record_errors;
+mod record_fixtures;
+mod record_lasting;
 mod record_symbols;
 mod record_targets;
 mod record_unwinding;

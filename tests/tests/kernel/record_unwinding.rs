@@ -9,14 +9,14 @@ use crate::record_cpu::{Names, check_split};
 /// Share of the samples of a program without frame pointers whose callers must all be there.
 ///
 /// A sample taken before the program's tables are made, in the first milliseconds after its exec, is cut.
-const LEAST: f64 = 0.99;
+pub(crate) const LEAST: f64 = 0.99;
 
 pub(crate) fn without_frame_pointers(workload: Workload) -> Workload {
     workload.flag("-fomit-frame-pointer").flag("-DWITHOUT_FRAME_POINTERS")
 }
 
 /// Checks that nearly all user stacks were walked to their root.
-fn check_complete(captured: &Captured, least: f64) {
+pub(crate) fn check_complete(captured: &Captured, least: f64) {
     let user = &captured.accounting.user;
     let whole = float(user.complete) / float(user.total());
     println!("{:.2} % of {} user stacks are whole: {user:?}", whole * 100.0, user.total());
