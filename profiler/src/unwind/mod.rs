@@ -4,10 +4,15 @@
 //! panic. Source of the rules: DWARF 5, section 6.4; Linux Standard Base 5, "Exception Frames".
 
 mod compile;
+mod cursor;
+mod frames;
+mod program;
+mod reference;
 mod rules;
 mod sections;
 mod table;
 
 pub use compile::{Compiled, UnwindError, compile};
+pub use cursor::FrameError;
 pub use rules::{Refusal, Rules};
-pub use table::{Page, Table, TableBuilder};
+pub use table::{Page, Table};

@@ -41,9 +41,9 @@ pub(super) struct Sections {
     /// Virtual addresses of the executable segments: code is nowhere else.
     pub(super) code: Vec<Range<u64>>,
     /// Virtual address of the code, against which some pointers are relative.
-    pub(super) text_address: u64,
+    pub(super) text_address: Option<u64>,
     /// Virtual address of the global offset table, likewise.
-    pub(super) got_address: u64,
+    pub(super) got_address: Option<u64>,
 }
 
 /// Reads the sections; those that are not there are `None`.
@@ -99,9 +99,9 @@ pub(super) fn read(file: &File) -> Result<Sections, UnwindError> {
             &mut sections.debug_frame
         } else {
             if rest.starts_with(b".text\0") {
-                sections.text_address = section.sh_addr(endian);
+                sections.text_address = Some(section.sh_addr(endian));
             } else if rest.starts_with(b".got\0") {
-                sections.got_address = section.sh_addr(endian);
+                sections.got_address = Some(section.sh_addr(endian));
             }
             continue;
         };
