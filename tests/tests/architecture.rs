@@ -12,12 +12,13 @@ const LAYERS: [&[&str]; 4] =
     [&["profile", "process"], &["bpf", "unwind", "symbolize", "analyze", "output"], &["collect"], &["cli"]];
 
 /// Names that only some modules may use: names, modules, and the sentence they stand for.
-const ONLY_IN: [(&[&str], &[&str], &str); 8] = [
+const ONLY_IN: [(&[&str], &[&str], &str); 9] = [
     (&["aya", "perf_event_open", "SYS_perf_event_open", "SYS_bpf"], &["bpf"], "only bpf knows eBPF and perf events"),
     (&["clap"], &["cli"], "only cli knows clap"),
     (&["print", "println", "eprint", "eprintln", "stdout", "stderr", "indicatif"], &["cli"], "only cli prints"),
     (&["ExitCode"], &["cli", "main"], "only cli chooses an exit code"),
-    (&["prost", "inferno", "flate2"], &["output"], "only output knows a format's bytes"),
+    (&["prost", "inferno"], &["output"], "only output knows a format's bytes"),
+    (&["flate2"], &["output", "unwind"], "only output compresses, and only unwind reads compressed sections"),
     (&["blazesym"], &["symbolize"], "only symbolize looks names up"),
     (&["gimli"], &[], "call-frame information is read by unwind itself; gimli is what its tests compare with"),
     (&["tokio"], &["bpf", "collect", "cli"], "the model, analysis and output do not wait"),

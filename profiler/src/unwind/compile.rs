@@ -49,6 +49,9 @@ pub enum UnwindError {
     /// It has none.
     #[error("no call-frame information (.eh_frame or .debug_frame): frame pointers are followed in it")]
     NoFrames,
+    /// It is compressed in a way that is not read, or badly.
+    #[error("cannot decompress .debug_frame: {0}")]
+    Compressed(&'static str),
     /// It cannot be understood.
     #[error("damaged call-frame information: {0}")]
     Damaged(FrameError),
@@ -91,8 +94,8 @@ pub fn compile(file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> 
             return Ok(Compiled { section: ".eh_frame", ..compiled });
         }
     }
-    let section = sections.debug_frame.as_ref().ok_or(UnwindError::NoFrames)?;
-    let compiled = compile_section(Form::DebugFrame, section, bases, &sections.code, rules)?;
+    let section = sections.debug_frame()?.ok_or(UnwindError::NoFrames)?;
+    let compiled = compile_section(Form::DebugFrame, &section, bases, &sections.code, rules)?;
     if compiled.functions == 0 {
         return Err(UnwindError::NoFrames);
     }
