@@ -8,6 +8,7 @@ use std::ops::Range;
 use profiler_common::unwind::{Packed, Special};
 use thiserror::Error;
 
+use super::cache::{self, Cache};
 use super::cursor::{Bases, FrameError};
 use super::frames::{Form, Frames, Function};
 use super::program::{Block, Cfa, Machine, Place, Rows, State, register};
@@ -76,6 +77,8 @@ pub struct Compiled {
     pub damaged: Vec<(usize, FrameError)>,
     /// Rows by kind, for a person.
     pub kinds: BTreeMap<&'static str, usize>,
+    /// Whether it was compiled before, and kept.
+    pub from_cache: bool,
 }
 
 /// Compiles the call-frame information of an open ELF file.
@@ -84,49 +87,63 @@ pub struct Compiled {
 ///
 /// When the file cannot be used as a whole. A function that cannot be read costs itself.
 pub fn compile(file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> {
+    load_or_compile(None, file, rules)
+}
+
+/// Compiles the call-frame information of an open ELF file, or takes what was made of the same before.
+///
+/// # Errors
+///
+/// Those of [`compile`]. A cache adds none.
+pub fn load_or_compile(cache: Option<&Cache>, file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> {
     let sections = sections::read(file)?;
-    let bases = Bases { section: None, text: sections.text_address, data: sections.got_address };
+    let mut make = |form, section: &SectionData| {
+        let address = (form == Form::EhFrame).then_some(section.address);
+        let bases = Bases { section: address, text: sections.text_address, data: sections.got_address };
+        cache::load_or_compile(cache, &Source { form, section, bases, code: &sections.code }, rules)
+    };
     if let Some(section) = &sections.eh_frame {
-        let bases = Bases { section: Some(section.address), ..bases };
-        let compiled = compile_section(Form::EhFrame, section, bases, &sections.code, rules)?;
+        let compiled = make(Form::EhFrame, section)?;
         // Some linkers leave the section empty, and what there is elsewhere.
         if compiled.functions > 0 {
-            return Ok(Compiled { section: ".eh_frame", ..compiled });
+            return Ok(compiled);
         }
     }
     let section = sections.debug_frame()?.ok_or(UnwindError::NoFrames)?;
-    let compiled = compile_section(Form::DebugFrame, &section, bases, &sections.code, rules)?;
+    let compiled = make(Form::DebugFrame, &section)?;
     if compiled.functions == 0 {
         return Err(UnwindError::NoFrames);
     }
-    Ok(Compiled { section: ".debug_frame", ..compiled })
+    Ok(compiled)
+}
+
+/// What a table is made of, and of nothing else.
+#[derive(Clone, Debug)]
+pub(super) struct Source<'s> {
+    pub(super) form: Form,
+    pub(super) section: &'s SectionData,
+    pub(super) bases: Bases,
+    /// Virtual addresses of the executable segments.
+    pub(super) code: &'s [Range<u64>],
 }
 
 /// Compiles a section.
-///
-/// `code`: addresses of the executable segments.
-pub(super) fn compile_section(
-    form: Form,
-    section: &SectionData,
-    bases: Bases,
-    code: &[Range<u64>],
-    rules: &mut Rules,
-) -> Result<Compiled, UnwindError> {
+pub(super) fn compile_source(source: &Source<'_>, rules: &mut Rules) -> Result<Compiled, UnwindError> {
     let known = rules.rules().len();
-    let once = |rules: &mut Rules, tracks_rbx| {
-        let frames = Frames::new(form, &section.bytes, bases);
-        Compiler::new(&section.bytes, code, rules, tracks_rbx).compile(frames, &bases)
+    let mut once = |tracks_rbx| {
+        rules.truncate(known);
+        Compiler::new(source, rules, tracks_rbx).compile()
     };
-    if let Some(compiled) = once(rules, false)? {
-        return Ok(compiled);
-    }
-    rules.truncate(known);
-    once(rules, true)?.ok_or(UnwindError::Excessive("rbx is followed already"))
+    let compiled = match once(false)? {
+        Some(compiled) => Some(compiled),
+        None => once(true)?,
+    };
+    compiled.ok_or(UnwindError::Excessive("rbx is followed already"))
 }
 
 /// Kinds of rows, as they are counted.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     ByRsp,
     ByRbp,
     ByRbx,
@@ -139,13 +156,12 @@ enum Kind {
 }
 
 impl Kind {
-    const NAMES: [&str; 9] =
+    pub(super) const NAMES: [&'static str; 9] =
         ["by rsp", "by rbp", "by rbx", "by r10", "by memory", "signal frame", "outermost", "PLT", "not understood"];
 }
 
 struct Compiler<'s> {
-    section: &'s [u8],
-    code: &'s [Range<u64>],
+    source: &'s Source<'s>,
     rules: &'s mut Rules,
     tracks_rbx: bool,
     builder: TableBuilder,
@@ -176,10 +192,9 @@ fn slot(state: &State) -> usize {
 }
 
 impl<'s> Compiler<'s> {
-    fn new(section: &'s [u8], code: &'s [Range<u64>], rules: &'s mut Rules, tracks_rbx: bool) -> Self {
+    fn new(source: &'s Source<'s>, rules: &'s mut Rules, tracks_rbx: bool) -> Self {
         Self {
-            section,
-            code,
+            source,
             rules,
             tracks_rbx,
             builder: TableBuilder::default(),
@@ -192,7 +207,9 @@ impl<'s> Compiler<'s> {
 
     /// Compiles all functions. `None`: frames relative to rbx were found, which are rare: only where there are some,
     /// rbx has to be followed through all others.
-    fn compile(mut self, mut frames: Frames<'_>, bases: &Bases) -> Result<Option<Compiled>, UnwindError> {
+    fn compile(mut self) -> Result<Option<Compiled>, UnwindError> {
+        let Source { form, section, bases, code } = self.source;
+        let mut frames = Frames::new(*form, &section.bytes, *bases);
         let mut machine = Machine::new(self.tracks_rbx);
         let (mut first, mut end) = (u64::MAX, 0);
         loop {
@@ -209,7 +226,7 @@ impl<'s> Compiler<'s> {
                     break;
                 }
             };
-            if frames.work / MAX_WORK > self.section.len() {
+            if frames.work / MAX_WORK > section.bytes.len() {
                 return Err(UnwindError::Excessive("too much work"));
             }
             self.compiled.functions += 1;
@@ -222,7 +239,7 @@ impl<'s> Compiler<'s> {
             };
             let (start, size) = (function.start, function.size);
             // A linker that discards a function leaves its entry, with address 0 or another where no code is.
-            let segment = self.code.iter().find(|segment| segment.contains(&start));
+            let segment = code.iter().find(|segment| segment.contains(&start));
             let Some(segment) = segment.filter(|_| start != 0 && size != 0) else {
                 self.compiled.discarded += 1;
                 continue;
@@ -251,7 +268,8 @@ impl<'s> Compiler<'s> {
         }
         let counted = Kind::NAMES.into_iter().zip(self.kinds).filter(|&(_, count)| count > 0);
         let (table, kinds) = (self.builder.build(), counted.collect());
-        Ok(Some(Compiled { table, kinds, frame_bytes: self.section.len(), ..self.compiled }))
+        let (frame_bytes, section) = (section.bytes.len(), form.section_name());
+        Ok(Some(Compiled { table, section, frame_bytes, kinds, ..self.compiled }))
     }
 
     /// Adds a function's rows up to an address.
@@ -304,7 +322,7 @@ impl FunctionRows<'_, '_> {
     #[inline(never)]
     fn translate(&mut self, state: &State) -> (Kind, Packed) {
         let compiler = &mut *self.compiler;
-        match row_of(state, compiler.section, compiler.tracks_rbx, compiler.rules) {
+        match row_of(state, &compiler.source.section.bytes, compiler.tracks_rbx, compiler.rules) {
             (kind, Ok(packed)) => {
                 compiler.memory[slot(state)] = Some((*state, kind, packed));
                 (kind, packed)

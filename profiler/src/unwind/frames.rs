@@ -17,6 +17,16 @@ pub(super) enum Form {
     DebugFrame,
 }
 
+impl Form {
+    /// The section's name.
+    pub(super) const fn section_name(self) -> &'static str {
+        match self {
+            Self::EhFrame => ".eh_frame",
+            Self::DebugFrame => ".debug_frame",
+        }
+    }
+}
+
 /// What functions share: a common information entry, read once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Common {

@@ -16,14 +16,14 @@ use gimli::{
 };
 use profiler_common::unwind::{PAGE_SHIFT, Packed, Special, row};
 
-use super::compile::compile_section;
+use super::compile::{Source, compile_source};
 use super::cursor::Bases;
 use super::frames::Form;
 use super::program::{Block, Cfa, Place, State};
 use super::rules::{Rules, Translated, translate};
 use super::sections::{self, SectionData};
 use super::table::{MAX_PADDING, Page, Table};
-use super::{Compiled, compile};
+use super::{Cache, Compiled, compile, load_or_compile};
 
 /// Variable with what to compare, files and directories separated by colons; without it, a sample of the system's.
 const OBJECTS_VARIABLE: &str = "PROFILER_UNWIND_OBJECTS";
@@ -256,7 +256,7 @@ impl Sum {
         let bases = Bases { section: section_base, text: sections.text_address, data: sections.got_address };
         let (ours, took) = timed(|| {
             our_rules = Rules::default();
-            compile_section(form, section, bases, &sections.code, &mut our_rules)
+            compile_source(&Source { form, section, bases, code: &sections.code }, &mut our_rules)
         });
         let mut bases = BaseAddresses::default();
         for (address, set) in [
@@ -359,6 +359,8 @@ fn every_object_has_the_table_that_gimli_makes() {
         }
     };
     let (mut sum, mut different) = (Sum::default(), 0);
+    let directory = tempfile::tempdir().expect("create a temporary directory");
+    let cache = Cache::open(&directory.path().join("cache")).expect("open a cache");
     for path in &paths {
         if asked.is_none() && sum.bytes > SAMPLE_BYTES {
             break;
@@ -374,7 +376,13 @@ fn every_object_has_the_table_that_gimli_makes() {
         if of_file.bytes > 1 << 20 {
             let (_, whole) = timed(|| compile(&file, &mut Rules::default()));
             let whole = whole.as_secs_f64() * 1e9 / of_file.bytes as f64;
-            println!("{}: {}; with reading {whole:.2} ms a MB", path.display(), of_file.text());
+            let (_, loaded) = timed(|| load_or_compile(Some(&cache), &file, &mut Rules::default()));
+            let loaded = loaded.as_secs_f64() * 1e9 / of_file.bytes as f64;
+            println!(
+                "{}: {}; with reading {whole:.2} ms a MB, from the cache {loaded:.2}",
+                path.display(),
+                of_file.text()
+            );
         }
         let Sum { files, bytes, rows, ours, theirs } = of_file;
         let before = (sum.files, sum.bytes, sum.rows);

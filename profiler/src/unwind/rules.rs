@@ -28,6 +28,30 @@ pub enum Refusal {
     DictionaryFull,
 }
 
+impl Refusal {
+    /// As a number, for a file.
+    pub(super) fn to_number(self) -> u32 {
+        match self {
+            Self::CfaExpression => 1,
+            Self::SavedRegister => 2,
+            Self::Range => 3,
+            Self::DictionaryFull => 4,
+            Self::CfaRegister(register) => 1 << 16 | u32::from(register),
+        }
+    }
+
+    /// From a number of a file.
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::CfaExpression),
+            2 => Some(Self::SavedRegister),
+            3 => Some(Self::Range),
+            4 => Some(Self::DictionaryFull),
+            _ => u16::try_from(number.checked_sub(1 << 16)?).ok().map(Self::CfaRegister),
+        }
+    }
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
