@@ -291,14 +291,17 @@ mod signal_frame {
 /// Steps from a frame to its caller.
 ///
 /// `rule`: the rule that covers the frame's ip; `dictionary`: reads a rule by number; `leaf`: a register by its DWARF
-/// number, where it is known, which is in the leaf and where a signal interrupted; `read`: reads a word of the stack. `registers` become the caller's. Errors come as [`Step::Stop`].
+/// number, where it is known, which is in the leaf and where a signal interrupted; `read`: reads a word of the stack into
+/// its second argument, false where it cannot. `registers` become the caller's. Errors come as [`Step::Stop`].
+///
+/// Reads give no `Option`: LLVM leaves the word of a `None` undefined and copies it all the same, which verifiers refuse.
 #[inline(always)]
 pub fn step(
     registers: &mut Registers,
     rule: Packed,
     dictionary: impl FnOnce(u32) -> Option<Rule>,
     leaf: impl Fn(u8) -> Option<u64>,
-    mut read: impl FnMut(u64) -> Option<u64>,
+    mut read: impl FnMut(u64, &mut u64) -> bool,
 ) -> Step {
     let rule = match rule.unpack() {
         Unpacked::Plain(rule) => rule,
@@ -329,10 +332,11 @@ pub fn step(
     };
     let mut cfa = base.wrapping_add(offset);
     if rule.base == Base::AtRbp as u8 || rule.base == Base::AtRsp as u8 {
-        match read(cfa) {
-            Some(word) => cfa = word.wrapping_add(rule.added as u64),
-            None => return Step::Stop(Outcome::UnreadableStack),
+        let mut word = 0;
+        if !read(cfa, &mut word) {
+            return Step::Stop(Outcome::UnreadableStack);
         }
+        cfa = word.wrapping_add(rule.added as u64);
     }
     // The stack grows down: a caller's frame that does not lie above is a broken chain, and could go round for ever.
     // A return address that was taken off the stack leaves it as it is in the caller.
@@ -341,34 +345,32 @@ pub fn step(
     if cfa < registers.sp || (cfa == registers.sp && !is_in_register) {
         return Step::Stop(Outcome::BadUnwindRule);
     }
-    let return_address = if is_in_register {
+    let mut ip = 0;
+    if is_in_register {
         match leaf(in_register as u8) {
-            Some(address) => address,
+            Some(address) => ip = address,
             None => return Step::Stop(Outcome::BadUnwindRule),
         }
-    } else {
-        match read(cfa.wrapping_add(rule.return_offset as i64 as u64)) {
-            Some(address) => address,
-            None => return Step::Stop(Outcome::UnreadableStack),
+    } else if !read(cfa.wrapping_add(rule.return_offset as i64 as u64), &mut ip) {
+        return Step::Stop(Outcome::UnreadableStack);
+    }
+    let (mut fp, mut bx) = (registers.fp, registers.bx);
+    let (at_cfa, at_rbp) = (rule.rbp == Saved::AtCfa as u8, rule.rbp == Saved::AtRbp as u8);
+    if at_cfa || at_rbp {
+        let slot = if at_cfa { cfa } else { fp }.wrapping_add(rule.rbp_offset as i64 as u64);
+        // gcc leaves the second rule after `leave`, when rbp is the caller's already and points beyond this frame.
+        let is_gone = at_rbp && !(slot >= registers.sp && slot < cfa);
+        if !is_gone && !read(slot, &mut fp) {
+            return Step::Stop(Outcome::UnreadableStack);
         }
-    };
-    let saved_fp = match rule.rbp {
-        saved if saved == Saved::Same as u8 => Some(registers.fp),
-        saved if saved == Saved::AtCfa as u8 => read(cfa.wrapping_add(rule.rbp_offset as i64 as u64)),
-        saved if saved == Saved::AtRbp as u8 => {
-            // gcc leaves this rule after `leave`, when rbp is the caller's already and points beyond this frame.
-            let slot = registers.fp.wrapping_add(rule.rbp_offset as i64 as u64);
-            if slot >= registers.sp && slot < cfa { read(slot) } else { Some(registers.fp) }
-        }
-        _ => Some(0),
-    };
-    let saved_bx = match rule.rbx {
-        saved if saved == Saved::AtCfa as u8 => read(cfa.wrapping_add(rule.rbx_offset as i64 as u64)),
-        _ => Some(registers.bx),
-    };
-    let (Some(fp), Some(bx)) = (saved_fp, saved_bx) else { return Step::Stop(Outcome::UnreadableStack) };
-    *registers = Registers { ip: return_address, sp: cfa, fp, bx };
-    if return_address == 0 { Step::Root } else { Step::Caller }
+    } else if rule.rbp == Saved::Undefined as u8 {
+        fp = 0;
+    }
+    if rule.rbx == Saved::AtCfa as u8 && !read(cfa.wrapping_add(rule.rbx_offset as i64 as u64), &mut bx) {
+        return Step::Stop(Outcome::UnreadableStack);
+    }
+    *registers = Registers { ip, sp: cfa, fp, bx };
+    if ip == 0 { Step::Root } else { Step::Caller }
 }
 
 /// Offset of the frame address in a PLT entry of 16 bytes: 8, and 8 more once it has pushed its number.
@@ -400,7 +402,11 @@ pub const fn is_code_address(address: u64) -> bool {
 /// of a process's or thread's first frame. Not so in the leaf: a register that is zero there was no frame pointer.
 /// Source: System V ABI, AMD64 supplement, sections 3.2.2 and 3.4.1.
 #[inline(always)]
-pub fn step_frame_pointer(registers: &mut Registers, is_leaf: bool, mut read: impl FnMut(u64) -> Option<u64>) -> Step {
+pub fn step_frame_pointer(
+    registers: &mut Registers,
+    is_leaf: bool,
+    mut read: impl FnMut(u64, &mut u64) -> bool,
+) -> Step {
     let Registers { sp, fp, bx, .. } = *registers;
     if fp == 0 {
         return if is_leaf { Step::Stop(Outcome::NoFramePointer) } else { Step::Root };
@@ -408,9 +414,10 @@ pub fn step_frame_pointer(registers: &mut Registers, is_leaf: bool, mut read: im
     if fp & 7 != 0 || fp < sp || fp - sp > MAX_FRAME_BYTES {
         return Step::Stop(Outcome::NoFramePointer);
     }
-    let (Some(next), Some(return_address)) = (read(fp), read(fp + 8)) else {
+    let (mut next, mut return_address) = (0, 0);
+    if !read(fp, &mut next) || !read(fp + 8, &mut return_address) {
         return Step::Stop(Outcome::UnreadableStack);
-    };
+    }
     if !is_code_address(return_address) {
         return Step::Stop(Outcome::NoFramePointer);
     }
@@ -427,10 +434,16 @@ pub const fn interrupted_register(number: usize, sp: u64) -> u64 {
 
 /// Steps out of a signal handler's trampoline.
 #[inline(always)]
-fn step_signal(registers: &mut Registers, mut read: impl FnMut(u64) -> Option<u64>) -> Step {
-    let mut word = |offset: u64| read(registers.sp.wrapping_add(offset));
-    let words = (word(signal_frame::RIP), word(signal_frame::RSP), word(signal_frame::RBP), word(signal_frame::RBX));
-    let (Some(ip), Some(sp), Some(fp), Some(bx)) = words else { return Step::Stop(Outcome::UnreadableStack) };
+fn step_signal(registers: &mut Registers, mut read: impl FnMut(u64, &mut u64) -> bool) -> Step {
+    let mut word = |offset: u64, to: &mut u64| read(registers.sp.wrapping_add(offset), to);
+    let (mut ip, mut sp, mut fp, mut bx) = (0, 0, 0, 0);
+    if !word(signal_frame::RIP, &mut ip)
+        || !word(signal_frame::RSP, &mut sp)
+        || !word(signal_frame::RBP, &mut fp)
+        || !word(signal_frame::RBX, &mut bx)
+    {
+        return Step::Stop(Outcome::UnreadableStack);
+    }
     // A handler may run on a stack of its own, above or below: only the words themselves can be checked.
     *registers = Registers { ip, sp, fp, bx };
     Step::Interrupted
@@ -484,7 +497,10 @@ mod tests {
     #[test]
     fn a_step_reads_the_callers_registers_from_the_stack() {
         let stack = [(0x1010_u64, 0xaaaa_u64), (0x1018, 0x4321)];
-        let read = |address| stack.iter().find(|(at, _)| *at == address).map(|(_, word)| *word);
+        let read = |address, to: &mut u64| {
+            let found = stack.iter().find(|(at, _)| *at == address).map(|(_, word)| *to = *word);
+            found.is_some()
+        };
         let mut rule = Rule::new(Base::Rsp, 32);
         rule.rbp = Saved::AtCfa as u8;
         rule.rbp_offset = -16;

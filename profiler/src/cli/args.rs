@@ -80,6 +80,12 @@ pub(super) struct RecordArgs {
     /// Most memory for unwind tables
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) table_mb: u16,
+    /// Keep unwind tables in this directory, for the next recording; /var/cache/profiler/unwind for root
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub(super) cache_dir: Option<PathBuf>,
+    /// Keep no unwind tables on disk
+    #[arg(long)]
+    pub(super) no_cache: bool,
     /// Print what was recorded as JSON: the directory, the samples, the accounting
     #[arg(long)]
     pub(super) json: bool,

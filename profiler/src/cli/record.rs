@@ -8,7 +8,7 @@ use super::progress::ProgressLine;
 use super::{CommandResult, Failure, print};
 use crate::analyze::analyze;
 use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{CommandError, RecordConfig, Recording, RunningCommand, TargetSelection, record};
+use crate::collect::{CommandError, RecordConfig, Recording, RunningCommand, TableCache, TargetSelection, record};
 use crate::output;
 use crate::process;
 use crate::profile::{Capture, Index, Report};
@@ -91,7 +91,12 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         table_shards: usize::from(args.table_mb),
         ..Limits::default()
     };
-    Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits }, name))
+    let cache = match &args.cache_dir {
+        Some(path) => TableCache::Directory(path.clone()),
+        None if args.no_cache => TableCache::None,
+        None => TableCache::Usual,
+    };
+    Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits, cache }, name))
 }
 
 /// Says what was recorded and where it is.

@@ -15,4 +15,4 @@ mod unwinding;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use record::{Progress, Recording, record};
-pub use target::{RecordConfig, TargetError, TargetSelection};
+pub use target::{RecordConfig, TableCache, TargetError, TargetSelection};

@@ -12,6 +12,7 @@ use super::processes::{Interest, Processes};
 use super::session::{Session, Stop, TARGET_PROCESS};
 use super::summary::{Facts, summarize};
 use super::target::{RecordConfig, TargetSelection};
+use super::unwinding::Unwinding;
 use crate::bpf::{Kernel, Lifecycle, Sampler, SamplingEvent};
 use crate::process;
 use crate::profile::Capture;
@@ -50,6 +51,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let mut stop = Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
     let event = SamplingEvent::detect();
     let period_ns = event.period_ns(config.rate_hz);
+    let unwinding = Unwinding::new(config.cache.open()?);
     let mut kernel = Kernel::load(&selection, config.limits, period_ns, std::process::id())?;
     let program = kernel.load_sampling_program()?;
     let lifecycle = Lifecycle::start()?;
@@ -57,7 +59,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let mut targets = Targets::find(config, &mut kernel)?;
     let target = config.target.describe(targets.held.as_ref().map(|held| held.pid));
     let ends_with_target = matches!(config.target, TargetSelection::Processes { .. } | TargetSelection::Command(_));
-    let mut session = Session::new(kernel, lifecycle, targets.processes, targets.roots, ends_with_target)?;
+    let mut session = Session::new(kernel, lifecycle, targets.processes, targets.roots, ends_with_target, unwinding)?;
     let mut sampler = Sampler::start(event, config.rate_hz, program)?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;

@@ -27,9 +27,10 @@ impl Finisher<'_> {
     /// `found`: frames that were found before.
     pub(super) fn finish(&mut self, key: &RecordKey, remainder: &Remainder, found: usize) -> (Vec<u64>, Outcome) {
         let (mut registers, mut exact, stack) = (remainder.registers, remainder.exact, &remainder.stack);
-        let read = |address: u64| {
-            let at = usize::try_from(address.checked_sub(remainder.stack_start)?).ok()?;
-            Some(u64::from_ne_bytes(*stack.get(at..)?.first_chunk()?))
+        let read = |address: u64, word: &mut u64| {
+            let at = address.checked_sub(remainder.stack_start).and_then(|at| usize::try_from(at).ok());
+            let bytes = at.and_then(|at| stack.get(at..)?.first_chunk());
+            bytes.map(|bytes| *word = u64::from_ne_bytes(*bytes)).is_some()
         };
         let mut leaf_registers = remainder.leaf;
         let mut words = Vec::new();
@@ -53,8 +54,9 @@ impl Finisher<'_> {
                     words.push(FrameWord::Native(registers.ip).to_word());
                     exact = stepped == Step::Interrupted;
                     if exact {
-                        leaf_registers =
-                            std::array::from_fn(|number| read(interrupted_register(number, sp)).unwrap_or(0));
+                        for (number, register) in leaf_registers.iter_mut().enumerate() {
+                            read(interrupted_register(number, sp), register);
+                        }
                     }
                 }
                 Step::Root => return (words, Outcome::Complete),

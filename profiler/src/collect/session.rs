@@ -74,12 +74,13 @@ impl Session {
         processes: Processes,
         roots: Vec<u32>,
         ends_with_target: bool,
+        unwinding: Unwinding,
     ) -> Result<Self> {
         let mut session = Self {
             kernel,
             lifecycle,
             processes,
-            unwinding: Unwinding::default(),
+            unwinding,
             roots,
             profile: RawProfile::new(Origin::Cpu),
             corrections: Corrections::default(),

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::bpf::{Limits, Selection};
 use crate::process;
 use crate::profile::{Target, TargetKind};
+use crate::unwind::{Cache, default_directory};
 
 /// Everything a recording needs to know.
 #[derive(Clone, Debug)]
@@ -26,6 +27,35 @@ pub struct RecordConfig {
     pub duration: Option<Duration>,
     /// How much kernel memory to take.
     pub limits: Limits,
+    /// Where unwind tables are kept.
+    pub cache: TableCache,
+}
+
+/// Where unwind tables are kept from one start to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableCache {
+    /// Nowhere.
+    None,
+    /// In the usual directory, if it can be used.
+    Usual,
+    /// In this directory.
+    Directory(PathBuf),
+}
+
+impl TableCache {
+    /// Opens it.
+    ///
+    /// Errors: a directory that was named cannot be used.
+    pub(super) fn open(&self) -> Result<Option<Cache>, TargetError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Usual => Ok(default_directory().and_then(|path| Cache::open(&path).ok())),
+            Self::Directory(path) => match Cache::open(path) {
+                Ok(cache) => Ok(Some(cache)),
+                Err(cause) => Err(TargetError::Cache { path: path.clone(), cause }),
+            },
+        }
+    }
 }
 
 /// What to sample.
@@ -72,6 +102,14 @@ pub enum TargetError {
         path: PathBuf,
         /// Why not, and what to do.
         reason: String,
+    },
+    /// The directory for tables cannot be used.
+    #[error("cannot keep unwind tables in {}: {cause}: name a directory of your own with mode 0700, or use --no-cache", path.display())]
+    Cache {
+        /// What was given.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
     },
     /// Too long to be one.
     #[error("command name {0:?} is longer than 15 bytes, which is all the kernel keeps: give the first 15")]

@@ -10,11 +10,13 @@ use super::processes::Processes;
 use crate::bpf::{BpfError, Kernel, PlacedTable, Run, TableParts};
 use crate::process::ObjectTable;
 use crate::profile::RawFrame;
-use crate::unwind::{Rules, compile};
+use crate::unwind::{Cache, Rules, load_or_compile};
 
 /// Tables by object, runs of mappings by process.
 #[derive(Default)]
 pub(super) struct Unwinding {
+    /// Where tables are kept from one start to the next.
+    cache: Option<Cache>,
     rules: Rules,
     tables: HashMap<u32, Slot>,
     runs: HashMap<u32, Run>,
@@ -38,6 +40,11 @@ enum Slot {
 const NO_RULE: Packed = Packed::special(Special::None);
 
 impl Unwinding {
+    /// `cache`: where tables are kept from one start to the next, if they are.
+    pub(super) fn new(cache: Option<Cache>) -> Self {
+        Self { cache, ..Self::default() }
+    }
+
     /// The run of mappings for what a process maps now; the one before stays valid for a while.
     ///
     /// An empty one when there is no room.
@@ -108,7 +115,7 @@ impl Unwinding {
             _ => {}
         }
         let Some(file) = objects.objects().get(object as usize) else { return Ok(None) };
-        let Ok(compiled) = compile(&file.file, &mut self.rules) else {
+        let Ok(compiled) = load_or_compile(self.cache.as_ref(), &file.file, &mut self.rules) else {
             self.tables.insert(object, Slot::None);
             return Ok(None);
         };

@@ -1,26 +1,26 @@
 //! Call-frame information to a table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use gimli::{
-    BaseAddresses, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, LittleEndian, UnwindContext,
-    UnwindSection, X86_64,
-};
 use profiler_common::unwind::{Packed, Special};
 use thiserror::Error;
 
-use super::rules::{Refusal, Rules, Storage, Translated, translate};
+use super::cache::{self, Cache};
+use super::cursor::{Bases, FrameError};
+use super::frames::{Form, Frames, Function};
+use super::program::{Block, Cfa, Machine, Place, Rows, State, register};
+use super::rules::{Refusal, Rules, Translated, translate};
 use super::sections::{self, SectionData};
 use super::table::{Table, TableBuilder};
 
 /// Rows made of one object at most: the largest programs known have some ten million.
 const MAX_ROWS: usize = 16 << 20;
 
-/// Bytes of entries interpreted for each byte of the section. Every function runs the instructions of the entry it
-/// shares with others, which compilers keep to a few bytes: below 3 in every object seen.
+/// Bytes read for each byte of the section. Functions that refer to common entries of their own, which lie over each
+/// other, make more of it than there are; below 2 in every object seen.
 const MAX_WORK: usize = 16;
 
 /// Entries that cannot be read, after which the section is taken for damaged as a whole.
@@ -50,13 +50,16 @@ pub enum UnwindError {
     /// It has none.
     #[error("no call-frame information (.eh_frame or .debug_frame): frame pointers are followed in it")]
     NoFrames,
+    /// It is compressed in a way that is not read, or badly.
+    #[error("cannot decompress .debug_frame: {0}")]
+    Compressed(&'static str),
     /// It cannot be understood.
     #[error("damaged call-frame information: {0}")]
-    Damaged(gimli::Error),
+    Damaged(FrameError),
 }
 
 /// What was made of an object's call-frame information.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
     /// The table.
     pub table: Table,
@@ -71,9 +74,11 @@ pub struct Compiled {
     /// Functions described that are not in an executable segment: leftovers of what the linker discarded.
     pub discarded: usize,
     /// Entries that could not be read: offset in the section and why.
-    pub damaged: Vec<(usize, gimli::Error)>,
+    pub damaged: Vec<(usize, FrameError)>,
     /// Rows by kind, for a person.
     pub kinds: BTreeMap<&'static str, usize>,
+    /// Whether it was compiled before, and kept.
+    pub from_cache: bool,
 }
 
 /// Compiles the call-frame information of an open ELF file.
@@ -82,121 +87,170 @@ pub struct Compiled {
 ///
 /// When the file cannot be used as a whole. A function that cannot be read costs itself.
 pub fn compile(file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> {
+    load_or_compile(None, file, rules)
+}
+
+/// Compiles the call-frame information of an open ELF file, or takes what was made of the same before.
+///
+/// # Errors
+///
+/// Those of [`compile`]. A cache adds none.
+pub fn load_or_compile(cache: Option<&Cache>, file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> {
     let sections = sections::read(file)?;
-    let bases = BaseAddresses::default().set_text(sections.text_address).set_got(sections.got_address);
+    let mut make = |form, section: &SectionData| {
+        let address = (form == Form::EhFrame).then_some(section.address);
+        let bases = Bases { section: address, text: sections.text_address, data: sections.got_address };
+        cache::load_or_compile(cache, &Source { form, section, bases, code: &sections.code }, rules)
+    };
     if let Some(section) = &sections.eh_frame {
-        let bases = bases.clone().set_eh_frame(section.address);
-        let mut frames = EhFrame::new(&section.bytes, LittleEndian);
-        frames.set_address_size(8);
-        let compiled = compile_section(&frames, &bases, section, &sections.code, rules)?;
+        let compiled = make(Form::EhFrame, section)?;
         // Some linkers leave the section empty, and what there is elsewhere.
         if compiled.functions > 0 {
-            return Ok(Compiled { section: ".eh_frame", ..compiled });
+            return Ok(compiled);
         }
     }
-    let section = sections.debug_frame.as_ref().ok_or(UnwindError::NoFrames)?;
-    let mut frames = DebugFrame::new(&section.bytes, LittleEndian);
-    frames.set_address_size(8);
-    let compiled = compile_section(&frames, &bases, section, &sections.code, rules)?;
+    let section = sections.debug_frame()?.ok_or(UnwindError::NoFrames)?;
+    let compiled = make(Form::DebugFrame, &section)?;
     if compiled.functions == 0 {
         return Err(UnwindError::NoFrames);
     }
-    Ok(Compiled { section: ".debug_frame", ..compiled })
-}
-
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
-type Cie<'a> = CommonInformationEntry<Slice<'a>>;
-
-fn compile_section<'a, S>(
-    frames: &S,
-    bases: &BaseAddresses,
-    section: &'a SectionData,
-    code: &[Range<u64>],
-    rules: &mut Rules,
-) -> Result<Compiled, UnwindError>
-where
-    S: UnwindSection<Slice<'a>>,
-    S::Offset: gimli::UnwindOffset<usize>,
-{
-    // Frames relative to rbx are rare. Only where there are some, rbx has to be followed through all others.
-    let mut reader = Reader { frames, bases, section, code, cies: HashMap::new(), tracks_rbx: false };
-    let rules_before = rules.clone();
-    let mut compiled = reader.compile(rules)?;
-    if compiled.kinds.contains_key(BY_RBX) {
-        reader.tracks_rbx = true;
-        *rules = rules_before;
-        compiled = reader.compile(rules)?;
-    }
-    compiled.frame_bytes = section.bytes.len();
     Ok(compiled)
 }
 
-const BY_RBX: &str = "by rbx";
-
-struct Reader<'s, 'a, S> {
-    frames: &'s S,
-    bases: &'s BaseAddresses,
-    section: &'a SectionData,
-    code: &'s [Range<u64>],
-    cies: HashMap<usize, Cie<'a>>,
-    tracks_rbx: bool,
+/// What a table is made of, and of nothing else.
+#[derive(Clone, Debug)]
+pub(super) struct Source<'s> {
+    pub(super) form: Form,
+    pub(super) section: &'s SectionData,
+    pub(super) bases: Bases,
+    /// Virtual addresses of the executable segments.
+    pub(super) code: &'s [Range<u64>],
 }
 
-impl<'a, S> Reader<'_, 'a, S>
-where
-    S: UnwindSection<Slice<'a>>,
-    S::Offset: gimli::UnwindOffset<usize>,
-{
-    fn compile(&mut self, rules: &mut Rules) -> Result<Compiled, UnwindError> {
-        let mut compiled = Compiled::default();
-        let mut builder = TableBuilder::default();
-        let mut context = UnwindContext::<usize, Storage>::new_in();
-        let mut entries = self.frames.entries(self.bases);
-        let mut rows = 0;
-        let mut work = 0_usize;
+/// Compiles a section.
+pub(super) fn compile_source(source: &Source<'_>, rules: &mut Rules) -> Result<Compiled, UnwindError> {
+    let known = rules.rules().len();
+    let mut once = |tracks_rbx| {
+        rules.truncate(known);
+        Compiler::new(source, rules, tracks_rbx).compile()
+    };
+    let compiled = match once(false)? {
+        Some(compiled) => Some(compiled),
+        None => once(true)?,
+    };
+    compiled.ok_or(UnwindError::Excessive("rbx is followed already"))
+}
+
+/// Kinds of rows, as they are counted.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    ByRsp,
+    ByRbp,
+    ByRbx,
+    ByOther,
+    ByMemory,
+    SignalFrame,
+    Outermost,
+    Plt,
+    NotUnderstood,
+}
+
+impl Kind {
+    pub(super) const NAMES: [&'static str; 9] = [
+        "by rsp",
+        "by rbp",
+        "by rbx",
+        "by another register",
+        "by memory",
+        "signal frame",
+        "outermost",
+        "PLT",
+        "not understood",
+    ];
+}
+
+struct Compiler<'s> {
+    source: &'s Source<'s>,
+    rules: &'s mut Rules,
+    tracks_rbx: bool,
+    builder: TableBuilder,
+    kinds: [usize; Kind::NAMES.len()],
+    rows: usize,
+    /// What was made of states seen lately: functions go through the same few.
+    memory: Vec<Option<(State, Kind, Packed)>>,
+    compiled: Compiled,
+}
+
+/// States remembered, each in a place of its own that its numbers lead to. A power of two; more than most objects have.
+const REMEMBERED: usize = 1024;
+
+/// The place of a state in the memory.
+#[inline(always)]
+fn slot(state: &State) -> usize {
+    let cfa = match state.cfa {
+        Cfa::Register { register, offset } => offset.cast_unsigned() ^ u32::from(register),
+        Cfa::Expression(Block(at)) => at,
+    };
+    let saved = match state.rbp {
+        Place::Offset(offset) => offset.cast_unsigned(),
+        _ => 0,
+    };
+    // Odd numbers without a pattern: the upper bits of the product depend on all bits.
+    let mixed = cfa.wrapping_mul(0x9e37_79b1).wrapping_add(saved.wrapping_mul(0x85eb_ca77));
+    (mixed >> (u32::BITS - REMEMBERED.ilog2())) as usize
+}
+
+impl<'s> Compiler<'s> {
+    fn new(source: &'s Source<'s>, rules: &'s mut Rules, tracks_rbx: bool) -> Self {
+        Self {
+            source,
+            rules,
+            tracks_rbx,
+            builder: TableBuilder::default(),
+            kinds: Default::default(),
+            rows: 0,
+            memory: vec![None; REMEMBERED],
+            compiled: Compiled::default(),
+        }
+    }
+
+    /// Compiles all functions. `None`: frames relative to rbx were found, which are rare: only where there are some,
+    /// rbx has to be followed through all others.
+    fn compile(mut self) -> Result<Option<Compiled>, UnwindError> {
+        let Source { form, section, bases, code } = self.source;
+        let mut frames = Frames::new(*form, &section.bytes, *bases);
+        let mut machine = Machine::new(self.tracks_rbx);
         let (mut first, mut end) = (u64::MAX, 0);
         loop {
-            if compiled.damaged.len() > MAX_DAMAGED {
-                return Err(UnwindError::Damaged(compiled.damaged[0].1));
+            if self.compiled.damaged.len() > MAX_DAMAGED {
+                return Err(UnwindError::Damaged(self.compiled.damaged[0].1));
             }
-            let partial = match entries.next() {
+            let (offset, function) = match frames.next(&mut machine) {
                 Ok(None) => break,
-                Ok(Some(CieOrFde::Cie(_))) => continue,
-                Ok(Some(CieOrFde::Fde(partial))) => partial,
+                Ok(Some(found)) => found,
                 // The length of an entry leads to the next: after a damaged one there is nothing to hold on to.
-                Err(error) if compiled.functions == 0 => return Err(UnwindError::Damaged(error)),
-                Err(error) => {
-                    compiled.damaged.push((0, error));
+                Err((_, error)) if self.compiled.functions == 0 => return Err(UnwindError::Damaged(error)),
+                Err(damaged) => {
+                    self.compiled.damaged.push(damaged);
                     break;
                 }
             };
-            compiled.functions += 1;
-            let cies = &mut self.cies;
-            let parsed = partial.parse(|section, bases, offset| {
-                let key = gimli::UnwindOffset::into(offset);
-                if let Some(cie) = cies.get(&key) {
-                    return Ok(cie.clone());
-                }
-                let cie = section.cie_from_offset(bases, offset)?;
-                cies.insert(key, cie.clone());
-                Ok(cie)
-            });
-            let function = match parsed {
+            if frames.work / MAX_WORK > section.bytes.len() {
+                return Err(UnwindError::Excessive("too much work"));
+            }
+            self.compiled.functions += 1;
+            let function = match function {
                 Ok(function) => function,
                 Err(error) => {
-                    compiled.damaged.push((0, error));
+                    self.compiled.damaged.push((offset, error));
                     continue;
                 }
             };
-            let (start, size) = (function.initial_address(), function.len());
-            work = work.saturating_add(function.entry_len()).saturating_add(function.cie().entry_len());
-            if work / MAX_WORK > self.section.bytes.len() {
-                return Err(UnwindError::Excessive("too much work"));
-            }
+            let (start, size) = (function.start, function.size);
             // A linker that discards a function leaves its entry, with address 0 or another where no code is.
-            let segment = self.code.iter().find(|segment| segment.contains(&start));
+            let segment = code.iter().find(|segment| segment.contains(&start));
             let Some(segment) = segment.filter(|_| start != 0 && size != 0) else {
-                compiled.discarded += 1;
+                self.compiled.discarded += 1;
                 continue;
             };
             let limit = start.saturating_add(size).min(segment.end);
@@ -204,74 +258,115 @@ where
             if end - first > MAX_SPAN {
                 return Err(UnwindError::Excessive("code over more than 4 GiB"));
             }
-            if function.is_signal_trampoline() {
+            if function.common.signal {
                 // The handler returns to the trampoline's first byte: the call looks as if it were one before.
-                builder.add(start - 1, limit, Packed::special(Special::Signal));
-                *compiled.kinds.entry("signal frame").or_default() += 1;
+                self.builder.add(start - 1, limit, Packed::special(Special::Signal));
+                self.kinds[Kind::SignalFrame as usize] += 1;
                 continue;
             }
-            let mut table = match function.rows(self.frames, self.bases, &mut context) {
-                Ok(table) => table,
-                Err(error) => {
-                    compiled.damaged.push((function.offset(), error));
-                    builder.add(start, limit, Packed::special(Special::Bad));
-                    continue;
-                }
-            };
-            let mut refusal = None;
-            loop {
-                let row = match table.next_row() {
-                    Ok(Some(row)) => row,
-                    Ok(None) => break,
-                    Err(error) => {
-                        compiled.damaged.push((function.offset(), error));
-                        break;
-                    }
-                };
-                rows += 1;
-                if rows > MAX_ROWS {
-                    return Err(UnwindError::Excessive("too many rows"));
-                }
-                let expression = |unread: &gimli::UnwindExpression<usize>| {
-                    self.section.bytes.get(unread.offset..unread.offset.checked_add(unread.length)?)
-                };
-                let translated = translate(row, expression, self.tracks_rbx);
-                let (kind, packed) = match translated {
-                    Ok(Translated::Special(special)) => (kind_of_special(special), Ok(Packed::special(special))),
-                    Ok(Translated::Rule(rule)) => {
-                        let kind = match row.cfa() {
-                            gimli::CfaRule::RegisterAndOffset { register: X86_64::RSP, .. } => "by rsp",
-                            gimli::CfaRule::RegisterAndOffset { register: X86_64::RBP, .. } => "by rbp",
-                            gimli::CfaRule::RegisterAndOffset { register: X86_64::RBX, .. } => BY_RBX,
-                            gimli::CfaRule::RegisterAndOffset { .. } => "by another register",
-                            gimli::CfaRule::Expression(_) => "by memory",
-                        };
-                        (kind, rules.pack(rule))
-                    }
-                    Err(refused) => ("not understood", Err(refused)),
-                };
-                *compiled.kinds.entry(kind).or_default() += 1;
-                let packed = packed.unwrap_or_else(|refused| {
-                    refusal = Some(refused);
-                    Packed::special(Special::Bad)
-                });
-                builder.add(row.start_address().max(start), row.end_address().min(limit), packed);
+            // Each row takes an instruction of one byte at least, and there is a last one.
+            if self.rows + function.program.clone().rest().len() >= MAX_ROWS {
+                return Err(UnwindError::Excessive("too many rows"));
             }
-            if let Some(refused) = refusal {
-                compiled.refused.push((start, size, refused));
+            if let Err(error) = self.function(function, limit, bases, &mut machine) {
+                self.compiled.damaged.push((offset, error));
+            }
+            if self.kinds[Kind::ByRbx as usize] > 0 && !self.tracks_rbx {
+                return Ok(None);
             }
         }
-        compiled.table = builder.build();
-        Ok(compiled)
+        let counted = Kind::NAMES.into_iter().zip(self.kinds).filter(|&(_, count)| count > 0);
+        let (table, kinds) = (self.builder.build(), counted.collect());
+        let (frame_bytes, section) = (section.bytes.len(), form.section_name());
+        Ok(Some(Compiled { table, section, frame_bytes, kinds, ..self.compiled }))
+    }
+
+    /// Adds a function's rows up to an address.
+    #[inline(always)]
+    fn function(
+        &mut self,
+        function: Function<'_>,
+        limit: u64,
+        bases: &Bases,
+        machine: &mut Machine,
+    ) -> Result<(), FrameError> {
+        let Function { start, size, common, program } = function;
+        let last = (Kind::NotUnderstood, Packed::special(Special::Bad));
+        let mut rows = FunctionRows { compiler: self, start, limit, last, refusal: None };
+        let run = machine.run(program, common.factors, bases, Some(&common.initial), start, &mut rows);
+        if let Some(refused) = rows.refusal {
+            self.compiled.refused.push((start, size, refused));
+        }
+        run.map(|_| ())
     }
 }
 
-const fn kind_of_special(special: Special) -> &'static str {
-    match special {
-        Special::None => "none",
-        Special::End => "outermost",
-        Special::Signal => "signal frame",
-        Special::Plt11 | Special::Plt10 => "PLT",
-        Special::Bad => "not understood",
+/// Takes the rows of a function.
+struct FunctionRows<'c, 's> {
+    compiler: &'c mut Compiler<'s>,
+    start: u64,
+    limit: u64,
+    last: (Kind, Packed),
+    refusal: Option<Refusal>,
+}
+
+impl Rows for FunctionRows<'_, '_> {
+    #[inline(always)]
+    fn row(&mut self, state: &State, changed: bool, start: u64, end: u64) {
+        if changed {
+            self.last = match self.compiler.memory[slot(state)] {
+                Some((known, kind, packed)) if known == *state => (kind, packed),
+                _ => self.translate(state),
+            };
+        }
+        let compiler = &mut *self.compiler;
+        compiler.rows += 1;
+        compiler.kinds[self.last.0 as usize] += 1;
+        compiler.builder.add(start.max(self.start), end.min(self.limit), self.last.1);
+    }
+}
+
+impl FunctionRows<'_, '_> {
+    /// Translates a state that is not remembered, and remembers it.
+    #[inline(never)]
+    fn translate(&mut self, state: &State) -> (Kind, Packed) {
+        let compiler = &mut *self.compiler;
+        match row_of(state, &compiler.source.section.bytes, compiler.tracks_rbx, compiler.rules) {
+            (kind, Ok(packed)) => {
+                compiler.memory[slot(state)] = Some((*state, kind, packed));
+                (kind, packed)
+            }
+            // Not remembered: each function says why.
+            (kind, Err(refused)) => {
+                self.refusal = Some(refused);
+                (kind, Packed::special(Special::Bad))
+            }
+        }
+    }
+}
+
+/// A row's kind and what is put into the table for it.
+fn row_of(state: &State, section: &[u8], tracks_rbx: bool, rules: &mut Rules) -> (Kind, Result<Packed, Refusal>) {
+    match translate(state, section, tracks_rbx) {
+        Ok(Translated::Special(special)) => {
+            let kind = match special {
+                Special::End => Kind::Outermost,
+                Special::Plt11 | Special::Plt10 => Kind::Plt,
+                Special::Signal => Kind::SignalFrame,
+                Special::None | Special::Bad => Kind::NotUnderstood,
+            };
+            (kind, Ok(Packed::special(special)))
+        }
+        Ok(Translated::Rule(rule)) => {
+            let kind = match state.cfa {
+                Cfa::Register { register: register::RSP, .. } => Kind::ByRsp,
+                Cfa::Register { register: register::RBP, .. } => Kind::ByRbp,
+                Cfa::Register { register: register::RBX, .. } => Kind::ByRbx,
+                Cfa::Register { .. } => Kind::ByOther,
+                Cfa::Expression(_) => Kind::ByMemory,
+            };
+            (kind, rules.pack(rule))
+        }
+        Err(refused) => (Kind::NotUnderstood, Err(refused)),
     }
 }

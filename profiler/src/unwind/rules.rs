@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use gimli::{CfaRule, RegisterRule, UnwindTableRow, X86_64};
 use profiler_common::unwind::{Base, LEAF_REGISTERS, MAX_RULES, Packed, RETURN_IN_REGISTER, Rule, Saved, Special};
+
+use super::program::{Cfa, FAR, Place, State, register};
 
 /// The dictionary: rules that do not fit a row, each once. Shared by all tables of a load.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +28,36 @@ pub enum Refusal {
     DictionaryFull,
 }
 
+impl Refusal {
+    /// As a number, for a file.
+    pub(super) fn to_number(self) -> u32 {
+        match self {
+            Self::CfaExpression => 1,
+            Self::SavedRegister => 2,
+            Self::Range => 3,
+            Self::DictionaryFull => 4,
+            Self::CfaRegister(register) => 1 << 16 | u32::from(register),
+        }
+    }
+
+    /// From a number of a file.
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::CfaExpression),
+            2 => Some(Self::SavedRegister),
+            3 => Some(Self::Range),
+            4 => Some(Self::DictionaryFull),
+            _ => u16::try_from(number.checked_sub(1 << 16)?).ok().map(Self::CfaRegister),
+        }
+    }
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::CfaExpression => write!(formatter, "frame address by an expression that is not understood"),
             Self::CfaRegister(register) => {
-                let name = X86_64::register_name(gimli::Register(*register)).unwrap_or("an unknown register");
+                let name = register::NAMES.get(usize::from(*register)).unwrap_or(&"an unknown register");
                 write!(formatter, "frame address relative to {name}")
             }
             Self::SavedRegister => write!(formatter, "rbp or the return address saved in a way that is not understood"),
@@ -49,32 +74,28 @@ impl Rules {
         &self.rules
     }
 
+    /// Forgets the rules from a number on, which no table uses.
+    pub(super) fn truncate(&mut self, count: usize) {
+        for rule in self.rules.drain(count.min(self.rules.len())..) {
+            self.numbers.remove(&rule);
+        }
+    }
+
     /// A rule in the bits of a row, with its number in the dictionary when it does not fit.
     pub(super) fn pack(&mut self, rule: Rule) -> Result<Packed, Refusal> {
         if let Some(packed) = rule.pack() {
             return Ok(packed);
         }
         let next = self.rules.len();
-        let number = *self.numbers.entry(rule).or_insert(next);
+        let number = self.numbers.get(&rule).copied().unwrap_or(next);
         let packed = Packed::dictionary(number).ok_or(Refusal::DictionaryFull)?;
         if number == next {
+            self.numbers.insert(rule, number);
             self.rules.push(rule);
         }
         Ok(packed)
     }
 }
-
-/// Room for the state of a function while its rows are made: its initial row is copied for each, so that gimli's own
-/// 192 registers would cost more than all else. Compilers use 17 registers and remember one or two states.
-#[derive(Debug)]
-pub(super) struct Storage;
-
-impl gimli::UnwindContextStorage<usize> for Storage {
-    type Rules = [(gimli::Register, RegisterRule<usize>); 32];
-    type Stack = [UnwindTableRow<usize, Self>; 8];
-}
-
-type Row = UnwindTableRow<usize, Storage>;
 
 /// What is known of a row.
 pub(super) enum Translated {
@@ -88,32 +109,27 @@ const fn plt_expression(push_ends: u8) -> [u8; 11] {
     [0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x30 + push_ends, 0x2a, 0x33, 0x24, 0x22]
 }
 
-/// Translates a row.
+/// Translates the rules that hold at an address.
 ///
-/// `expression`: reads an expression's bytes; `tracks_rbx`: whether the object has frames that are relative to rbx.
-pub(super) fn translate<'a>(
-    row: &Row,
-    expression: impl Fn(&gimli::UnwindExpression<usize>) -> Option<&'a [u8]>,
-    tracks_rbx: bool,
-) -> Result<Translated, Refusal> {
-    let saved = |register| row.registers().find(|(found, _)| *found == register).map(|(_, rule)| rule.clone());
-    if let Some(RegisterRule::Undefined) = saved(X86_64::RA) {
+/// `section`: the bytes that expressions are in; `tracks_rbx`: whether the object has frames that are relative to rbx.
+pub(super) fn translate(state: &State, section: &[u8], tracks_rbx: bool) -> Result<Translated, Refusal> {
+    if state.return_address == Place::Undefined {
         return Ok(Translated::Special(Special::End));
     }
-    let mut rule = match row.cfa() {
-        CfaRule::RegisterAndOffset { register, offset } => {
-            let (base, number) = match *register {
-                X86_64::RSP => (Base::Rsp, 0),
-                X86_64::RBP => (Base::Rbp, 0),
-                X86_64::RBX => (Base::Rbx, 0),
-                gimli::Register(number) if usize::from(number) < LEAF_REGISTERS => (Base::Leaf, number),
-                gimli::Register(number) => return Err(Refusal::CfaRegister(number)),
+    let mut rule = match state.cfa {
+        Cfa::Register { register, offset } => {
+            let (base, number) = match register {
+                register::RSP => (Base::Rsp, 0),
+                register::RBP => (Base::Rbp, 0),
+                register::RBX => (Base::Rbx, 0),
+                number if usize::from(number) < LEAF_REGISTERS => (Base::Leaf, number),
+                number => return Err(Refusal::CfaRegister(number)),
             };
-            let offset = i32::try_from(*offset).map_err(|_| Refusal::Range)?;
+            let offset = Some(offset).filter(|&offset| offset != FAR).ok_or(Refusal::Range)?;
             Rule { added: u8::try_from(number).unwrap_or(0), ..Rule::new(base, offset) }
         }
-        CfaRule::Expression(unread) => {
-            let bytes = expression(unread).ok_or(Refusal::CfaExpression)?;
+        Cfa::Expression(block) => {
+            let bytes = block.of(section);
             if bytes == plt_expression(11) {
                 return Ok(Translated::Special(Special::Plt11));
             }
@@ -124,33 +140,32 @@ pub(super) fn translate<'a>(
             Rule { added, ..Rule::new(base, offset) }
         }
     };
-    rule.return_offset = match saved(X86_64::RA) {
-        Some(RegisterRule::Offset(offset)) => i16::try_from(offset).map_err(|_| Refusal::Range)?,
-        Some(RegisterRule::Register(gimli::Register(number))) if usize::from(number) < LEAF_REGISTERS => {
+    rule.return_offset = match state.return_address {
+        Place::Offset(offset) => i16::try_from(offset).map_err(|_| Refusal::Range)?,
+        Place::Unsaid => -8,
+        Place::Register(number) if usize::from(number) < LEAF_REGISTERS => {
             RETURN_IN_REGISTER + i16::try_from(number).map_err(|_| Refusal::Range)?
         }
-        None => -8,
-        Some(_) => return Err(Refusal::SavedRegister),
+        _ => return Err(Refusal::SavedRegister),
     };
-    match saved(X86_64::RBP) {
-        None | Some(RegisterRule::SameValue) => {}
-        Some(RegisterRule::Undefined) => rule.rbp = Saved::Undefined as u8,
-        Some(RegisterRule::Offset(offset)) => {
+    match state.rbp {
+        Place::Unsaid | Place::Same => {}
+        Place::Undefined => rule.rbp = Saved::Undefined as u8,
+        Place::Offset(offset) => {
             rule.rbp = Saved::AtCfa as u8;
-            rule.rbp_offset = i32::try_from(offset).map_err(|_| Refusal::Range)?;
+            rule.rbp_offset = Some(offset).filter(|&offset| offset != FAR).ok_or(Refusal::Range)?;
         }
-        Some(RegisterRule::Expression(unread)) => {
-            let bytes = expression(&unread).ok_or(Refusal::SavedRegister)?;
-            let (register, offset, rest) = register_and_offset(bytes).ok_or(Refusal::SavedRegister)?;
-            if register != X86_64::RBP.0 || !rest.is_empty() {
+        Place::Expression(block) => {
+            let (register, offset, rest) = register_and_offset(block.of(section)).ok_or(Refusal::SavedRegister)?;
+            if register != register::RBP || !rest.is_empty() {
                 return Err(Refusal::SavedRegister);
             }
             rule.rbp = Saved::AtRbp as u8;
             rule.rbp_offset = offset;
         }
-        Some(_) => return Err(Refusal::SavedRegister),
+        Place::Register(_) | Place::Other => return Err(Refusal::SavedRegister),
     }
-    if tracks_rbx && let Some(RegisterRule::Offset(offset)) = saved(X86_64::RBX) {
+    if tracks_rbx && let Place::Offset(offset) = state.rbx {
         rule.rbx = Saved::AtCfa as u8;
         rule.rbx_offset = i16::try_from(offset).map_err(|_| Refusal::Range)?;
     }
@@ -179,9 +194,9 @@ fn memory_at(bytes: &[u8]) -> Option<(Base, i32, u8)> {
     const DEREFERENCE: u8 = 0x06;
     const PLUS_CONSTANT: u8 = 0x23;
     let (register, offset, rest) = register_and_offset(bytes)?;
-    let base = match gimli::Register(register) {
-        X86_64::RBP => Base::AtRbp,
-        X86_64::RSP => Base::AtRsp,
+    let base = match register {
+        register::RBP => Base::AtRbp,
+        register::RSP => Base::AtRsp,
         _ => return None,
     };
     match *rest {

@@ -1,9 +1,9 @@
 //! Rows by page, as the programs search them.
 
-use profiler_common::unwind::{PAGE_SHIFT, Packed, Special, find_row, row, rule_of};
+use profiler_common::unwind::{PAGE_SHIFT, Packed, Special, find_row, row, rule_of, start_of};
 
 /// Bytes between two functions for which no row of its own is made: alignment, where no code runs.
-const MAX_PADDING: u64 = 32;
+pub(super) const MAX_PADDING: u64 = 32;
 
 /// The rows of one page of code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,98 +26,239 @@ pub struct Table {
 }
 
 /// Puts ranges of code and their rules together.
-#[derive(Clone, Debug, Default)]
-pub struct TableBuilder {
-    ranges: Vec<(u64, u64, Packed)>,
-    /// Start and end of what was added in order and without a gap, a function at best, and its first range.
-    runs: Vec<(u64, u64, usize)>,
+///
+/// Rows are made as they come. What they belong to is kept beside them: runs of code, and the pages of each.
+#[derive(Clone, Debug)]
+pub(super) struct TableBuilder {
+    rows: Vec<u32>,
+    /// Where rows of another page begin: their first, and the page, counted from `origin`.
+    turns: Vec<(u32, u32)>,
+    /// What was added in order and without a gap: functions that follow each other.
+    runs: Vec<Run>,
+    /// The run that is added to.
+    run: Run,
+    /// The page of the last row, and its rule.
+    last: (u64, Packed),
+    origin: u64,
+}
+
+/// Code without a gap.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    start: u64,
+    end: u64,
+    /// Its turns: there is one where it begins.
+    turns: (usize, usize),
+}
+
+/// Pages that can be counted from the first in either direction.
+const REACH: u64 = 1 << 31;
+
+impl Default for TableBuilder {
+    fn default() -> Self {
+        // A run that nothing follows.
+        let run = Run { start: u64::MAX, end: u64::MAX, turns: (0, 0) };
+        let last = (u64::MAX, Packed::special(Special::None));
+        Self { rows: Vec::new(), turns: Vec::new(), runs: Vec::new(), run, last, origin: 0 }
+    }
 }
 
 impl TableBuilder {
     /// Adds the rule for the code from `start` to just before `end`.
-    pub fn add(&mut self, start: u64, end: u64, rule: Packed) {
+    ///
+    /// All must be within 8 TiB of the first that is added; what is not is left out.
+    #[inline(always)]
+    pub(super) fn add(&mut self, start: u64, end: u64, rule: Packed) {
         if start >= end {
             return;
         }
-        if let (Some(last), Some(run)) = (self.ranges.last_mut(), self.runs.last_mut())
-            && last.1 == start
-        {
-            run.1 = end;
-            if last.2 == rule {
-                last.1 = end;
-                return;
-            }
-        } else {
-            self.runs.push((start, end, self.ranges.len()));
+        // Padding between functions has the rule of the one before it.
+        let gap = start.checked_sub(self.run.end);
+        let follows = gap.is_some_and(|gap| gap <= MAX_PADDING);
+        if !follows && !self.begin(start) {
+            return;
         }
-        self.ranges.push((start, end, rule));
+        self.run.end = end;
+        let page = start >> PAGE_SHIFT;
+        // Behind padding a row is kept that says nothing new: a function added later may lie in the padding.
+        if gap == Some(0) && self.last.1 == rule {
+            return;
+        }
+        if !follows || self.last.0 != page {
+            self.turns.push((self.rows.len() as u32, page.wrapping_sub(self.origin) as u32));
+        }
+        self.last = (page, rule);
+        self.rows.push(row(start, rule));
+    }
+
+    /// Begins another run; false when it is too far away.
+    #[cold]
+    fn begin(&mut self, start: u64) -> bool {
+        let page = start >> PAGE_SHIFT;
+        if self.rows.is_empty() {
+            self.origin = page.saturating_sub(REACH);
+        }
+        let reached = page.checked_sub(self.origin).is_some_and(|page| page < 2 * REACH);
+        if reached {
+            self.end_run();
+            self.run = Run { start, end: start, turns: (self.turns.len(), 0) };
+        }
+        reached
+    }
+
+    fn end_run(&mut self) {
+        self.run.turns.1 = self.turns.len();
+        if self.run.end > self.run.start {
+            self.runs.push(self.run);
+        }
+    }
+
+    /// The rows of a turn, and the page they are in.
+    fn turn(&self, index: usize) -> (u64, &[u32]) {
+        let (first, page) = self.turns[index];
+        let last = self.turns.get(index + 1).map_or(self.rows.len(), |&(next, _)| next as usize);
+        (u64::from(page) + self.origin, &self.rows[first as usize..last])
     }
 
     /// Sorts, fills gaps and splits by page.
     ///
     /// Where ranges overlap, the one that begins later holds: linkers leave entries of code that was discarded.
     #[must_use]
-    pub fn build(mut self) -> Table {
-        self.sort();
-        let mut starts: Vec<(u64, Packed)> = Vec::with_capacity(self.ranges.len());
-        let mut covered = 0;
-        for (start, end, rule) in self.ranges {
-            if !starts.is_empty() && start > covered && start - covered > MAX_PADDING {
-                push(&mut starts, covered, Packed::special(Special::None));
+    pub(super) fn build(mut self) -> Table {
+        self.end_run();
+        let mut runs = std::mem::take(&mut self.runs);
+        runs.sort_unstable_by_key(|run| (run.start, run.end, run.turns));
+        let Some(first) = runs.first().map(|run| run.start) else { return Table::default() };
+        let end = runs.iter().map(|run| run.end).max().unwrap_or(first);
+        let mut pages = Pages::new(first, end, self.rows.len() + runs.len());
+        let mut rest = runs.as_slice();
+        while let Some(run) = rest.first() {
+            let mut end = run.end;
+            let inside = rest[1..].iter().take_while(|next| {
+                let overlaps = next.start < end;
+                end = end.max(next.end);
+                overlaps
+            });
+            let (group, behind) = rest.split_at(1 + inside.count());
+            rest = behind;
+            if let [run] = *group {
+                pages.cover(run.start, run.end);
+                for index in run.turns.0..run.turns.1 {
+                    let (page, rows) = self.turn(index);
+                    for &row in rows {
+                        pages.push(page << PAGE_SHIFT | u64::from(start_of(row)), rule_of(row));
+                    }
+                }
+            } else {
+                self.overlapping(group, &mut pages);
             }
-            push(&mut starts, start, rule);
-            covered = end.max(covered);
         }
-        let Some(&(first, _)) = starts.first() else { return Table::default() };
-        push(&mut starts, covered, Packed::special(Special::None));
-        split(first >> PAGE_SHIFT, (covered >> PAGE_SHIFT) + 1, &starts)
+        pages.finish()
+    }
+
+    /// Adds runs of which some begin inside others: range by range.
+    fn overlapping(&self, group: &[Run], pages: &mut Pages) {
+        let mut ranges: Vec<(u64, u64, usize, Packed)> = Vec::new();
+        for run in group {
+            let first = ranges.len();
+            for index in run.turns.0..run.turns.1 {
+                let (page, rows) = self.turn(index);
+                for (place, &row) in rows.iter().enumerate() {
+                    let start = page << PAGE_SHIFT | u64::from(start_of(row));
+                    if let Some(before) = ranges.get_mut(first..).and_then(<[_]>::last_mut) {
+                        before.1 = start;
+                    }
+                    ranges.push((start, run.end, self.turns[index].0 as usize + place, rule_of(row)));
+                }
+            }
+        }
+        ranges.sort_unstable_by_key(|&(start, end, index, _)| (start, end, index));
+        for (start, end, _, rule) in ranges {
+            pages.cover(start, end);
+            pages.push(start, rule);
+        }
     }
 }
 
-impl TableBuilder {
-    /// Sorts by address: by whole runs, which are few, unless some overlap.
-    fn sort(&mut self) {
-        let ends = self.runs.iter().skip(1).map(|run| run.2).chain([self.ranges.len()]);
-        let mut runs: Vec<_> = self.runs.iter().copied().zip(ends).collect();
-        runs.sort_unstable_by_key(|&((start, end, first), _)| (start, end, first));
-        if runs.windows(2).any(|pair| pair[0].0.1 > pair[1].0.0) {
-            self.ranges.sort_by_key(|&(start, end, _)| (start, end));
-        } else {
-            self.ranges = runs.iter().flat_map(|&((_, _, first), end)| &self.ranges[first..end]).copied().collect();
-        }
-    }
+/// Splits rules by page as they come, in order, and repeats the one that is carried into a page.
+struct Pages {
+    table: Table,
+    /// Where the last row begins, and its rule: at first nowhere, and one that no row has.
+    last: (u64, Packed),
+    /// The page that rows are added to: one before the first until there is one.
+    page: u64,
+    first_row: usize,
+    /// Up to where code is described.
+    covered: u64,
 }
 
-/// Adds a rule from an address on, unless it says what holds already.
-fn push(starts: &mut Vec<(u64, Packed)>, address: u64, rule: Packed) {
-    match starts.last_mut() {
-        Some((last, last_rule)) if *last == address => *last_rule = rule,
-        Some((_, last_rule)) if *last_rule == rule => {}
-        _ => starts.push((address, rule)),
+impl Pages {
+    /// For code from an address to another, of so many rules.
+    fn new(first: u64, end: u64, rules: usize) -> Self {
+        let first_page = first >> PAGE_SHIFT;
+        let count = usize::try_from((end >> PAGE_SHIFT) - first_page + 1).unwrap_or_default();
+        let table = Table { first_page, pages: Vec::with_capacity(count), rows: Vec::with_capacity(rules + count) };
+        Self {
+            table,
+            last: (u64::MAX, Packed(u32::MAX)),
+            page: first_page.wrapping_sub(1),
+            first_row: 0,
+            covered: first,
+        }
     }
-}
 
-/// Splits rules by page, and repeats the one that is carried into a page.
-fn split(first_page: u64, end_page: u64, starts: &[(u64, Packed)]) -> Table {
-    let mut table = Table { first_page, ..Table::default() };
-    let mut next = 0;
-    let mut carried = Packed::special(Special::None);
-    for page in first_page..end_page {
-        let first_row = table.rows.len();
-        let address = page << PAGE_SHIFT;
-        let end = next + starts[next..].partition_point(|&(start, _)| start >> PAGE_SHIFT == page);
-        if starts.get(next).is_none_or(|&(start, _)| start > address) {
-            table.rows.push(row(address, carried));
+    /// Says that the code from `start` to `end` is described; that what is before it is not, by a row of its own.
+    fn cover(&mut self, start: u64, end: u64) {
+        if start > self.covered && start - self.covered > MAX_PADDING {
+            self.push(self.covered, Packed::special(Special::None));
         }
-        for &(start, rule) in &starts[next..end] {
-            table.rows.push(row(start, rule));
-            carried = rule;
-        }
-        next = end;
-        let rows = u16::try_from(table.rows.len() - first_row).unwrap_or(u16::MAX);
-        table.pages.push(Page { first_row: u32::try_from(first_row).unwrap_or(u32::MAX), rows });
+        self.covered = end.max(self.covered);
     }
-    table
+
+    /// Adds a rule from an address on, unless it says what holds already.
+    #[inline(always)]
+    fn push(&mut self, address: u64, rule: Packed) {
+        if address == self.last.0 {
+            self.table.rows.pop();
+        } else if rule == self.last.1 {
+            return;
+        } else if address >> PAGE_SHIFT != self.page {
+            self.turn(address);
+        }
+        self.table.rows.push(row(address, rule));
+        self.last = (address, rule);
+    }
+
+    /// Ends pages up to the one of an address.
+    fn turn(&mut self, address: u64) {
+        while self.page != address >> PAGE_SHIFT {
+            self.end_page();
+            self.page = self.page.wrapping_add(1);
+            self.first_row = self.table.rows.len();
+            let start = self.page << PAGE_SHIFT;
+            if start != address {
+                let first = self.table.rows.is_empty();
+                let carried = if first { Packed::special(Special::None) } else { self.last.1 };
+                self.table.rows.push(row(start, carried));
+            }
+        }
+    }
+
+    fn end_page(&mut self) {
+        if self.page.wrapping_add(1) != self.table.first_page {
+            let rows = u16::try_from(self.table.rows.len() - self.first_row).unwrap_or(u16::MAX);
+            let first_row = u32::try_from(self.first_row).unwrap_or(u32::MAX);
+            self.table.pages.push(Page { first_row, rows });
+        }
+    }
+
+    fn finish(mut self) -> Table {
+        self.push(self.covered, Packed::special(Special::None));
+        // Nothing may begin in the last page.
+        self.turn(self.covered);
+        self.end_page();
+        self.table
+    }
 }
 
 impl Table {

@@ -93,5 +93,6 @@ fn files_that_are_no_programs_of_ours_say_what_they_are() {
     };
     assert!(matches!(changed(4, 1), Err(UnwindError::NoElf)));
     assert!(matches!(changed(18, 183), Err(UnwindError::Machine(183))));
-    assert!(matches!(changed(60, 0), Err(UnwindError::NoFrames)));
+    // Without section headers, what the program header says is taken.
+    assert!(matches!(changed(60, 0), Ok(())));
 }

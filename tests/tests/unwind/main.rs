@@ -8,6 +8,7 @@
 mod hostile;
 mod objects;
 mod outcome;
+mod sections;
 mod stepper;
 mod stops;
 mod sweep;

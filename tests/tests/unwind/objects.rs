@@ -75,8 +75,9 @@ impl Objects {
         registers: &mut Registers,
         rule: Packed,
         leaf: impl Fn(u8) -> Option<u64>,
-        read: impl FnMut(u64) -> Option<u64>,
+        read: impl Fn(u64) -> Option<u64>,
     ) -> Step {
+        let read = |address, to: &mut u64| read(address).map(|word| *to = word).is_some();
         step(registers, rule, |number| self.rules.rules().get(number as usize).copied(), leaf, read)
     }
 }
