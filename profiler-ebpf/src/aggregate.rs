@@ -106,7 +106,9 @@ fn insert(
         kernel_outcome: kernel.outcome as u8,
         reserved: [0; 6],
     };
-    match records(window).insert(&scratch.key, &scratch.value, NO_EXIST) {
+    // By reference: as values they would be copied to the stack.
+    let (key, value) = (&scratch.key, &scratch.value);
+    match records(window).insert(key, value, NO_EXIST) {
         Ok(()) => {}
         Err(BUSY) => return Outcome::MapBusy as u64,
         Err(_) => return Outcome::MapFull as u64,

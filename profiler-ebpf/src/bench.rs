@@ -69,8 +69,5 @@ fn in_scratch(walk: impl FnOnce(&mut Scratch) -> Option<i32>) -> i32 {
     let Some(scratch) = claim() else { return -1 };
     let result = walk(scratch);
     scratch.claimed = 0;
-    match result {
-        Some(result) => result,
-        None => -1,
-    }
+    result.unwrap_or(-1)
 }

@@ -71,11 +71,11 @@ pub fn enough(samples: u64) -> u64 {
     if is_emulated() { samples / 4 } else { samples }
 }
 
-/// The seconds that a workload runs which a recording is to find at work; four times as long where the CPUs are emulated
-/// and a recording takes seconds to begin.
+/// The time that a workload works in which a recording is to find it, in the workload's own unit; four times as long
+/// where the CPUs are emulated and a recording takes seconds to begin.
 #[must_use]
-pub fn at_work(seconds: u32) -> String {
-    if is_emulated() { 4 * seconds } else { seconds }.to_string()
+pub fn at_work(time: u32) -> String {
+    if is_emulated() { 4 * time } else { time }.to_string()
 }
 
 /// Whether tests that show their point only after minutes may take them: `PROFILER_LONG_TESTS=1`.

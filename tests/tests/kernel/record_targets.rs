@@ -49,7 +49,7 @@ fn several_processes_are_sampled_together() {
 fn children_are_followed_when_asked_for_those_that_run_and_those_that_come() {
     let Some(_kernel) = require_bpf() else { return };
     let family = Workload::c("family").build();
-    let target = Target::start(&family, &[&at_work(4), "100"]);
+    let target = Target::start(&family, &[&at_work(4), &at_work(100)]);
     let parent = target.pid();
     // Without a duration: the recording ends with its target.
     let captured = Record::new().rate(999).args(["--children"]).pid(parent).run();
@@ -66,7 +66,9 @@ fn children_are_followed_when_asked_for_those_that_run_and_those_that_come() {
     // Children of 100 ms are named though they are gone when the recording ends.
     let short = |stack: &Stack| !stack.has("long_child_hot") && stack.user_leaf() != "" && stack.process == "exe";
     let named = captured.share(short, |stack| stack.has("short_child_hot"));
-    assert!(named > 0.9, "{named} named:\n{}", captured.folded());
+    // The rest is their way to main, which is a larger part of their lives where the CPUs are emulated.
+    let least = if is_emulated() { 0.7 } else { 0.9 };
+    assert!(named > least, "{named} named:\n{}", captured.folded());
 }
 
 #[test]

@@ -62,11 +62,11 @@ pub(crate) fn write(path: &Path, content: &Content) -> anyhow::Result<()> {
         archive.directory(directory);
     }
     // Not a mount: the checkout itself may be below it.
-    archive.from_host(Path::new("/tmp"))?;
+    archive.copy(Path::new("/tmp"))?;
     archive.file("/init", 0o755, init(content)?.as_bytes());
-    archive.from_host(Path::new("/bin/busybox")).context("busybox is not installed: run `cargo xtask setup --vm`")?;
+    archive.copy(Path::new("/bin/busybox")).context("busybox is not installed: run `cargo xtask setup --vm`")?;
     // Where the loader finds libraries outside its own directories.
-    archive.from_host(Path::new("/etc/ld.so.cache"))?;
+    archive.copy(Path::new("/etc/ld.so.cache"))?;
     for program in PROGRAMS {
         match PROGRAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(program)).find(|it| it.is_file()) {
             Some(file) => with_libraries(&mut archive, &file)?,
@@ -84,18 +84,18 @@ pub(crate) fn write(path: &Path, content: &Content) -> anyhow::Result<()> {
         with_libraries(&mut archive, program)?;
     }
     // A workload is known by the content of its source.
-    archive.files_from_host(&root().join("tests/workloads"))?;
-    archive.from_host(&target_dir().join("tmp/kernel-tests"))?;
+    archive.copy_files(&root().join("tests/workloads"))?;
+    archive.copy(&target_dir().join("tmp/kernel-tests"))?;
     archive.write_to(path)
 }
 
 /// Adds a program and the libraries it is linked to.
 fn with_libraries(archive: &mut Archive, program: &Path) -> anyhow::Result<()> {
-    archive.from_host(program)?;
+    archive.copy(program)?;
     // It fails for what is not linked to any.
     let Ok(libraries) = output(command("ldd").arg(program)) else { return Ok(()) };
     for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-        archive.from_host(Path::new(path.trim_end_matches(':')))?;
+        archive.copy(Path::new(path.trim_end_matches(':')))?;
     }
     Ok(())
 }

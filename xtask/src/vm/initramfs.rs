@@ -39,7 +39,7 @@ impl Archive {
     /// on the way to it. Of a directory only itself.
     ///
     /// Errors: there is nothing, or it cannot be read.
-    pub(crate) fn from_host(&mut self, path: &Path) -> anyhow::Result<()> {
+    pub(crate) fn copy(&mut self, path: &Path) -> anyhow::Result<()> {
         let mut real = PathBuf::from("/");
         let mut components = path.components();
         while let Some(component) = components.next() {
@@ -60,7 +60,7 @@ impl Archive {
                 let target = fs::read_link(&real).with_context(tried)?;
                 self.entry(&real, LINK | 0o777, target.as_os_str().as_bytes());
                 real.pop();
-                return self.from_host(&real.join(target).join(components.as_path()));
+                return self.copy(&real.join(target).join(components.as_path()));
             }
             if metadata.is_dir() {
                 self.entry(&real, DIRECTORY | (metadata.permissions().mode() & 0o7777), &[]);
@@ -74,11 +74,11 @@ impl Archive {
 
     /// Adds every file of a directory of this machine, not those of directories in it.
     ///
-    /// Errors: as for [`Archive::from_host`].
-    pub(crate) fn files_from_host(&mut self, directory: &Path) -> anyhow::Result<()> {
+    /// Errors: as for [`Archive::copy`].
+    pub(crate) fn copy_files(&mut self, directory: &Path) -> anyhow::Result<()> {
         let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
         for entry in entries {
-            self.from_host(&entry?.path())?;
+            self.copy(&entry?.path())?;
         }
         Ok(())
     }

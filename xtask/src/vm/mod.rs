@@ -10,7 +10,7 @@ mod kernels;
 mod machine;
 mod results;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -87,7 +87,7 @@ fn kernel_tests() -> anyhow::Result<PathBuf> {
 }
 
 /// Builds the programs of the kernel tests, since there is no compiler in the virtual machine.
-fn workloads(tests: &PathBuf) -> anyhow::Result<Vec<PathBuf>> {
+fn workloads(tests: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let build = ["--ignored", "--exact", "workloads::every_workload_builds", "--nocapture"];
     let said = output(command(tests).args(build).current_dir(target_dir()))?;
     let workloads: Vec<_> =
