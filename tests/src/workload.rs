@@ -85,7 +85,9 @@ impl Workload {
             return binary;
         }
         fs::create_dir_all(&directory).expect("create a workload's directory");
-        let unfinished = directory.join("unfinished");
+        // Another test may be building the same.
+        let thread = std::thread::current().id();
+        let unfinished = directory.join(format!("unfinished-{}-{thread:?}", std::process::id()));
         let mut compiler = self.compiler();
         compiler.args(&self.flags).arg(sources.join(&self.file)).arg("-o").arg(&unfinished);
         let output = compiler.output().unwrap_or_else(|error| panic!("cannot start {compiler:?}: {error}"));
