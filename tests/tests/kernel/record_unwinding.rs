@@ -2,13 +2,21 @@
 
 use std::process::Command;
 
-use profiler_tests::{Captured, Record, Stack, Target, Workload, enough, find_program, float, require_bpf};
+use profiler_tests::{
+    Captured, Record, Stack, Target, Workload, enough, find_program, float, is_emulated, require_bpf,
+};
 
 use crate::record_cpu::{Names, check_split};
 
 /// Share of the samples of a program without frame pointers whose callers must all be there.
 ///
-/// A sample taken before the program's tables are made, in the first milliseconds after its exec, is cut.
+/// A sample taken before the program's tables are made, in the first milliseconds after its exec, is cut. Making them
+/// takes longer where the CPUs are emulated.
+fn least() -> f64 {
+    if is_emulated() { 0.95 } else { LEAST }
+}
+
+/// The same of a program that was there when the recording began.
 const LEAST: f64 = 0.99;
 
 pub(crate) fn without_frame_pointers(workload: Workload) -> Workload {
@@ -27,9 +35,9 @@ fn check_complete(captured: &Captured, least: f64) {
 fn every_caller_is_found_in_c_without_frame_pointers() {
     let Some(_kernel) = require_bpf() else { return };
     let names = Names { part: |part| part.to_owned(), caller: |number| format!("c{number:02}"), main: "main" };
-    let captured = check_split(&without_frame_pointers(Workload::c("split").called("split-nofp")), 4, &names, LEAST);
+    let captured = check_split(&without_frame_pointers(Workload::c("split").called("split-nofp")), 4, &names, least());
     let start = captured.share(|stack| stack.has("main"), |stack| stack.has("_start"));
-    assert!(start >= LEAST, "{start} reach _start\n{}", captured.folded());
+    assert!(start >= least(), "{start} reach _start\n{}", captured.folded());
 }
 
 #[test]
@@ -41,7 +49,7 @@ fn every_caller_is_found_in_cpp_without_frame_pointers() {
         main: "main",
     };
     let workload = without_frame_pointers(Workload::cpp("split").called("split-cpp-nofp"));
-    check_split(&workload, 4, &names, LEAST);
+    check_split(&workload, 4, &names, least());
 }
 
 #[test]
@@ -53,7 +61,7 @@ fn every_caller_is_found_in_rust_without_frame_pointers() {
         main: "split_rs_nofp::main",
     };
     let workload = Workload::rust("split").called("split-rs-nofp").flag("-Cforce-frame-pointers=no");
-    check_split(&workload, 4, &names, LEAST);
+    check_split(&workload, 4, &names, least());
 }
 
 #[test]
