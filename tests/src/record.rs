@@ -12,9 +12,7 @@ use crate::process::{Ended, Reader, patience, wait_until};
 /// A `profiler` command in a directory of its own that sees nothing of the caller's terminal.
 #[must_use]
 pub fn profiler_command() -> Command {
-    let mut command = Command::new(profiler());
-    command.env_remove("PROFILER_BPF_OBJECT");
-    command
+    Command::new(profiler())
 }
 
 /// Runs a `profiler` command to its end.
@@ -52,7 +50,7 @@ impl Record {
     /// the command it is to run.
     #[must_use]
     pub fn under(mut wrapper: Command) -> Self {
-        wrapper.env_remove("PROFILER_BPF_OBJECT").arg(profiler());
+        wrapper.arg(profiler());
         Self::by(wrapper)
     }
 

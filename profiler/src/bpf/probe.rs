@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 
-use super::{Kernel, Limits, SamplingEvent, Selection, max_sample_rate, online_cpus, read_task_offsets};
+use super::{Kernel, Limits, SamplingEvent, Selection, TableParts, max_sample_rate, online_cpus, read_task_offsets};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -95,10 +95,13 @@ fn map_types() -> Check {
 fn sampling_program() -> Check {
     const NAME: &str = "sampling program";
     let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1 };
-    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id())
-        .and_then(|mut kernel| kernel.load_sampling_program().map(drop));
+    let table = TableParts { first_page: 1, pages: &[(0, 1)], rows: &[0] };
+    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id()).and_then(|mut kernel| {
+        kernel.place_table(table)?;
+        kernel.load_sampling_program().map(drop)
+    });
     match loaded {
-        Ok(()) => Check::ok(NAME, "the verifier accepts it"),
+        Ok(()) => Check::ok(NAME, "the verifier accepts it, and there is room for unwind tables"),
         Err(error) => {
             Check::missing(NAME, error.to_string(), "as the error says; Linux 5.15 or later has every helper it needs")
         }

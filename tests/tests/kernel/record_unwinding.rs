@@ -8,7 +8,7 @@ use crate::record_cpu::{Names, check_split};
 
 /// Share of the samples of a program without frame pointers whose callers must all be there.
 ///
-/// A sample taken before the program's tables are made, in the first milliseconds after its exec, is cut.
+/// A few are taken where a process ends or begins, and its memory is not there.
 pub(crate) const LEAST: f64 = 0.99;
 
 pub(crate) fn without_frame_pointers(workload: Workload) -> Workload {
