@@ -267,30 +267,30 @@ fn an_existing_capture_is_replaced_whole_and_a_link_is_not_followed() {
 /// Most memory a recording may take, whatever the target: the processes of the tests above take a tenth of it.
 const MEMORY_BOUND: u64 = 256 << 20;
 
-#[test]
-fn a_target_with_60000_mappings_is_recorded() {
-    let Some(_kernel) = require_bpf() else { return };
-    let target = Target::start(&Workload::c("mappings").build(), &["30", "lines", "60000"]);
+/// Records a target with very many mappings; it runs on.
+fn check_mappings(kind: &str, count: &str) -> Target {
+    let target = Target::start(&Workload::c("mappings").build(), &["30", kind, count]);
     let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
-    let lines = fs::read_to_string(format!("/proc/{}/maps", target.pid())).expect("its mappings").lines().count();
-    assert!(lines > 60_000, "{lines} lines");
     let named = captured.share(|_| true, |stack| stack.has_chain(&["main", "mapped_hot"]));
     let overhead = &captured.report["overhead"];
     println!("{} samples, {named} named, {overhead}", captured.total());
     assert!(captured.total() > enough(500) && named > 0.95, "{}", captured.folded());
     assert!(overhead["peak_rss_bytes"].as_u64() < Some(MEMORY_BOUND), "{overhead}");
+    target
+}
+
+#[test]
+fn a_target_with_60000_mappings_is_recorded() {
+    let Some(_kernel) = require_bpf() else { return };
+    let target = check_mappings("lines", "60000");
+    let lines = fs::read_to_string(format!("/proc/{}/maps", target.pid())).expect("its mappings").lines().count();
+    assert!(lines > 60_000, "{lines} lines");
 }
 
 #[test]
 fn a_target_with_5000_executable_mappings_is_recorded() {
     let Some(_kernel) = require_bpf() else { return };
-    let target = Target::start(&Workload::c("mappings").build(), &["30", "executable", "5000"]);
-    let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
-    let named = captured.share(|_| true, |stack| stack.has_chain(&["main", "mapped_hot"]));
-    let overhead = &captured.report["overhead"];
-    println!("{} samples, {named} named, {overhead}", captured.total());
-    assert!(captured.total() > enough(500) && named > 0.95, "{}", captured.folded());
-    assert!(overhead["peak_rss_bytes"].as_u64() < Some(MEMORY_BOUND), "{overhead}");
+    check_mappings("executable", "5000");
 }
 
 #[test]

@@ -17,8 +17,25 @@ fn workloads() -> Vec<Workload> {
         Workload::rust("split").called("split-rs"),
         Workload::rust("split").called("split-rs-nofp").flag("-Cforce-frame-pointers=no"),
     ]);
-    let without = [Workload::c("split").called("split-nofp"), Workload::cpp("split").called("split-cpp-nofp")];
-    all.extend(without.map(crate::record_unwinding::without_frame_pointers));
+    let frames = |name| Workload::c("frames").called(name);
+    let mut without = vec![
+        Workload::c("split").called("split-nofp"),
+        Workload::cpp("split").called("split-cpp-nofp"),
+        Workload::c("burn").called("burn-nofp"),
+        Workload::c("many").called("many-nofp"),
+        Workload::c("syscalls").called("syscalls-nofp"),
+        Workload::c("reopens"),
+        Workload::c("churn"),
+        Workload::c("plugin").called("libplugin.so").flag("-shared").flag("-fPIC").flag("-Wl,--build-id=none"),
+        frames("noreturn").flag("-fno-toplevel-reorder"),
+        frames("noreturn").flag("-fno-toplevel-reorder").flag("-fno-align-functions"),
+    ];
+    without.extend(["raised", "timer", "alternate", "deep"].map(frames));
+    for name in ["realigned", "restless"] {
+        without.push(frames(name));
+        without.push(frames(name).flag("-mstackrealign").flag("-mincoming-stack-boundary=3"));
+    }
+    all.extend(without.into_iter().map(crate::record_unwinding::without_frame_pointers));
     all
 }
 
