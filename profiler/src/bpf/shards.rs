@@ -72,14 +72,19 @@ impl Shards {
         self.shards.len() < self.most
     }
 
-    /// Adds one.
-    pub(super) fn add(&mut self) -> io::Result<()> {
+    /// Adds no more.
+    pub(super) const fn stop_growing(&mut self) {
+        self.most = self.shards.len();
+    }
+
+    /// Adds one, and returns its number.
+    pub(super) fn add(&mut self) -> io::Result<u32> {
         let shard = match self.spare.take() {
             Some(thread) => thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that makes it failed"))),
             None => Shard::make(self.outer.fd().as_fd().try_clone_to_owned()?, self.shards.len()),
         };
         self.shards.push(shard?);
-        Ok(())
+        Ok(u32::try_from(self.shards.len() - 1).unwrap_or(u32::MAX))
     }
 
     /// Begins to make the next one aside.

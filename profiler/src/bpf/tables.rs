@@ -157,9 +157,12 @@ impl Tables {
                 return Ok(Some(piece));
             }
             if self.shards.may_grow() {
-                self.shards.add().map_err(|error| BpfError::map("add a shard to", "SHARDS", error))?;
-                let number = u32::try_from(self.shards.len() - 1).unwrap_or(u32::MAX);
-                self.space.give(Piece::shard(number));
+                match self.shards.add() {
+                    Ok(number) => self.space.give(Piece::shard(number)),
+                    // A host that has no more memory is no reason to end: there is no room, and a warning says so.
+                    Err(_) if self.shards.len() > 0 => self.shards.stop_growing(),
+                    Err(error) => return Err(BpfError::map("add a shard to", "SHARDS", error)),
+                }
             } else if !self.evict() {
                 return Ok(None);
             }
