@@ -11,7 +11,7 @@ use profiler_common::event::MAX_USER_FRAMES;
 
 use crate::aggregate;
 use crate::cpu::claim;
-use crate::maps::Scratch;
+use crate::maps::{Programs, Scratch};
 use crate::stack;
 use crate::task::{Task, Wanted};
 use crate::unwind;
@@ -33,7 +33,7 @@ extern "C" fn bench_walk(_context: *mut c_void) -> i32 {
         let chain = match stack::begin(&task, process.as_ref(), scratch) {
             Some(chain) => chain,
             None => {
-                unwind::walk(scratch);
+                unwind::walk(Programs::PerfEvent);
                 stack::end(&task, scratch)
             }
         };

@@ -10,7 +10,7 @@ use profiler_common::event::{Origin, RecordKey};
 use crate::aggregate::{self, Outcomes};
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{COUNTERS, CPU_SCRATCH, CPU_WALK, LAST_HIT, LastHit, Scratch};
+use crate::maps::{COUNTERS, LAST_HIT, LastHit, Programs, SCRATCH, Scratch};
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
 use crate::unwind;
@@ -71,36 +71,21 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         reason: 0,
         reserved: 0,
     };
-    let user = stack::begin(&task, process.as_ref(), scratch);
-    if user.is_none() {
-        if config!(has_loop) != 0 {
-            unwind::walk(scratch);
-        } else {
-            // SAFETY: the map holds programs of this type. The call returns only when there is none.
-            unsafe { CPU_WALK.tail_call(context, 0) };
+    let user = match stack::begin(&task, process.as_ref(), scratch) {
+        Some(chain) => chain,
+        None => {
+            unwind::walk(Programs::PerfEvent);
+            stack::end(&task, scratch)
         }
-    }
-    conclude(context, window, &task, counters, scratch, user);
-}
-
-/// Goes on with a walk, where a program may not loop until it has ended.
-#[perf_event]
-pub(crate) fn cpu_walk(context: PerfEventContext) -> u32 {
-    let (Some(scratch), Some(counters)) = (CPU_SCRATCH.get_ptr_mut(0), COUNTERS.get_ptr_mut(Origin::Cpu as u32)) else {
-        return 0;
     };
-    // SAFETY: both elements are this CPU's; the program before this one has claimed the first, and neither type of
-    // program interrupts the other.
-    let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
-    if unwind::walk_some(scratch) {
-        // SAFETY: as above. The call returns when 33 have been made, and the walk ends for its depth.
-        unsafe { CPU_WALK.tail_call(&context, 0) };
-    }
-    if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
-        conclude(&context, &window, &task, counters, scratch, None);
-        window.leave();
-    }
-    0
+    let kernel = if stack::in_user_mode(registers) {
+        Chain::EMPTY
+    } else {
+        stack::kernel(context.as_ptr(), &mut scratch.kernel)
+    };
+    let outcomes = aggregate::add(window, &task, [1, period, 0, 0], scratch, user, kernel);
+    scratch.claimed = 0;
+    count(counters, outcomes);
 }
 
 /// Periods without a hit between the last one on this CPU and this one, when the same task ran all the time.
@@ -129,40 +114,13 @@ fn missed(task: &Task) -> i64 {
 /// Claims this CPU's scratch space.
 #[inline(always)]
 pub(crate) fn claim() -> Option<&'static mut Scratch> {
-    let scratch = CPU_SCRATCH.get_ptr_mut(0)?;
+    let scratch = SCRATCH.get_ptr_mut(Programs::PerfEvent as u32)?;
     // SAFETY: the element is this CPU's; a program that interrupts this one sees the flag.
     if unsafe { atomic::swap(&raw mut (*scratch).claimed, 1) } != 0 {
         return None;
     }
     // SAFETY: the flag makes it this program's alone.
     Some(unsafe { &mut *scratch })
-}
-
-/// Adds the sample whose user chain is in the scratch space, or is `user`, and gives the scratch space back.
-#[inline(always)]
-fn conclude(
-    context: &PerfEventContext,
-    window: &Window,
-    task: &Task,
-    counters: &mut Counters,
-    scratch: &mut Scratch,
-    user: Option<Chain>,
-) {
-    let registers = context.as_ptr().cast::<u8>().cast_const();
-    // SAFETY: the context holds the period.
-    let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
-    let user = match user {
-        Some(chain) => chain,
-        None => stack::end(task, scratch),
-    };
-    let kernel = if stack::in_user_mode(registers) {
-        Chain::EMPTY
-    } else {
-        stack::kernel(context.as_ptr(), &mut scratch.kernel)
-    };
-    let outcomes = aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel);
-    scratch.claimed = 0;
-    count(counters, outcomes);
 }
 
 /// Counts how a sample ended, once for each way of counting.

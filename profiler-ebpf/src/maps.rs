@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord};
@@ -81,13 +81,17 @@ pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries(1, 0);
 
-/// The program that goes on with a walk of `cpu`, where there is no `bpf_loop`. Written by user space.
+/// Scratch space by type of program, claimed by its flag.
 #[map]
-pub(crate) static CPU_WALK: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// Scratch space of the perf event programs, claimed by its flag.
-#[map]
-pub(crate) static CPU_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// Types of programs, by what interrupts what: programs of one type never run inside each other.
+#[repr(u32)]
+#[derive(Clone, Copy)]
+pub(crate) enum Programs {
+    /// Of perf events.
+    PerfEvent = 0,
+}
 
 /// How full a generation of the maps is.
 #[repr(C)]

@@ -3,8 +3,7 @@
 //! Where no mapping is known, which is so for a while after code was mapped, the walk is left to user space: see
 //! `remainder`.
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
-use core::ffi::c_void;
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_common::config::{MAPPING_SEARCH_STEPS, MappingEntry, ROW_INDEX_BITS, SHARD_WORDS};
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_USER_FRAMES, hash_word};
@@ -13,7 +12,7 @@ use profiler_common::unwind::{
     rule_of, step, step_frame_pointer,
 };
 
-use crate::maps::{MAPPINGS, RULES, SHARDS, Scratch, Shard};
+use crate::maps::{MAPPINGS, Programs, RULES, SCRATCH, SHARDS, Scratch, Shard};
 use crate::remainder;
 
 /// Where a walk has got to. In the scratch space, not on the stack: what the verifier reads there it takes for any
@@ -51,36 +50,27 @@ const STACK_BYTES: u64 = 8 * STACK_WORDS as u64;
 /// No piece of a stack begins here: all are aligned.
 pub(crate) const NO_STACK: u64 = 1;
 
-/// Frames of one program where there is no `bpf_loop`: 33 programs may follow each other, and 16 frames are what the
-/// verifier has no trouble with.
-const FRAMES_PER_PROGRAM: usize = 16;
-
-/// Walks from where the walk has got to, to the outermost frame. For kernels with `bpf_loop` (Linux 5.17).
+/// Walks from the registers in the scratch space of a program type to the outermost frame.
 #[inline(always)]
-pub(crate) fn walk(scratch: &mut Scratch) {
-    let mut context: *mut Scratch = scratch;
-    // SAFETY: the callback takes what is passed to it, and the helper returns before `context` goes.
-    unsafe { bpf_loop(MAX_USER_FRAMES as u32, callback as *mut c_void, (&raw mut context).cast(), 0) };
-}
-
-/// Walks a few frames; false at the end of the walk. For kernels without `bpf_loop`.
-#[inline(always)]
-pub(crate) fn walk_some(scratch: &mut Scratch) -> bool {
-    for _ in 0..FRAMES_PER_PROGRAM {
-        if !(has_room(scratch) && next(scratch)) {
-            return false;
+pub(crate) fn walk(programs: Programs) {
+    for _ in 0..MAX_USER_FRAMES {
+        if walk_frame(programs as u32) == 0 {
+            return;
         }
     }
-    true
 }
 
-/// One turn of `bpf_loop`: 0 goes on, 1 stops.
+/// Finds the next frame of the walk in the scratch space of a program type: 0 at the end of the walk.
 ///
-/// One frame: four a turn save 6 ns a frame, and cost the verifier 170 ms more at every start.
-extern "C" fn callback(_index: u32, context: *mut *mut Scratch) -> i64 {
-    // SAFETY: `walk` passes this.
-    let scratch = unsafe { &mut **context };
-    i64::from(!(has_room(scratch) && next(scratch)))
+/// Global, so that the verifier checks it once and by itself, not in every turn of the loop: with it inlined, no verifier
+/// gets through 512 turns, and `bpf_loop` came with Linux 5.17 only.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_frame(programs: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(programs) else { return 0 };
+    // SAFETY: the element is this CPU's, and the program that calls has claimed it.
+    let scratch = unsafe { &mut *scratch };
+    u32::from(has_room(scratch) && next(scratch))
 }
 
 /// Whether one more frame may be found.

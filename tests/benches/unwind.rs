@@ -22,9 +22,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail, ensure};
 use profiler::bpf::{Kernel, Limits, Selection, TableParts};
 use profiler::process::{ObjectTable, read_mappings};
-use profiler::unwind::{Rules, compile};
+use profiler::unwind::{Cache, Rules, compile, load_or_compile};
 use profiler_common::config::{MappingEntry, PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
-use profiler_tests::{Record, Target, Workload, find_program, float, require_bpf};
+use profiler_tests::{Record, Target, Workload, find_program, float, require_bpf, scratch};
 
 /// Frames of the stacks that are walked.
 const DEPTHS: [u32; 6] = [8, 16, 38, 64, 122, 480];
@@ -171,30 +171,32 @@ const PUBLISHED: [(&str, [f64; 3]); 2] = [("libc.so.6", [0.26, 0.20, 0.41]), ("l
 
 /// Compiles the tables of what is installed; returns whether none is larger than the others'.
 fn tables() -> anyhow::Result<bool> {
-    println!("\nTables: MB as programs search them, and ms to compile, medians of 5");
+    println!("\nTables: MB as programs search them, and ms to compile and to read from the cache, medians of 5");
     println!(
-        "{:<34} {:>9} {:>9} {:>8} {:>7} {:>8} {:>7}  others' MB (OpenTelemetry, lightswitch, Perforator)",
-        "", "frames MB", "rows", "table MB", "B/row", "ms", "ms/MB"
+        "{:<34} {:>9} {:>9} {:>8} {:>7} {:>8} {:>7} {:>7}  others' MB (OpenTelemetry, lightswitch, Perforator)",
+        "", "frames MB", "rows", "table MB", "B/row", "ms", "ms/MB", "cached"
     );
     let mut smaller = true;
+    let directory = scratch();
+    let cache = Cache::open(&directory.path().join("cache"))?;
     for path in objects() {
         let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        let mut times = Vec::new();
-        let mut compiled = None;
-        for _ in 0..5 {
-            let started = Instant::now();
-            compiled = Some(compile(&file, &mut Rules::default())?);
-            times.push(started.elapsed().as_secs_f64() * 1e3);
-        }
-        let Some(compiled) = compiled else { continue };
+        let time = |cache| {
+            let times = (0..5).map(|_| {
+                let started = Instant::now();
+                load_or_compile(cache, &file, &mut Rules::default()).map(|_| started.elapsed().as_secs_f64() * 1e3)
+            });
+            times.collect::<Result<_, _>>().map(median)
+        };
+        let compiled = load_or_compile(Some(&cache), &file, &mut Rules::default())?;
+        let (ms, cached) = (time(None)?, time(Some(&cache))?);
         let (frames, bytes) = (float(compiled.frame_bytes as u64) / 1e6, float(compiled.table.bytes() as u64));
         let rows = float(compiled.table.rows.len() as u64);
-        let ms = median(times);
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let others = PUBLISHED.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, sizes)| *sizes);
         let beside = others.map(|sizes| sizes.map(|size| format!("{size:.2}")).join(" / ")).unwrap_or_default();
         println!(
-            "{:<34} {frames:>9.2} {rows:>9.0} {:>8.3} {:>7.2} {ms:>8.1} {:>7.1}  {beside}",
+            "{:<34} {frames:>9.2} {rows:>9.0} {:>8.3} {:>7.2} {ms:>8.1} {:>7.1} {cached:>7.1}  {beside}",
             name.chars().take(34).collect::<String>(),
             bytes / 1e6,
             bytes / rows,
@@ -256,9 +258,13 @@ fn start() -> anyhow::Result<bool> {
     command.args(["-e", "let x = 0; console.log('ready'); for (;;) { x = Math.sqrt(x + 1); }"]);
     let target = Target::start_command(&mut command);
     let mut whole = true;
-    for turn in ["first", "second", "third"] {
+    let directory = scratch();
+    let path = directory.path().join("cache");
+    let kept = ["--cache-dir", path.to_str().context("a path in UTF-8")?];
+    let none = ["--no-cache", "--no-cache"];
+    for (turn, cache) in [("compiled", &none[..1]), ("compiled and kept", &kept[..]), ("from the cache", &kept[..])] {
         let before = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let captured = Record::new().rate(999).seconds(1).pid(target.pid()).run();
+        let captured = Record::new().rate(999).seconds(1).args(cache).pid(target.pid()).run();
         let began = Duration::from_nanos(captured.report["started_at_ns"].as_u64().context("no start")?);
         let share = captured.share(|_| true, |stack| stack.marker().is_none());
         let ms = began.saturating_sub(before).as_secs_f64() * 1e3;

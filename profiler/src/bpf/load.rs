@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -19,9 +19,6 @@ use super::tables::{PlacedTable, TableParts, Tables};
 
 /// The object that was built from profiler-ebpf, in memory aligned as its sections ask.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/profiler.bpf.o");
-
-/// Environment variable that makes the programs do without `bpf_loop`, as before Linux 5.17: for testing that they can.
-const NO_LOOP_VARIABLE: &str = "PROFILER_NO_BPF_LOOP";
 
 /// Environment variable that names another object file: for testing one that was just built.
 const OBJECT_VARIABLE: &str = "PROFILER_BPF_OBJECT";
@@ -99,8 +96,6 @@ pub struct Kernel {
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
-    /// Programs that go on with a walk.
-    walks: ProgramArray<MapData>,
     children_missed: Array<MapData, u64>,
     /// Keeps the kernel's run-time statistics on.
     _statistics: Option<OwnedFd>,
@@ -148,7 +143,6 @@ impl Kernel {
             processes: typed(&mut ebpf, "PROCESSES")?,
             tables,
             runs: Runs::new(typed(&mut ebpf, "MAPPINGS")?),
-            walks: typed(&mut ebpf, "CPU_WALK")?,
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
             current: 0,
@@ -169,18 +163,7 @@ impl Kernel {
         // An older verifier stumbles over something else first: over the callback of `bpf_loop`, before Linux 5.13.
         program.load().map_err(|cause| if lacks_registers() { BpfError::TooOld } else { failed(cause) })?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
-        if !has_loop() {
-            self.load_walk("cpu_walk")?;
-        }
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
-    }
-
-    /// Loads the program that goes on with a walk where none may loop until it has ended.
-    fn load_walk(&mut self, name: &'static str) -> Result<(), BpfError> {
-        let program: &mut PerfEvent = self.program(name)?;
-        program.load().map_err(|cause| program_error("load", name, cause))?;
-        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))?;
-        self.walks.set(0, &fd, 0).map_err(|error| BpfError::map("write", "CPU_WALK", error))
     }
 
     /// Loads and attaches the programs that follow forks and execs.
@@ -380,7 +363,6 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
         pid_namespace_inode,
         period_ns,
         self_pid,
-        has_loop: u32::from(has_loop()),
         drain_at_entries: limits.records / 4 * 3,
         remainder_bytes: REMAINDER_BYTES,
         wake_at_bytes: limits.ring_bytes / 4,
@@ -404,15 +386,6 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
         }
     } as u32;
     config
-}
-
-/// Whether programs can use `bpf_loop`.
-pub(super) fn has_loop() -> bool {
-    if std::env::var_os(NO_LOOP_VARIABLE).is_some_and(|value| value == "1") {
-        return false;
-    }
-    let supported = aya::sys::is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_loop);
-    supported.unwrap_or(false)
 }
 
 /// Whether the kernel is known not to have the one helper that nothing can replace.

@@ -55,7 +55,6 @@ pub fn checks() -> Vec<Check> {
         kernel_types(),
         map_types(),
         sampling_program(),
-        unwinding(),
         sampling_event(),
         sample_rate(),
         following_processes(),
@@ -105,15 +104,6 @@ fn sampling_program() -> Check {
         Err(error) => {
             Check::missing(NAME, error.to_string(), "as the error says; Linux 5.15 or later has every helper it needs")
         }
-    }
-}
-
-fn unwinding() -> Check {
-    const NAME: &str = "unwinding";
-    if super::load::has_loop() {
-        Check::ok(NAME, "by table, in the kernel (bpf_loop)")
-    } else {
-        Check::ok(NAME, "by table, in the kernel (programs that call each other, for want of bpf_loop)")
     }
 }
 

@@ -161,21 +161,6 @@ fn recursion_is_whole_with_every_level_up_to_the_limit() {
     }
 }
 
-/// `PROFILER_NO_BPF_LOOP` makes the programs call each other instead, as they do before Linux 5.17.
-#[test]
-fn a_kernel_without_bpf_loop_unwinds_as_deep() {
-    let Some(_kernel) = require_bpf() else { return };
-    let binary = without_frame_pointers(Workload::c("frames").called("deep")).build();
-    let target = Target::start(&binary, &["60", "deep", "400"]);
-    let mut recorder = Record::new().rate(999).seconds(2).pid(target.pid());
-    recorder.command().env("PROFILER_NO_BPF_LOOP", "1");
-    let captured = recorder.run();
-    let mut chain = vec!["recurse"; 400];
-    chain.insert(0, "deep");
-    chain.push("hot");
-    check_callers(&captured, &chain);
-}
-
 #[test]
 fn recursion_beyond_the_limit_is_cut_there_and_says_so() {
     let Some(_kernel) = require_bpf() else { return };
