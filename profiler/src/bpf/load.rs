@@ -160,7 +160,7 @@ impl Kernel {
         const NAME: &str = "cpu_sample";
         let program: &mut PerfEvent = self.program(NAME)?;
         let failed = |cause| program_error("load", NAME, cause);
-        // An older verifier stumbles over something else first: over the callback of `bpf_loop`, before Linux 5.13.
+        // An older verifier may stumble over something else first.
         program.load().map_err(|cause| if lacks_registers() { BpfError::TooOld } else { failed(cause) })?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
