@@ -3,6 +3,7 @@
 //! Input: frames placed in objects that are held open. Output: locations with their functions, inlined ones included,
 //! and how well each object could be named. Never fails as a whole: what has no name keeps object and offset.
 
+mod go;
 mod guard;
 mod kernel;
 mod native;
@@ -72,7 +73,7 @@ pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
         addresses.dedup();
         let found = match place {
             Place::Kernel => kernel::names(&native, &addresses),
-            Place::Object(number) => native.names(&sources.objects[number as usize], &addresses),
+            Place::Object(number) => object(&native, &sources.objects[number as usize], &addresses, &mut warnings),
             Place::Jit(process) => {
                 Ok(perf_map::names(sources.perf_maps.get(process as usize).and_then(Option::as_ref), &addresses))
             }
@@ -92,6 +93,30 @@ pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
         names.get(&place)?.get(&address)?.last().map(|found| found.name.as_str())
     });
     Symbolized { completed, ..build(raw, sources, &names, &advice, warnings) }
+}
+
+/// Names for addresses in an object: a Go program's from its own table, all others from symbols and DWARF.
+fn object(
+    native: &native::Native,
+    object: &ObjectFile,
+    addresses: &[u64],
+    warnings: &mut Vec<String>,
+) -> Result<Names, String> {
+    let Some(mut table) = go::LineTable::find(&object.file) else { return native.names(object, addresses) };
+    if !table.knows_inlined() {
+        warnings.push(format!("inlined calls of {} are missing: where its table of them is could not be told", object.path));
+    }
+    let mut names: Names =
+        addresses.iter().filter_map(|&address| Some((address, table.look_up(address)?))).collect();
+    // C that was linked into it.
+    let rest: Vec<u64> = addresses.iter().copied().filter(|address| !names.contains_key(address)).collect();
+    if !rest.is_empty() {
+        match native.names(object, &rest) {
+            Ok(found) => names.extend(found),
+            Err(problem) => warnings.push(format!("no names for {}: {problem}", object.path)),
+        }
+    }
+    Ok(names)
 }
 
 /// What an address belongs to.
