@@ -305,11 +305,8 @@ impl Parts {
     fn read(image: &mut Image<'_>, start: u64) -> Option<Self> {
         let version = Version::of(image.u64(start)?)?;
         let function_count = image.u64(start.checked_add(8)?)?;
-        let (text, first) = if version == Version::Go116 {
-            (0, 24)
-        } else {
-            (image.pointers([start.checked_add(24)?])?[0], 32)
-        };
+        let (text, first) =
+            if version == Version::Go116 { (0, 24) } else { (image.pointers([start.checked_add(24)?])?[0], 32) };
         let mut part = |number: u64| {
             let address = start.checked_add(image.u64(start + first + 8 * number)?)?;
             image.has(address).then_some(address)
