@@ -39,7 +39,7 @@ pub(super) fn add(weighted: &Weighted<'_>, index: &Index, report: &mut Report) {
             }
             // Frames are values times depth: with values at the limit of their type the sum stops there.
             sums.frames = sums.frames.saturating_add(value);
-            if !location.lines.is_empty() {
+            if profile.is_named(location) {
                 sums.named = sums.named.saturating_add(value);
             }
         }

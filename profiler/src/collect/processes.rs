@@ -4,14 +4,14 @@
 //! between two execs; a snapshot is what an image maps until an address changes its meaning.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::sync::Arc;
 
 use profiler_common::event::RecordKey;
 
 use crate::bpf::LifecycleEvent;
 use crate::process::{
-    Backing, Mapping, Mappings, MappingsError, ObjectTable, is_running, open_perf_map, read_mappings,
+    Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, executable_name, is_running, open_perf_map,
+    read_mappings,
 };
 use crate::profile::RawFrame;
 
@@ -53,7 +53,7 @@ struct Process {
     exited: bool,
     /// Whether /proc was read in this window, since an address was not known.
     rescanned: bool,
-    /// Its number in `perf_maps`.
+    /// Its number in `jit`.
     jit: Option<u32>,
 }
 
@@ -63,9 +63,9 @@ pub(super) struct Processes {
     interest: Interest,
     table: HashMap<u32, Process>,
     pub(super) objects: ObjectTable,
-    /// Perf maps by process number, each opened while the process lived.
-    pub(super) perf_maps: Vec<Option<File>>,
-    perf_map_pids: Vec<u32>,
+    /// Processes that make code, by their number; their files are opened while they live.
+    pub(super) jit: Vec<JitProcess>,
+    jit_pids: Vec<u32>,
     /// Processes whose mappings were read from /proc, of which nobody was told yet.
     added: Vec<u32>,
     /// Lifecycle events that were lost.
@@ -90,8 +90,8 @@ impl Processes {
             interest,
             table: HashMap::new(),
             objects: ObjectTable::default(),
-            perf_maps: Vec::new(),
-            perf_map_pids: Vec::new(),
+            jit: Vec::new(),
+            jit_pids: Vec::new(),
             added: Vec::new(),
             events_lost: 0,
             rescan_all: false,
@@ -291,9 +291,9 @@ impl Processes {
     /// The number of a process that makes code at run time; its perf map is opened when there is one.
     fn jit_number(&mut self, pid: u32) -> u32 {
         let number = self.table.get(&pid).and_then(|process| process.jit).unwrap_or_else(|| {
-            self.perf_maps.push(None);
-            self.perf_map_pids.push(pid);
-            u32::try_from(self.perf_maps.len() - 1).unwrap_or(u32::MAX)
+            self.jit.push(JitProcess { executable: executable_name(pid).unwrap_or_default(), perf_map: None });
+            self.jit_pids.push(pid);
+            u32::try_from(self.jit.len() - 1).unwrap_or(u32::MAX)
         });
         if let Some(process) = self.table.get_mut(&pid) {
             process.jit = Some(number);
@@ -305,9 +305,9 @@ impl Processes {
     ///
     /// Returns the processes that have ended.
     pub(super) fn end_window(&mut self) -> Vec<u32> {
-        for (slot, &pid) in self.perf_maps.iter_mut().zip(&self.perf_map_pids) {
-            if slot.is_none() {
-                *slot = open_perf_map(pid);
+        for (process, &pid) in self.jit.iter_mut().zip(&self.jit_pids) {
+            if process.perf_map.is_none() {
+                process.perf_map = open_perf_map(pid);
             }
         }
         let exited = self.table.iter().filter(|(_, process)| process.exited).map(|(&pid, _)| pid);

@@ -41,7 +41,7 @@ pub(super) fn summarize(mut session: Session, facts: Facts, sampler: Sampler, in
     let mut warnings = warnings(&session, &facts, &counters, &counts, cpus_changed);
     // Nothing stays attached while names are looked up, which may take a while.
     drop((session.kernel, session.lifecycle));
-    let sources = Sources { objects: session.processes.objects.objects(), perf_maps: &session.processes.perf_maps };
+    let sources = Sources { objects: session.processes.objects.objects(), jit: &session.processes.jit };
     let Symbolized { profile, objects, completed, warnings: of_symbols } = symbolize(session.profile, &sources);
     warnings.extend(of_symbols);
     complete(&mut counters, &completed);

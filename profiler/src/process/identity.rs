@@ -56,6 +56,14 @@ pub fn is_thread(pid: u32) -> Option<u32> {
     (leader != pid).then_some(leader)
 }
 
+/// The file name of what a process executes; it may have been deleted since.
+#[must_use]
+pub fn executable_name(pid: u32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let name = path.file_name()?.to_string_lossy();
+    Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
+}
+
 /// The command name of a process, as the kernel keeps it.
 #[must_use]
 pub fn command_name(pid: u32) -> Option<String> {

@@ -10,10 +10,11 @@ mod object_table;
 mod perf_map;
 
 pub use identity::{
-    all, children_of, command_name, descendants_of, end_of, exists, is_running, is_thread, pid_namespace,
+    all, children_of, command_name, descendants_of, end_of, executable_name, exists, is_running, is_thread,
+    pid_namespace,
 };
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;
-pub use perf_map::open_perf_map;
+pub use perf_map::{JitProcess, open_perf_map};

@@ -48,6 +48,8 @@ pub struct ObjectFile {
     pub segments: Vec<Segment>,
     /// The address ranges of its executable sections; empty when it has no section headers.
     pub sections: Vec<Range<u64>>,
+    /// Whether it has a symbol table besides that of what it exports: a stripped file has none.
+    pub has_symbols: bool,
 }
 
 /// Why a file could not be used.
@@ -117,13 +119,15 @@ impl ObjectFile {
         let count = if known { usize::from(header.e_shnum(endian)) } else { 0 };
         let table = read_at(header.e_shoff(endian), count * size_of::<Section>()).unwrap_or_default();
         let headers = object::pod::slice_from_bytes::<Section>(&table, count);
-        let sections = headers.map(|(headers, _)| headers).unwrap_or_default().iter().filter_map(|header| {
+        let headers = headers.map(|(headers, _)| headers).unwrap_or_default();
+        let has_symbols = headers.iter().any(|header| header.sh_type(endian) == elf::SHT_SYMTAB);
+        let sections = headers.iter().filter_map(|header| {
             let start = header.sh_addr(endian);
             (header.sh_flags(endian).0 & elf::SHF_EXECINSTR.0 != 0)
                 .then(|| start..start.saturating_add(header.sh_size(endian)))
         });
         let sections = sections.collect();
-        Ok(Self { file, path, build_id, segments, sections })
+        Ok(Self { file, path, build_id, segments, sections, has_symbols })
     }
 
     /// Whether no section ends between two addresses of code, as far as the file tells.
@@ -238,6 +242,7 @@ mod tests {
             // As lld lays programs out: Rust's, for one.
             segments: vec![Segment { address: 0x176b0, file_offset: 0x166b0, size: 0x1000 }],
             sections: Vec::new(),
+            has_symbols: false,
         };
         assert_eq!(object.address_of(0x16000), Some(0x17000));
         assert_eq!(object.address_of(0x166b0), Some(0x176b0));

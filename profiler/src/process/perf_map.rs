@@ -3,6 +3,15 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
+/// A process that makes code at run time.
+#[derive(Debug, Default)]
+pub struct JitProcess {
+    /// The file name of its executable, by which its runtime is known; empty when it could not be read.
+    pub executable: String,
+    /// What it says it made, where it does.
+    pub perf_map: Option<File>,
+}
+
 /// Opens `/tmp/perf-PID.map` as the process sees it.
 ///
 /// Only a regular file, no link, that belongs to the process's user or to root: others could put names there.

@@ -219,6 +219,13 @@ impl Profile {
         totals
     }
 
+    /// Whether a location has the name of a function: `[JIT: NAME]` is none.
+    #[must_use]
+    pub fn is_named(&self, location: &Location) -> bool {
+        let label = |line: &Line| self.functions[line.function as usize].name.starts_with(JIT_LABEL);
+        !location.lines.is_empty() && !(location.kind == FrameKind::Jit && location.lines.iter().all(label))
+    }
+
     /// The frames of a stack, leaf first, inlined ones told apart.
     pub fn frames(&self, stack: StackId) -> impl Iterator<Item = NamedFrame<'_>> {
         self.stacks[stack as usize].iter().flat_map(|&location| self.location_frames(location))
@@ -254,6 +261,15 @@ impl Profile {
         nameless.into_iter().chain(named)
     }
 }
+
+/// The name of frames in code that a process made at run time, when it does not say what it made.
+#[must_use]
+pub fn jit_label(process_name: &str) -> String {
+    format!("{JIT_LABEL}{process_name}]")
+}
+
+/// What [`jit_label`] begins with.
+const JIT_LABEL: &str = "[JIT: ";
 
 /// The name of the frame that ends a cut chain: `[truncated: reason]` or `[lost: reason]`.
 #[must_use]

@@ -3,22 +3,22 @@
 //! Input: frames placed in objects that are held open. Output: locations with their functions, inlined ones included,
 //! and how well each object could be named. Never fails as a whole: what has no name keeps object and offset.
 
+mod go;
 mod guard;
 mod kernel;
 mod native;
 mod perf_map;
 mod roots;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use profiler_common::counters::Outcome;
 
-use crate::process::ObjectFile;
+use crate::process::{JitProcess, ObjectFile};
 use crate::profile::{
     FrameKind, Function, Interner, JIT_OBJECT, KERNEL_OBJECT, Line, Location, Object, ObjectId, ObjectSummary, Profile,
-    RawFrame, RawProfile, Sample, marker_name,
+    RawFrame, RawProfile, Sample, jit_label, marker_name,
 };
 
 /// What a frame's object and name are looked up in.
@@ -26,8 +26,8 @@ use crate::profile::{
 pub struct Sources<'a> {
     /// Objects by the number in [`RawFrame::Object`].
     pub objects: &'a [Arc<ObjectFile>],
-    /// Perf maps by the process number in [`RawFrame::Jit`]; `None` where the process writes none.
-    pub perf_maps: &'a [Option<File>],
+    /// Processes by the number in [`RawFrame::Jit`].
+    pub jit: &'a [JitProcess],
 }
 
 /// A profile with its names, and how far they went.
@@ -72,9 +72,10 @@ pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
         addresses.dedup();
         let found = match place {
             Place::Kernel => kernel::names(&native, &addresses),
-            Place::Object(number) => native.names(&sources.objects[number as usize], &addresses),
+            Place::Object(number) => object(&native, &sources.objects[number as usize], &addresses, &mut warnings),
             Place::Jit(process) => {
-                Ok(perf_map::names(sources.perf_maps.get(process as usize).and_then(Option::as_ref), &addresses))
+                let perf_map = sources.jit.get(process as usize).and_then(|process| process.perf_map.as_ref());
+                Ok(perf_map::names(perf_map, &addresses))
             }
         };
         let found = found.unwrap_or_else(|problem| {
@@ -91,7 +92,59 @@ pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
         let (place, address) = Place::of(*frames.get(frame as usize)?)?;
         names.get(&place)?.get(&address)?.last().map(|found| found.name.as_str())
     });
-    Symbolized { completed, ..build(raw, sources, &names, &advice, warnings) }
+    let labels = jit_labels(&raw);
+    Symbolized { completed, ..build(raw, sources, &Naming { names, advice, labels }, warnings) }
+}
+
+/// Pieces of advice that are told for one object.
+const MAX_ADVICE: usize = 4;
+
+/// What makes a runtime, known by the name of its executable, write what it made; `has_map`: it does, for some.
+fn jit_advice(executable: &str, has_map: bool) -> String {
+    if has_map {
+        return "made before its process wrote its perf map, or not listed there".to_owned();
+    }
+    let is = |name: &str| {
+        let version = executable.strip_prefix(name);
+        version.is_some_and(|version| version.chars().all(|letter| letter.is_ascii_digit() || letter == '.'))
+    };
+    match executable {
+        _ if is("node") || is("nodejs") => "node: start it with --perf-basic-prof",
+        _ if is("java") => "java: start it with -XX:+UnlockDiagnosticVMOptions -XX:+DumpPerfMapAtExit, or use perf-map-agent",
+        _ if is("python") => "python: start it with -X perf (3.12 and later)",
+        _ if is("dotnet") => "dotnet: start it with DOTNET_PerfMapEnabled=1 in its environment",
+        _ => {
+            "have the runtime write a perf map (node: --perf-basic-prof; java: -XX:+DumpPerfMapAtExit; python: -X perf; \
+             .NET: DOTNET_PerfMapEnabled=1)"
+        }
+    }
+    .to_owned()
+}
+
+/// Names for addresses in an object: a Go program's from its own table, all others from symbols and DWARF.
+fn object(
+    native: &native::Native,
+    object: &ObjectFile,
+    addresses: &[u64],
+    warnings: &mut Vec<String>,
+) -> Result<Names, String> {
+    let Some(mut table) = go::LineTable::find(&object.file) else { return native.names(object, addresses) };
+    if !table.knows_inlined() {
+        warnings.push(format!(
+            "inlined calls of {} are missing: where its table of them is could not be told",
+            object.path
+        ));
+    }
+    let mut names: Names = addresses.iter().filter_map(|&address| Some((address, table.look_up(address)?))).collect();
+    // C that was linked into it.
+    let rest: Vec<u64> = addresses.iter().copied().filter(|address| !names.contains_key(address)).collect();
+    if !rest.is_empty() {
+        match native.names(object, &rest) {
+            Ok(found) => names.extend(found),
+            Err(problem) => warnings.push(format!("no names for {}: {problem}", object.path)),
+        }
+    }
+    Ok(names)
 }
 
 /// What an address belongs to.
@@ -124,19 +177,22 @@ impl Place {
     fn advice(self, sources: &Sources<'_>) -> String {
         match self {
             Self::Kernel => "run with CAP_SYSLOG and kernel.kptr_restrict at most 1".to_owned(),
-            Self::Jit(_) => "have the runtime write a perf map (node: --perf-basic-prof; java: perf-map-agent; \
-                             .NET: DOTNET_PerfMapEnabled=1)"
-                .to_owned(),
+            Self::Jit(process) => {
+                let process = sources.jit.get(process as usize);
+                let executable = process.map(|process| process.executable.as_str()).unwrap_or_default();
+                jit_advice(executable, process.is_some_and(|process| process.perf_map.is_some()))
+            }
             Self::Object(number) => {
                 let object = &sources.objects[number as usize];
+                let lacks = if object.has_symbols { "no symbols for some of it" } else { "stripped" };
                 match native::debug_file_path(&object.build_id) {
                     Some(path) => format!(
-                        "no symbols for some of it: put its debug file at {} (Debian: the package's -dbgsym)",
-                        path.display()
+                        "{lacks}: put its debug file at {} (Debian: the package's -dbgsym; elsewhere: `debuginfod-find \
+                         debuginfo {}`)",
+                        path.display(),
+                        object.build_id
                     ),
-                    None => {
-                        "no symbols for some of it, and no build ID by which a debug file could be found".to_owned()
-                    }
+                    None => format!("{lacks}, and no build ID by which a debug file could be found"),
                 }
             }
         }
@@ -164,14 +220,36 @@ impl Place {
     }
 }
 
+/// What frames are called.
+struct Naming {
+    names: HashMap<Place, Names>,
+    /// What would name the rest of a place's frames.
+    advice: HashMap<Place, String>,
+    /// What nameless code is called that a process made at run time, by the process's number.
+    labels: HashMap<u32, String>,
+}
+
+/// Labels for code made at run time: by the name that its process had when it was sampled.
+fn jit_labels(raw: &RawProfile) -> HashMap<u32, String> {
+    let mut labels = HashMap::new();
+    for &(stack, thread, ..) in raw.samples.keys() {
+        for &frame in &raw.stacks.values()[stack as usize] {
+            if let Some(&RawFrame::Jit { process, .. }) = raw.frames.values().get(frame as usize) {
+                let name = &raw.threads.values()[thread as usize].process_name;
+                let label = labels.entry(process).or_insert_with(|| name.clone());
+                // A process may change its name: the same one is chosen in every run.
+                if name < label {
+                    label.clone_from(name);
+                }
+            }
+        }
+    }
+    labels.into_iter().map(|(process, name)| (process, jit_label(&name))).collect()
+}
+
 /// Puts the profile together from the names that were found.
-fn build(
-    raw: RawProfile,
-    sources: &Sources<'_>,
-    names: &HashMap<Place, Names>,
-    advice: &HashMap<Place, String>,
-    warnings: Vec<String>,
-) -> Symbolized {
+fn build(raw: RawProfile, sources: &Sources<'_>, naming: &Naming, warnings: Vec<String>) -> Symbolized {
+    let Naming { names, advice, labels } = naming;
     let mut functions: Interner<Function> = Interner::default();
     let mut objects: Interner<Object> = Interner::default();
     let mut object_of: HashMap<Place, ObjectId> = HashMap::new();
@@ -190,6 +268,11 @@ fn build(
             for found in names.get(&place).and_then(|names| names.get(&address)).into_iter().flatten() {
                 let function = functions.intern(Function { name: found.name.clone(), file: found.file.clone() });
                 location.lines.push(Line { function, line: found.line });
+            }
+            if let (Place::Jit(process), true) = (place, location.lines.is_empty()) {
+                let name = labels.get(&process).cloned().unwrap_or_else(|| jit_label("?"));
+                let function = functions.intern(Function { name, file: String::new() });
+                location.lines.push(Line { function, line: 0 });
             }
         }
         match *frame {
@@ -218,13 +301,23 @@ fn build(
         threads: raw.threads.into_values(),
         samples,
     };
-    let advice = advice.iter().filter_map(|(place, text)| Some((*object_of.get(place)?, text.as_str()))).collect();
+    let mut by_object: BTreeMap<ObjectId, BTreeSet<&str>> = BTreeMap::new();
+    for (place, text) in advice {
+        if let Some(&object) = object_of.get(place) {
+            by_object.entry(object).or_default().insert(text);
+        }
+    }
+    let advice = by_object.into_iter().map(|(object, texts)| {
+        let texts: Vec<&str> = texts.into_iter().take(MAX_ADVICE).collect();
+        (object, texts.join("; "))
+    });
+    let advice = advice.collect();
     let objects = summaries(&profile, &advice);
     Symbolized { profile, objects, completed: [0; Outcome::COUNT], warnings }
 }
 
 /// Counts frames and named frames by object, each weighted by its stack's events.
-fn summaries(profile: &Profile, advice: &HashMap<ObjectId, &str>) -> Vec<ObjectSummary> {
+fn summaries(profile: &Profile, advice: &HashMap<ObjectId, String>) -> Vec<ObjectSummary> {
     let mut events = vec![0; profile.stacks.len()];
     for sample in &profile.samples {
         events[sample.stack as usize] += sample.values[0];
@@ -236,7 +329,7 @@ fn summaries(profile: &Profile, advice: &HashMap<ObjectId, &str>) -> Vec<ObjectS
             if location.kind != FrameKind::Marker {
                 let count = counts.entry(location.object).or_default();
                 count.0 += events;
-                count.1 += if location.lines.is_empty() { 0 } else { events };
+                count.1 += if profile.is_named(location) { events } else { 0 };
             }
         }
     }
@@ -245,7 +338,7 @@ fn summaries(profile: &Profile, advice: &HashMap<ObjectId, &str>) -> Vec<ObjectS
         .map(|(object, (frames, named))| {
             let object_data = object.map(|object| &profile.objects[object as usize]);
             let told = match object {
-                Some(object) => advice.get(&object).copied().unwrap_or_default(),
+                Some(object) => advice.get(&object).map(String::as_str).unwrap_or_default(),
                 None => "these addresses were in no mapping that was known",
             };
             ObjectSummary {

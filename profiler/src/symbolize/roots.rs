@@ -1,14 +1,15 @@
 //! Chains that reached the start of their process or thread although the frame pointer ended before it.
 //!
 //! The C library calls `main` from a function that has no frame pointer, on distributions that build it so: the walk
-//! ends there for want of a frame pointer, and nothing is missing.
+//! ends there for want of a frame pointer, and nothing is missing. Go's runtime does some of its work on a stack of the
+//! system's: such a chain ends where it left the goroutine's stack.
 
 use profiler_common::counters::Outcome;
 
 use crate::profile::{RawFrame, RawProfile};
 
 /// Functions that nobody calls, or only the likes of them.
-const START_FUNCTIONS: [&str; 14] = [
+const START_FUNCTIONS: [&str; 18] = [
     "_start",
     "__libc_start_call_main",
     "__libc_start_main",
@@ -23,6 +24,24 @@ const START_FUNCTIONS: [&str; 14] = [
     "runtime.goexit",
     "runtime.rt0_go",
     "runtime.mstart",
+    "runtime.mstart0",
+    "runtime.mstart1",
+    "crosscall_amd64",
+    "crosscall1",
+];
+
+/// Functions of the Go runtime that go on, on a stack of the system, with work of its own. What they run there was
+/// called by nobody else on that stack: the goroutine's own, in which it may end, is another one.
+///
+/// Source: src/runtime/asm_amd64.s.
+const STACK_SWITCHES: [&str; 7] = [
+    "runtime.systemstack",
+    "runtime.mcall",
+    "runtime.morestack",
+    "runtime.asmcgocall",
+    "runtime.cgocallback",
+    "runtime.sigtramp",
+    "runtime.sigreturn",
 ];
 
 /// The function that a start function calls: whoever is called by it has been reached, and the caller has no name.
@@ -44,7 +63,9 @@ pub(super) fn complete<'a>(raw: &mut RawProfile, name: impl Fn(u32) -> Option<&'
             Some((&marker, rest)) if outcome_of(raw, marker) == Some(Outcome::NoFramePointer) => {
                 let mut rootward = rest.iter().rev().map(|&frame| name(frame));
                 let (last, before) = (rootward.next().flatten(), rootward.next().flatten());
-                let started = last.is_some_and(|last| START_FUNCTIONS.contains(&last) || last == FIRST_FUNCTION);
+                let started = last.is_some_and(|last| {
+                    START_FUNCTIONS.contains(&last) || STACK_SWITCHES.contains(&last) || last == FIRST_FUNCTION
+                });
                 (started || before == Some(FIRST_FUNCTION)).then(|| Box::from(rest))
             }
             _ => None,
@@ -72,8 +93,8 @@ mod tests {
     #[test]
     fn a_chain_that_reached_main_is_whole() {
         let mut raw = RawProfile::new(Origin::Cpu);
-        let names = ["hot", "main", "start_thread", "[nameless]"];
-        let frames: Vec<u32> = (0..4).map(|address| raw.frames.intern(RawFrame::Unknown(address))).collect();
+        let names = ["hot", "main", "start_thread", "[nameless]", "runtime.systemstack"];
+        let frames: Vec<u32> = (0..5).map(|address| raw.frames.intern(RawFrame::Unknown(address))).collect();
         let marker = raw.frames.intern(RawFrame::Marker(Outcome::NoFramePointer));
         let thread = raw.threads.intern(Thread {
             pid: 1,
@@ -87,6 +108,8 @@ mod tests {
             vec![frames[0], frames[1], frames[3], marker],
             vec![frames[0], frames[1], frames[3]],
             vec![frames[0], frames[2], marker],
+            vec![frames[0], frames[4], marker],
+            vec![frames[4], frames[0], marker],
             vec![frames[0], frames[3], marker],
         ];
         for stack in &stacks {
@@ -94,8 +117,8 @@ mod tests {
             raw.add(stack, thread, 0, 0, &[1, 0, 0, 0]);
         }
         let completed = complete(&mut raw, |frame| names.get(frame as usize).copied());
-        assert_eq!(completed[Outcome::Complete as usize], 2);
-        assert_eq!(raw.events(), 4);
-        assert_eq!(raw.samples.len(), 3, "two stacks have become equal");
+        assert_eq!(completed[Outcome::Complete as usize], 3);
+        assert_eq!(raw.events(), 6);
+        assert_eq!(raw.samples.len(), 5, "two stacks have become equal");
     }
 }

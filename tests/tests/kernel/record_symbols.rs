@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use profiler_tests::{
-    Captured, Record, Stack, Target, Workload, at_work, enough, float, is_emulated, require_bpf, scratch,
-};
+use profiler_tests::{Captured, Record, Target, Workload, at_work, enough, float, is_emulated, require_bpf, scratch};
 
 /// Records a running workload for two seconds.
 fn record(workload: &Workload, arguments: &[&str]) -> Captured {
@@ -45,15 +43,14 @@ fn code_made_at_run_time_is_named_by_its_map_and_marked() {
 }
 
 #[test]
-fn code_made_at_run_time_without_a_map_keeps_its_callers() {
+fn code_made_at_run_time_without_a_map_is_labelled_and_keeps_its_callers() {
     let Some(_kernel) = require_bpf() else { return };
     let captured = record(&Workload::c("jit"), &["30"]);
-    let nameless = |stack: &Stack| {
-        let above = stack.frames.iter().skip_while(|frame| *frame != "jit_caller").nth(1);
-        above.is_some_and(|frame| frame.contains("+0x") && frame.ends_with("_[j]"))
-    };
-    let found = captured.share(|stack| stack.user_leaf() != "", |stack| stack.has("main") && nameless(stack));
-    assert!(found >= 0.95, "{found}\n{}", captured.folded());
+    check_chain(&captured, &["main", "jit_caller", "[JIT: jit]_[j]"]);
+    let objects = captured.report["objects"].as_array().expect("objects");
+    let jit = objects.iter().find(|object| object["path"] == "[jit]").unwrap_or_else(|| panic!("{objects:#?}"));
+    assert_eq!(jit["named"], 0, "a label is no name: {jit}");
+    assert!(jit["advice"].as_str().is_some_and(|advice| advice.contains("perf map")), "{jit}");
 }
 
 #[test]

@@ -1,0 +1,355 @@
+//! Names of Go code, from the table that the Go runtime makes its own stack traces with.
+//!
+//! Input: an object that is held open, and addresses. Output: functions with file and line, inlined calls included.
+//! The table (`pclntab`) is part of every Go program, stripped or not. Reads it by `pread`, piece by piece; a damaged
+//! one costs names, and no more than a bounded time. Knows the tables of Go 1.16 and later.
+//!
+//! Source: src/runtime/symtab.go, symtabinl.go, runtime2.go and src/cmd/link/internal/ld/pcln.go of Go 1.16 to 1.27.
+
+mod image;
+
+use std::fs::File;
+
+use image::Image;
+
+use super::Found;
+
+/// What a table begins with: version, two zeros, the size of the smallest instruction (1), that of a pointer (8).
+const START: u64 = 0x0801_0000_0000_0000;
+/// Versions by the first four bytes.
+const MAGIC_1_16: u64 = 0xffff_fffa;
+const MAGIC_1_18: u64 = 0xffff_fff0;
+const MAGIC_1_20: u64 = 0xffff_fff1;
+
+/// Most functions: ten times what the largest known programs have.
+const MAX_FUNCTIONS: u64 = 1 << 24;
+/// Bytes of a function's or file's name that are taken.
+const MAX_NAME_BYTES: usize = 4096;
+/// Calls inlined in each other that are followed: the compiler's budget ends long before.
+const MAX_INLINED: usize = 256;
+/// Steps of line programs that are taken in one object, which is about a second.
+const MAX_STEPS: u64 = 1 << 27;
+
+/// `PCDATA_InlTreeIndex` and `FUNCDATA_InlTree`.
+const INLINE_INDEX: u64 = 2;
+const INLINE_TREE: u64 = 3;
+
+/// Offsets in `moduledata`: pointers to the function names, to the code, and to the types.
+const MODULE_NAMES: u64 = 8;
+const MODULE_TEXT: u64 = 176;
+
+/// How tables of a version are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    /// Addresses of 8 bytes; Go 1.16 and 1.17.
+    Go116,
+    /// Offsets of 4 bytes; Go 1.18 and 1.19.
+    Go118,
+    /// The line at which a function starts, and shorter inline trees; Go 1.20 and later.
+    Go120,
+}
+
+impl Version {
+    fn of(start: u64) -> Option<Self> {
+        match start ^ START {
+            MAGIC_1_16 => Some(Self::Go116),
+            MAGIC_1_18 => Some(Self::Go118),
+            MAGIC_1_20 => Some(Self::Go120),
+            _ => None,
+        }
+    }
+}
+
+/// A Go program's table.
+pub(super) struct LineTable<'f> {
+    image: Image<'f>,
+    version: Version,
+    /// Addresses of its parts.
+    names: u64,
+    units: u64,
+    files: u64,
+    programs: u64,
+    functions: u64,
+    function_count: u64,
+    /// What function addresses are relative to.
+    text: u64,
+    /// What inline trees are relative to; `None` where it could not be found.
+    function_data: Option<u64>,
+    steps_left: u64,
+}
+
+/// A function of the table.
+#[derive(Clone, Copy)]
+struct GoFunction {
+    entry: u64,
+    /// Address of its `_func`.
+    at: u64,
+}
+
+impl<'f> LineTable<'f> {
+    /// The table of a file; `None` when it is no Go program, or none whose table can be read.
+    pub(super) fn find(file: &'f File) -> Option<Self> {
+        let mut image = Image::open(file)?;
+        let places = image.line_tables(|word| Version::of(word).is_some());
+        let (start, mut table) = places.into_iter().find_map(|start| Some((start, Parts::read(&mut image, start)?)))?;
+        let module = table.module(&mut image, start);
+        if let Some(module) = module {
+            [table.text] = image.pointers([module + MODULE_TEXT])?;
+        }
+        let function_data = module.and_then(|module| table.function_data(&mut image, module));
+        let Parts { version, names, units, files, programs, functions, function_count, text } = table;
+        let mut table = Self {
+            image,
+            version,
+            names,
+            units,
+            files,
+            programs,
+            functions,
+            function_count,
+            text,
+            function_data,
+            steps_left: MAX_STEPS,
+        };
+        // The code that it speaks of must be code.
+        let first = table.entry(0)?;
+        table.image.is_code(first).then_some(table)
+    }
+
+    /// Whether inlined calls can be told.
+    pub(super) fn knows_inlined(&self) -> bool {
+        self.function_data.is_some() || self.version == Version::Go116
+    }
+
+    /// The functions at an address, innermost first; `None` outside the code that Go's compiler made.
+    pub(super) fn look_up(&mut self, address: u64) -> Option<Vec<Found>> {
+        let function = self.function(address)?;
+        // A piece of C that was linked in has an entry, but no lines.
+        if self.field(function, Field::Line)? == 0 {
+            return None;
+        }
+        let tree = self.inline_tree(function);
+        let mut found = Vec::new();
+        let mut pc = address;
+        while found.len() < MAX_INLINED {
+            let (file, line) = self.position(function, pc).unwrap_or_default();
+            let inlined = tree.and_then(|(index, tree)| self.inlined(function, index, tree, pc));
+            let offset = match inlined {
+                Some((offset, _)) => offset,
+                None => self.image.u32(function.at.checked_add(self.field_offset(Field::Name))?)?,
+            };
+            let name = self.image.text(self.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
+            if name.is_empty() {
+                return None;
+            }
+            found.push(Found { name, file, line });
+            match inlined {
+                Some((_, parent)) => pc = function.entry.checked_add(parent)?,
+                None => return Some(found),
+            }
+        }
+        // A tree that does not end is damaged.
+        None
+    }
+
+    /// The address of a function by number; that after the last is where the code ends.
+    fn entry(&mut self, number: u64) -> Option<u64> {
+        match self.version {
+            Version::Go116 => self.image.u64(self.functions.checked_add(16 * number)?),
+            _ => Some(self.text.wrapping_add(u64::from(self.image.u32(self.functions.checked_add(8 * number)?)?))),
+        }
+    }
+
+    fn function(&mut self, address: u64) -> Option<GoFunction> {
+        let (mut low, mut high) = (0, self.function_count);
+        if address < self.entry(0)? || address >= self.entry(high)? {
+            return None;
+        }
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if self.entry(middle)? <= address {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        let offset = match self.version {
+            Version::Go116 => self.image.u64(self.functions.checked_add(16 * low + 8)?)?,
+            _ => u64::from(self.image.u32(self.functions.checked_add(8 * low + 4)?)?),
+        };
+        Some(GoFunction { entry: self.entry(low)?, at: self.functions.checked_add(offset)? })
+    }
+
+    fn field_offset(&self, field: Field) -> u64 {
+        // The first field is the entry, which was a whole address.
+        field as u64 + if self.version == Version::Go116 { 4 } else { 0 }
+    }
+
+    fn field(&mut self, function: GoFunction, field: Field) -> Option<u32> {
+        self.image.u32(function.at.checked_add(self.field_offset(field))?)
+    }
+
+    /// File and line of an address.
+    fn position(&mut self, function: GoFunction, pc: u64) -> Option<(String, u32)> {
+        let line = self.field(function, Field::Line)?;
+        let line = self.value(line, function, pc)?;
+        let file = self.field(function, Field::File)?;
+        let file = u32::try_from(self.value(file, function, pc)?).ok()?;
+        let unit = self.field(function, Field::Unit)?;
+        let index = u64::from(unit).checked_add(u64::from(file))?;
+        let offset = self.image.u32(self.units.checked_add(4 * index)?)?;
+        let name = match offset {
+            u32::MAX => String::new(),
+            offset => self.image.text(self.files.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?,
+        };
+        Some((name, u32::try_from(line).unwrap_or(0)))
+    }
+
+    /// The program that tells which inlined call an address is in, and the address of the tree of these calls.
+    fn inline_tree(&mut self, function: GoFunction) -> Option<(u32, u64)> {
+        let size: u64 = if self.version == Version::Go120 { 44 } else { 40 };
+        let size = size + if self.version == Version::Go116 { 4 } else { 0 };
+        let programs = u64::from(self.field(function, Field::Programs)?);
+        let data = u64::from(self.image.u8(function.at.checked_add(size - 1)?)?);
+        if programs <= INLINE_INDEX || data <= INLINE_TREE {
+            return None;
+        }
+        let lists = function.at.checked_add(size)?;
+        let program = self.image.u32(lists + 4 * INLINE_INDEX)?;
+        let after = lists.checked_add(4 * programs)?;
+        let tree = if self.version == Version::Go116 {
+            // Pointers, of which those of a relocatable program are zero here.
+            self.image.u64(after.next_multiple_of(8).checked_add(8 * INLINE_TREE)?)?
+        } else {
+            match self.image.u32(after.checked_add(4 * INLINE_TREE)?)? {
+                u32::MAX => return None,
+                offset => self.function_data?.checked_add(u64::from(offset))?,
+            }
+        };
+        (program != 0 && tree != 0).then_some((program, tree))
+    }
+
+    /// The inlined call an address is in: offset of its name, and the offset in the function of the call itself.
+    fn inlined(&mut self, function: GoFunction, program: u32, tree: u64, pc: u64) -> Option<(u32, u64)> {
+        let index = u64::try_from(self.value(program, function, pc)?).ok()?;
+        let (size, name, parent) = if self.version == Version::Go120 { (16, 4, 8) } else { (20, 12, 16) };
+        let call = tree.checked_add(size * index)?;
+        let name = self.image.u32(call.checked_add(name)?)?;
+        let parent = self.image.u32(call.checked_add(parent)?)?;
+        i32::try_from(parent).ok()?;
+        Some((name, u64::from(parent)))
+    }
+
+    /// The value that a program has at an address.
+    ///
+    /// A program is a list of steps: how much the value changes, then for how many bytes of code it stays.
+    fn value(&mut self, program: u32, function: GoFunction, pc: u64) -> Option<i32> {
+        let mut at = self.programs.checked_add(u64::from(program))?;
+        let (mut value, mut end) = (-1_i32, function.entry);
+        let mut is_first = true;
+        loop {
+            self.steps_left = self.steps_left.checked_sub(1)?;
+            let change = self.number(&mut at)?;
+            if change == 0 && !is_first {
+                return None;
+            }
+            is_first = false;
+            let change = (change >> 1) ^ (change & 1).wrapping_neg();
+            value = value.wrapping_add(change.cast_signed());
+            end = end.checked_add(u64::from(self.number(&mut at)?))?;
+            if pc < end {
+                return Some(value);
+            }
+        }
+    }
+
+    /// A number of seven bits a byte, the lowest first.
+    fn number(&mut self, at: &mut u64) -> Option<u32> {
+        let mut number = 0;
+        for shift in [0, 7, 14, 21, 28] {
+            let byte = self.image.u8(*at)?;
+            *at = at.checked_add(1)?;
+            number |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+}
+
+/// Fields of `_func`, by their offset since Go 1.18.
+#[derive(Clone, Copy)]
+enum Field {
+    Name = 4,
+    File = 20,
+    Line = 24,
+    Programs = 28,
+    Unit = 32,
+}
+
+/// Where the parts of a table are.
+struct Parts {
+    version: Version,
+    names: u64,
+    units: u64,
+    files: u64,
+    programs: u64,
+    functions: u64,
+    function_count: u64,
+    text: u64,
+}
+
+impl Parts {
+    /// Reads and checks the header of a table.
+    fn read(image: &mut Image<'_>, start: u64) -> Option<Self> {
+        let version = Version::of(image.u64(start)?)?;
+        let function_count = image.u64(start.checked_add(8)?)?;
+        let (text, first) =
+            if version == Version::Go116 { (0, 24) } else { (image.pointers([start.checked_add(24)?])?[0], 32) };
+        let mut part = |number: u64| {
+            let address = start.checked_add(image.u64(start + first + 8 * number)?)?;
+            image.has(address).then_some(address)
+        };
+        let (names, units, files, programs, functions) = (part(0)?, part(1)?, part(2)?, part(3)?, part(4)?);
+        let entry_bytes = if version == Version::Go116 { 16 } else { 8 };
+        let last = functions.checked_add(entry_bytes * function_count.checked_sub(1)?)?;
+        (function_count <= MAX_FUNCTIONS && image.has(last)).then_some(Self {
+            version,
+            names,
+            units,
+            files,
+            programs,
+            functions,
+            function_count,
+            text,
+        })
+    }
+
+    /// The address of `moduledata`, which begins with pointers to the table and to its names.
+    fn module(&self, image: &mut Image<'_>, start: u64) -> Option<u64> {
+        if self.version == Version::Go116 {
+            return None;
+        }
+        image.pointers_to(start).into_iter().find(|&at| {
+            let addresses = at.checked_add(MODULE_NAMES).filter(|_| at < u64::MAX - 512);
+            addresses.and_then(|names| image.pointers([names])).is_some_and(|[names]| names == self.names)
+        })
+    }
+
+    /// What inline trees are relative to, the field `gofunc` of `moduledata`, whose place depends on the version.
+    fn function_data(&self, image: &mut Image<'_>, module: u64) -> Option<u64> {
+        let address = if self.version == Version::Go118 {
+            image.pointers([module + 304])?[0]
+        } else {
+            // Since Go 1.27 the types are followed by a size, before by their end.
+            let [types, end, gofunc, later] =
+                image.pointers([module + 296, module + 304, module + 320, module + 344])?;
+            if end >= types { gofunc } else { later }
+        };
+        image.has(address).then_some(address)
+    }
+}
+
+#[cfg(test)]
+mod tests;
