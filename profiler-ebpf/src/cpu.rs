@@ -4,6 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
+use profiler_common::config::{CPU_WALK_NATIVE, CPU_WALK_PYTHON};
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 
@@ -11,6 +12,7 @@ use crate::aggregate::{self, Outcomes};
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{COUNTERS, CPU_SCRATCH, CPU_WALK, LAST_HIT, LastHit, Scratch};
+use crate::python;
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
 use crate::unwind;
@@ -71,13 +73,17 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         reason: 0,
         reserved: 0,
     };
-    let user = stack::begin(&task, process.as_ref(), scratch);
+    let user = stack::begin(&task, process, scratch);
     if user.is_none() {
         if config!(has_loop) != 0 {
             unwind::walk(scratch);
         } else {
             // SAFETY: the map holds programs of this type. The call returns only when there is none.
-            unsafe { CPU_WALK.tail_call(context, 0) };
+            unsafe { CPU_WALK.tail_call(context, CPU_WALK_NATIVE) };
+        }
+        if python::is_asked(scratch) {
+            // SAFETY: as above.
+            unsafe { CPU_WALK.tail_call(context, CPU_WALK_PYTHON) };
         }
     }
     conclude(context, window, &task, counters, scratch, user);
@@ -94,7 +100,32 @@ pub(crate) fn cpu_walk(context: PerfEventContext) -> u32 {
     let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
     if unwind::walk_some(scratch) {
         // SAFETY: as above. The call returns when 33 have been made, and the walk ends for its depth.
-        unsafe { CPU_WALK.tail_call(&context, 0) };
+        unsafe { CPU_WALK.tail_call(&context, CPU_WALK_NATIVE) };
+    }
+    if python::is_asked(scratch) {
+        // SAFETY: as above.
+        unsafe { CPU_WALK.tail_call(&context, CPU_WALK_PYTHON) };
+    }
+    if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
+        conclude(&context, &window, &task, counters, scratch, None);
+        window.leave();
+    }
+    0
+}
+
+/// Goes on with the Python chain, once the native one is walked.
+#[perf_event]
+pub(crate) fn cpu_python(context: PerfEventContext) -> u32 {
+    let (Some(scratch), Some(counters)) = (CPU_SCRATCH.get_ptr_mut(0), COUNTERS.get_ptr_mut(Origin::Cpu as u32)) else {
+        return 0;
+    };
+    // SAFETY: as in `cpu_walk`.
+    let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
+    if config!(has_loop) != 0 {
+        python::walk(scratch);
+    } else if python::walk_some(scratch) {
+        // SAFETY: as in `cpu_walk`.
+        unsafe { CPU_WALK.tail_call(&context, CPU_WALK_PYTHON) };
     }
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
         conclude(&context, &window, &task, counters, scratch, None);

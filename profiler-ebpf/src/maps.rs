@@ -6,8 +6,10 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord};
+use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::unwind::{MAX_RULES, Rule};
 
+use crate::python::PythonWalk;
 use crate::unwind::Walk;
 
 /// `BPF_F_NO_PREALLOC`: entries are allocated as they come. Never for a map that is written in NMI context.
@@ -81,9 +83,14 @@ pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries(1, 0);
 
-/// The program that goes on with a walk of `cpu`, where there is no `bpf_loop`. Written by user space.
+/// Programs that go on with a sample of `cpu`: `CPU_WALK_NATIVE` where there is no `bpf_loop`, `CPU_WALK_PYTHON` once
+/// there is a Python process. Written by user space.
 #[map]
-pub(crate) static CPU_WALK: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub(crate) static CPU_WALK: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Where versions of Python keep what is walked. Written by user space, read by `python`.
+#[map]
+pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Scratch space of the perf event programs, claimed by its flag.
 #[map]
@@ -118,6 +125,8 @@ pub(crate) struct Scratch {
     pub(crate) claimed: u64,
     /// The walk of the user chain.
     pub(crate) walk: Walk,
+    /// The walk of the Python chain.
+    pub(crate) python: PythonWalk,
     /// The user chain.
     pub(crate) user: StackRecord,
     /// The kernel chain.
