@@ -9,9 +9,9 @@ use profiler_common::python::PythonFrame;
 
 use super::processes::Processes;
 use crate::bpf::{BpfError, Kernel};
-use crate::process::{Backing, exists, read_memory};
+use crate::process::{Backing, is_running, read_memory};
 use crate::profile::{Interner, RawFrame, RawProfile};
-use crate::python::{Chain, Function, Interpreter, find_interpreter, read_function, still_there};
+use crate::python::{Chain, Function, Interpreter, find_interpreter, read_function, was_replaced};
 use crate::symbolize::InterpretedFrame;
 
 /// Functions that are kept of all processes; a large application has some ten thousand.
@@ -150,7 +150,7 @@ impl Pythons {
             return number;
         }
         let Some(function) = &known.function else {
-            return self.bracketed(if exists(pid) { "function_gone" } else { "process_ended" });
+            return self.bracketed(if is_running(pid) { "function_gone" } else { "process_ended" });
         };
         let line = function.line(&known.interpreter, instruction);
         let number =
@@ -159,9 +159,10 @@ impl Pythons {
         number
     }
 
-    /// Reads a code object, or makes sure that it is still the one that was read.
+    /// Reads a code object, or makes sure that no other one is in its place since.
     ///
-    /// Of a process that has ended, what was read before is believed.
+    /// What was read before is believed of a process that has ended, and where the process has let go of the object:
+    /// an interpreter that ends frees its modules before its memory goes.
     fn look_at(&mut self, key: CodeKey) {
         let Some(Attached { interpreter, bias }) = self.processes.get(&key.pid).cloned() else {
             if let Some(known) = self.functions.get_mut(&key) {
@@ -172,8 +173,8 @@ impl Pythons {
         let read = |address: u64, buffer: &mut [u8]| read_memory(key.pid, address, buffer).is_ok();
         if let Some(known) = self.functions.get_mut(&key) {
             known.window = self.window;
-            let Some(function) = &known.function else { return };
-            if still_there(function, &read, &interpreter, bias, key.code) || !exists(key.pid) {
+            let is_known = known.function.as_ref();
+            if is_known.is_none_or(|function| !was_replaced(function, &read, &interpreter, bias, key.code)) {
                 return;
             }
         } else if self.functions.len() >= MAX_FUNCTIONS {

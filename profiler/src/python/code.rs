@@ -84,15 +84,15 @@ fn identify(
     })
 }
 
-/// Whether a function that was read from `address` is still there.
-pub fn still_there(
+/// Whether there is another function now where one was read. Where there is none, the process has let go of it.
+pub fn was_replaced(
     function: &Function,
     read: &impl Fn(u64, &mut [u8]) -> bool,
     interpreter: &Interpreter,
     bias: u64,
     address: u64,
 ) -> bool {
-    identify(read, interpreter, bias, address) == Some(function.identity)
+    identify(read, interpreter, bias, address).is_some_and(|identity| identity != function.identity)
 }
 
 /// Reads the function whose code object is at `address`; `None` where there is none, or a damaged one.

@@ -10,6 +10,6 @@ mod merge;
 mod runtime;
 mod symbols;
 
-pub use code::{Function, read_function, still_there};
+pub use code::{Function, read_function, was_replaced};
 pub use merge::{Chain, merge};
 pub use runtime::{Interpreter, RuntimeError, find_interpreter};
