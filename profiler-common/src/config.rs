@@ -44,6 +44,10 @@ pub struct TaskOffsets {
     pub in_execve: u32,
     /// The bit of `task_struct.in_execve` in that byte; 0 where the kernel has none.
     pub in_execve_mask: u32,
+    /// `task_struct.thread.fsbase`: a thread's pointer to its own storage, which is its `pthread_t`.
+    pub thread_pointer: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Constants of one load, in frozen read-only memory, so that the verifier sees them as constants.
@@ -118,6 +122,8 @@ impl Config {
             involuntary_switches: 0,
             in_execve: 0,
             in_execve_mask: 0,
+            thread_pointer: 0,
+            reserved: 0,
         },
     };
 }
@@ -156,8 +162,10 @@ pub struct Process {
     pub first_mapping: u32,
     /// Entries it has there.
     pub mappings: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Number of its [`PythonLayout`](crate::python::PythonLayout), from 1; 0 when it runs no Python.
+    pub python_layout: u32,
+    /// Address of its `_PyRuntime`.
+    pub python_runtime: u64,
 }
 
 /// An executable mapping as the walk needs it: an entry of the `MAPPINGS` map. Those of a process are a run, ascending.

@@ -1,5 +1,6 @@
 //! Records: what a probe leaves for user space, and the table of probes.
 
+use crate::python::MAX_PYTHON_FRAMES;
 use crate::unwind::{LEAF_REGISTERS, Registers};
 
 /// A probe. Its number is its row in [`ORIGINS`] and its index in the counters map.
@@ -156,8 +157,9 @@ pub const MAX_USER_FRAMES: usize = 512;
 /// Most frames of a kernel chain. Source: `PERF_MAX_STACK_DEPTH`, the default of kernel.perf_event_max_stack.
 pub const MAX_KERNEL_FRAMES: usize = 127;
 
-/// Words of a chain in a [`StackRecord`]: the frames and, when it was cut, one marker.
-pub const MAX_STACK_WORDS: usize = MAX_USER_FRAMES + 1;
+/// Words of a chain in a [`StackRecord`]: native frames and, when that chain was cut, one marker; then interpreted frames
+/// and a marker of theirs.
+pub const MAX_STACK_WORDS: usize = MAX_USER_FRAMES + 1 + MAX_PYTHON_FRAMES + 1;
 
 /// A chain on its way to user space, sent at its own length: `16 + 8 * length` bytes.
 #[repr(C)]
@@ -228,8 +230,10 @@ pub enum FrameWord {
     Native(u64),
     /// An address in code made at run time.
     Jit(u64),
-    /// A frame of an interpreter: its own number.
+    /// A frame of an interpreter, called by one of the same interpreter: [`crate::python::PythonFrame`].
     Interpreted(u64),
+    /// The same, called by native code: the outermost of those that one native frame of the interpreter stands for.
+    InterpretedEntry(u64),
     /// Not a frame: why the chain ends here (the code of an [`crate::counters::Outcome`]).
     Marker(u64),
     /// A kernel address.
@@ -240,6 +244,7 @@ const TAG_SHIFT: u32 = 60;
 const TAG_JIT: u64 = 1;
 const TAG_INTERPRETED: u64 = 2;
 const TAG_MARKER: u64 = 3;
+const TAG_INTERPRETED_ENTRY: u64 = 4;
 const TAG_KERNEL: u64 = 15;
 const TAG_PAYLOAD: u64 = (1 << TAG_SHIFT) - 1;
 
@@ -252,6 +257,7 @@ impl FrameWord {
             Self::Native(address) => address & TAG_PAYLOAD,
             Self::Jit(address) => (TAG_JIT << TAG_SHIFT) | (address & TAG_PAYLOAD),
             Self::Interpreted(number) => (TAG_INTERPRETED << TAG_SHIFT) | (number & TAG_PAYLOAD),
+            Self::InterpretedEntry(number) => (TAG_INTERPRETED_ENTRY << TAG_SHIFT) | (number & TAG_PAYLOAD),
             Self::Marker(code) => (TAG_MARKER << TAG_SHIFT) | (code & TAG_PAYLOAD),
             Self::Kernel(address) => (TAG_KERNEL << TAG_SHIFT) | (address & TAG_PAYLOAD),
         }
@@ -265,6 +271,7 @@ impl FrameWord {
             0 => Some(Self::Native(payload)),
             TAG_JIT => Some(Self::Jit(payload)),
             TAG_INTERPRETED => Some(Self::Interpreted(payload)),
+            TAG_INTERPRETED_ENTRY => Some(Self::InterpretedEntry(payload)),
             TAG_MARKER => Some(Self::Marker(payload)),
             TAG_KERNEL => Some(Self::Kernel(word)),
             _ => None,
@@ -282,6 +289,7 @@ mod tests {
             FrameWord::Native(0x7fff_ffff_f000),
             FrameWord::Jit(0x7f00_0000_1000),
             FrameWord::Interpreted(42),
+            FrameWord::InterpretedEntry(42),
             FrameWord::Marker(3),
             FrameWord::Kernel(0xffff_ffff_8100_0000),
         ] {

@@ -30,7 +30,7 @@ extern "C" fn bench_walk(_context: *mut c_void) -> i32 {
         let Wanted::Yes(process) = task.wanted() else { return None };
         let window = window::enter()?;
         aggregate::prepare(scratch, &window);
-        let chain = match stack::begin(&task, process.as_ref(), scratch) {
+        let chain = match stack::begin(&task, process, scratch) {
             Some(chain) => chain,
             None => {
                 unwind::walk(Programs::PerfEvent);

@@ -10,7 +10,8 @@ use profiler_common::event::{Origin, RecordKey};
 use crate::aggregate::{self, Outcomes};
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{COUNTERS, LAST_HIT, LastHit, Programs, SCRATCH, Scratch};
+use crate::maps::{COUNTERS, CPU_PYTHON, LAST_HIT, LastHit, Programs, SCRATCH, Scratch};
+use crate::python;
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
 use crate::unwind;
@@ -71,21 +72,30 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         reason: 0,
         reserved: 0,
     };
-    let user = match stack::begin(&task, process.as_ref(), scratch) {
-        Some(chain) => chain,
-        None => {
-            unwind::walk(Programs::PerfEvent);
-            stack::end(&task, scratch)
+    let user = stack::begin(&task, process, scratch);
+    if user.is_none() {
+        unwind::walk(Programs::PerfEvent);
+        if python::is_asked(scratch) {
+            // SAFETY: the map holds a program of this type. The call returns only when there is none.
+            unsafe { CPU_PYTHON.tail_call(context, 0) };
         }
-    };
-    let kernel = if stack::in_user_mode(registers) {
-        Chain::EMPTY
-    } else {
-        stack::kernel(context.as_ptr(), &mut scratch.kernel)
-    };
-    let outcomes = aggregate::add(window, &task, [1, period, 0, 0], scratch, user, kernel);
-    scratch.claimed = 0;
-    count(counters, outcomes);
+    }
+    conclude(context, window, &task, counters, scratch, user);
+}
+
+/// Goes on with the Python chain, once the native one is walked.
+#[perf_event]
+pub(crate) fn cpu_python(context: PerfEventContext) -> u32 {
+    let scratch = SCRATCH.get_ptr_mut(Programs::PerfEvent as u32);
+    let (Some(scratch), Some(counters)) = (scratch, COUNTERS.get_ptr_mut(Origin::Cpu as u32)) else { return 0 };
+    // SAFETY: both elements are this CPU's, and the program before this one has claimed the first.
+    let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
+    python::walk(Programs::PerfEvent);
+    if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
+        conclude(&context, &window, &task, counters, scratch, None);
+        window.leave();
+    }
+    0
 }
 
 /// Periods without a hit between the last one on this CPU and this one, when the same task ran all the time.
@@ -121,6 +131,33 @@ pub(crate) fn claim() -> Option<&'static mut Scratch> {
     }
     // SAFETY: the flag makes it this program's alone.
     Some(unsafe { &mut *scratch })
+}
+
+/// Adds the sample whose user chain is in the scratch space, or is `user`, and gives the scratch space back.
+#[inline(always)]
+fn conclude(
+    context: &PerfEventContext,
+    window: &Window,
+    task: &Task,
+    counters: &mut Counters,
+    scratch: &mut Scratch,
+    user: Option<Chain>,
+) {
+    let registers = context.as_ptr().cast::<u8>().cast_const();
+    // SAFETY: the context holds the period.
+    let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
+    let user = match user {
+        Some(chain) => chain,
+        None => stack::end(task, scratch),
+    };
+    let kernel = if stack::in_user_mode(registers) {
+        Chain::EMPTY
+    } else {
+        stack::kernel(context.as_ptr(), &mut scratch.kernel)
+    };
+    let outcomes = aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel);
+    scratch.claimed = 0;
+    count(counters, outcomes);
 }
 
 /// Counts how a sample ended, once for each way of counting.

@@ -18,6 +18,7 @@ mod config;
 mod cpu;
 mod maps;
 mod process;
+mod python;
 mod remainder;
 mod stack;
 mod task;

@@ -2,12 +2,14 @@
 
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord};
+use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::unwind::{MAX_RULES, Rule};
 
+use crate::python::PythonWalk;
 use crate::unwind::Walk;
 
 /// `BPF_F_NO_PREALLOC`: entries are allocated as they come. Never for a map that is written in NMI context.
@@ -85,6 +87,15 @@ pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// The program that goes on with a sample of `cpu` where there is a Python chain. Written by user space, once there is a
+/// Python process.
+#[map]
+pub(crate) static CPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Where versions of Python keep what is walked. Written by user space, read by `python`.
+#[map]
+pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
 /// Types of programs, by what interrupts what: programs of one type never run inside each other.
 #[repr(u32)]
 #[derive(Clone, Copy)]
@@ -122,6 +133,8 @@ pub(crate) struct Scratch {
     pub(crate) claimed: u64,
     /// The walk of the user chain.
     pub(crate) walk: Walk,
+    /// The walk of the Python chain.
+    pub(crate) python: PythonWalk,
     /// The user chain.
     pub(crate) user: StackRecord,
     /// The kernel chain.

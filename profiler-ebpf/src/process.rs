@@ -49,6 +49,7 @@ pub(crate) fn process_exec(context: RawTracePointContext) -> i32 {
         // SAFETY: the pointer is to a map value; no other CPU changes these while the process executes.
         let process = unsafe { &mut *process };
         process.mappings = 0;
+        process.python_layout = 0;
         if process.flags & PROCESS_AWAITS_EXEC != 0 {
             process.flags &= !PROCESS_AWAITS_EXEC;
             process.first_exec_count = exec_count_of(context.arg(0)).wrapping_sub(1);

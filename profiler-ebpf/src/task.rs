@@ -28,7 +28,7 @@ pub(crate) struct Task {
 /// What a hit on the running task is for the accounting.
 pub(crate) enum Wanted {
     /// A sample; with what is known of the process.
-    Yes(Option<Process>),
+    Yes(Option<&'static Process>),
     /// Not asked for.
     No,
     /// The idle task.
@@ -102,8 +102,9 @@ impl Task {
         } else if filter == Filter::Comm as u32 && !self.has_asked_comm() {
             return Wanted::No;
         }
-        // SAFETY: the entry is read at once; user space replaces it as a whole.
-        let process = unsafe { PROCESSES.get(self.pid) }.copied();
+        // SAFETY: user space replaces an entry as a whole, and the old one stays until this program has ended. Not copied:
+        // LLVM would copy the words of a `None` too, which are undefined, and verifiers refuse that.
+        let process = unsafe { PROCESSES.get(self.pid) };
         if filter == Filter::Processes as u32 {
             return match process {
                 Some(process) if process.flags & (PROCESS_TARGET | PROCESS_AWAITS_EXEC) == PROCESS_TARGET => {

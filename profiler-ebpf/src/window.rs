@@ -37,6 +37,12 @@ pub(crate) fn enter() -> Option<Window> {
 }
 
 impl Window {
+    /// The generation that the program entered which this one goes on for.
+    #[inline(always)]
+    pub(crate) fn resume(index: u16) -> Option<Self> {
+        Some(Self { index: (index & 1) as usize, in_flight: IN_FLIGHT.get_ptr_mut(0)? })
+    }
+
     /// Leaves the generation: nothing of it may be written any more.
     #[inline(always)]
     pub(crate) fn leave(self) {

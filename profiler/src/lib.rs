@@ -9,5 +9,6 @@ pub mod collect;
 pub mod output;
 pub mod process;
 pub mod profile;
+pub mod python;
 pub mod symbolize;
 pub mod unwind;

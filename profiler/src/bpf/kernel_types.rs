@@ -51,6 +51,10 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
         involuntary_switches: offset(&["nivcsw"])?,
         in_execve: in_execve.map_or(0, |bits| bits / 8),
         in_execve_mask: in_execve.map_or(0, |bits| 1 << (bits % 8)),
+        thread_pointer: types
+            .inner_offset(task, "thread", "fsbase")
+            .ok_or(BpfError::NoField { structure, field: "thread.fsbase" })?,
+        reserved: 0,
     })
 }
 
@@ -145,6 +149,20 @@ impl<'a> Types<'a> {
         None
     }
 
+    /// Byte offset of a member of a structure that is a named member itself.
+    fn inner_offset(&self, start: usize, outer: &str, inner: &str) -> Option<u32> {
+        let header = self.header(start)?;
+        (0..header.members as usize).find_map(|index| {
+            let at = start + 12 + 12 * index;
+            if !self.is_named(word(self.types, at)?, outer) {
+                return None;
+            }
+            let structure = self.struct_behind(word(self.types, at + 4)?)?;
+            let bits = word(self.types, at + 8)? & if header.has_bit_fields { 0x00ff_ffff } else { u32::MAX };
+            Some(bits / 8 + self.member_offset(structure, inner, 0)?)
+        })
+    }
+
     fn struct_behind(&self, id: u32) -> Option<usize> {
         let start = *self.starts.get((id as usize).checked_sub(1)?)? as usize;
         let header = self.header(start)?;
@@ -188,6 +206,8 @@ mod tests {
         assert_eq!(offsets.tgid, offsets.pid + 4);
         assert_ne!(offsets.comm, 0);
         assert_ne!(offsets.start_time, offsets.mm);
+        assert_eq!(offsets.thread_pointer % 8, 0);
+        assert_ne!(offsets.thread_pointer, 0);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
+use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::unwind::{Packed, Rule};
 
 use super::BpfError;
@@ -79,6 +80,7 @@ impl Plain for InFlight {}
 impl Plain for Process {}
 impl Plain for MappingEntry {}
 impl Plain for Rule {}
+impl Plain for PythonLayout {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -96,6 +98,11 @@ pub struct Kernel {
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
+    /// The program that goes on with a Python chain.
+    pythons: ProgramArray<MapData>,
+    python_layouts: Array<MapData, Shared<PythonLayout>>,
+    /// Those that are in that map.
+    known_layouts: Vec<PythonLayout>,
     children_missed: Array<MapData, u64>,
     /// Keeps the kernel's run-time statistics on.
     _statistics: Option<OwnedFd>,
@@ -143,6 +150,9 @@ impl Kernel {
             processes: typed(&mut ebpf, "PROCESSES")?,
             tables,
             runs: Runs::new(typed(&mut ebpf, "MAPPINGS")?),
+            pythons: typed(&mut ebpf, "CPU_PYTHON")?,
+            python_layouts: typed(&mut ebpf, "PYTHON_LAYOUTS")?,
+            known_layouts: Vec::new(),
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
             current: 0,
@@ -164,6 +174,39 @@ impl Kernel {
         program.load().map_err(|cause| if lacks_registers() { BpfError::TooOld } else { failed(cause) })?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
+    }
+
+    /// Loads the program that goes on with a Python chain.
+    fn load_python(&mut self) -> Result<(), BpfError> {
+        let name = "cpu_python";
+        let program: &mut PerfEvent = self.program(name)?;
+        program.load().map_err(|cause| program_error("load", name, cause))?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))?;
+        self.pythons.set(0, &fd, 0).map_err(|error| BpfError::map("write", "CPU_PYTHON", error))
+    }
+
+    /// Makes a layout of Python known to the programs, and returns its number for [`Process::python_layout`]; `None` when
+    /// there are too many. The first one loads the program that walks Python's frames, which nobody else pays for.
+    ///
+    /// # Errors
+    ///
+    /// When the verifier refuses it, or a map cannot be written.
+    pub fn python_layout(&mut self, layout: PythonLayout) -> Result<Option<u32>, BpfError> {
+        let known = self.known_layouts.iter().position(|known| *known == layout);
+        let index = known.unwrap_or(self.known_layouts.len());
+        if index >= MAX_PYTHON_LAYOUTS {
+            return Ok(None);
+        }
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        if known.is_none() {
+            let written = self.python_layouts.set(number, Shared(layout), 0);
+            written.map_err(|error| BpfError::map("write", "PYTHON_LAYOUTS", error))?;
+            if index == 0 {
+                self.load_python()?;
+            }
+            self.known_layouts.push(layout);
+        }
+        Ok(Some(number + 1))
     }
 
     /// Loads and attaches the programs that follow forks and execs.

@@ -6,6 +6,7 @@ mod command;
 mod host;
 mod place;
 mod processes;
+mod pythons;
 mod record;
 mod remainder;
 mod session;

@@ -6,14 +6,21 @@ use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
 
 use super::processes::Processes;
+use super::pythons::Pythons;
 use super::remainder::Finisher;
 use crate::bpf::{Drained, Remainder};
 use crate::profile::{RawFrame, RawProfile, Thread};
+use crate::python::merge;
 
 /// Adds a window to a profile.
 ///
 /// Returns what is known better now than when the programs counted it.
-pub(super) fn place_window(drained: &Drained, finisher: &mut Finisher<'_>, profile: &mut RawProfile) -> Corrections {
+pub(super) fn place_window(
+    drained: &Drained,
+    finisher: &mut Finisher<'_>,
+    pythons: &mut Pythons,
+    profile: &mut RawProfile,
+) -> Corrections {
     let mut exec_counts: HashMap<u32, BTreeSet<u32>> = HashMap::new();
     for (key, _) in &drained.records {
         exec_counts.entry(key.pid).or_default().insert(key.exec_count);
@@ -42,10 +49,10 @@ pub(super) fn place_window(drained: &Drained, finisher: &mut Finisher<'_>, profi
             if let Some(remainder) = drained.remainders.get(&hash) {
                 let (words, outcome) = finish(key, remainder, words, finisher);
                 corrections.add(is_kernel, events, value, outcome);
-                stack.extend(place_chain(&words, key, finisher.processes, profile));
+                stack.extend(place_chain(&words, key, finisher.processes, pythons, profile));
                 continue;
             }
-            let place = || place_chain(words, key, finisher.processes, profile);
+            let place = || place_chain(words, key, finisher.processes, pythons, profile);
             stack.extend_from_slice(chains.entry(ChainKey::new(key, chain, is_kernel)).or_insert_with(place));
         }
         let stack = profile.stacks.intern(stack.into_boxed_slice());
@@ -64,10 +71,11 @@ pub(super) fn place_window(drained: &Drained, finisher: &mut Finisher<'_>, profi
 
 /// A chain with what was left of it, instead of the marker that it ends in.
 fn finish(key: &RecordKey, remainder: &Remainder, words: &[u64], finisher: &mut Finisher<'_>) -> (Vec<u64>, Outcome) {
+    let (words, python) = apart(words);
     let found = words.strip_suffix(&[FrameWord::Marker(Outcome::NoTable as u64).to_word()]).unwrap_or(words);
     let (rest, outcome) = finisher.finish(key, remainder, found.len());
     let marker = (outcome != Outcome::Complete).then(|| FrameWord::Marker(outcome as u64).to_word());
-    (found.iter().copied().chain(rest).chain(marker).collect(), outcome)
+    (found.iter().copied().chain(rest).chain(marker).chain(python.iter().copied()).collect(), outcome)
 }
 
 /// Events that ended otherwise than the programs counted, by what they counted and what it was.
@@ -152,25 +160,46 @@ impl ChainKey {
     }
 }
 
+/// The native and the interpreted part of a chain, which follow each other.
+fn apart(words: &[u64]) -> (&[u64], &[u64]) {
+    let is_interpreted = |word: &u64| {
+        matches!(FrameWord::from_word(*word), Some(FrameWord::Interpreted(_) | FrameWord::InterpretedEntry(_)))
+    };
+    words.split_at(words.iter().position(is_interpreted).unwrap_or(words.len()))
+}
+
 /// Numbers of a chain's frames.
 ///
 /// Every frame but the first is a return address: one less is inside the call, which is what has to be named.
 /// Source: DWARF 5, section 6.4.4.
-fn place_chain(words: &[u64], key: &RecordKey, processes: &mut Processes, profile: &mut RawProfile) -> Vec<u32> {
-    let frames = words.iter().enumerate().map(|(index, &word)| {
+fn place_chain(
+    words: &[u64],
+    key: &RecordKey,
+    processes: &mut Processes,
+    pythons: &mut Pythons,
+    profile: &mut RawProfile,
+) -> Vec<u32> {
+    let (words, interpreted) = apart(words);
+    let (mut native, mut cut) = (Vec::with_capacity(words.len()), None);
+    for (index, &word) in words.iter().enumerate() {
         let call = u64::from(index > 0);
-        match FrameWord::from_word(word) {
+        let frame = match FrameWord::from_word(word) {
             Some(FrameWord::Kernel(address)) => RawFrame::Kernel(address - call),
-            Some(FrameWord::Native(address) | FrameWord::Jit(address) | FrameWord::Interpreted(address)) => {
+            Some(FrameWord::Native(address) | FrameWord::Jit(address)) => {
                 processes.place(key, address.saturating_sub(call))
             }
             Some(FrameWord::Marker(code)) => {
                 RawFrame::Marker(Outcome::from_code(code).unwrap_or(Outcome::StackMissing))
             }
-            None => RawFrame::Marker(Outcome::StackMissing),
+            _ => RawFrame::Marker(Outcome::StackMissing),
+        };
+        let number = profile.frames.intern(frame);
+        match frame {
+            RawFrame::Marker(_) => cut = Some(number),
+            _ => native.push((number, !interpreted.is_empty() && pythons.evaluates(frame))),
         }
-    });
-    frames.map(|frame| profile.frames.intern(frame)).collect()
+    }
+    merge(&native, cut, pythons.place(interpreted, key, profile))
 }
 
 fn comm(bytes: &[u8; COMM_LEN]) -> String {

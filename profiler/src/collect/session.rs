@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::command::RunningCommand;
 use super::place::{Corrections, place_window};
 use super::processes::{Interest, Processes};
+use super::pythons::Pythons;
 use super::record::Progress;
 use super::remainder::Finisher;
 use super::unwinding::Unwinding;
@@ -31,7 +32,8 @@ pub(super) const TARGET_PROCESS: Process = Process {
     first_exec_count: UNKNOWN_EXEC_COUNT,
     first_mapping: 0,
     mappings: 0,
-    reserved: 0,
+    python_layout: 0,
+    python_runtime: 0,
 };
 
 /// The signals that end a recording.
@@ -46,6 +48,7 @@ pub(super) struct Session {
     pub(super) lifecycle: Lifecycle,
     pub(super) processes: Processes,
     pub(super) unwinding: Unwinding,
+    pub(super) pythons: Pythons,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) profile: RawProfile,
@@ -81,6 +84,7 @@ impl Session {
             lifecycle,
             processes,
             unwinding,
+            pythons: Pythons::default(),
             roots,
             profile: RawProfile::new(Origin::Cpu),
             corrections: Corrections::default(),
@@ -186,12 +190,15 @@ impl Session {
     fn publish(&mut self, pid: u32) -> Result<()> {
         self.learn_exec_count(pid);
         let run = self.unwinding.update(&mut self.kernel, pid, &mut self.processes)?;
+        let (python_layout, python_runtime) = self.pythons.attach(&mut self.kernel, pid, &mut self.processes)?;
         // Read only now: the programs may have changed it while the tables were made.
         let known = self.kernel.process(pid);
         let published = Process {
             generation: self.processes.generation(pid),
             first_mapping: run.first,
             mappings: run.length,
+            python_layout,
+            python_runtime,
             // Of a process that was not named, the flags matter to nobody.
             ..known.unwrap_or(TARGET_PROCESS)
         };
@@ -244,14 +251,17 @@ impl Session {
             self.learn_exec_count(pid);
         }
         self.unsettled += u64::from(drained.unsettled);
-        let Self { kernel, unwinding, processes, .. } = self;
-        let corrections = place_window(&drained, &mut Finisher { kernel, unwinding, processes }, &mut self.profile);
+        let Self { kernel, unwinding, processes, pythons, .. } = self;
+        let mut finisher = Finisher { kernel, unwinding, processes };
+        let corrections = place_window(&drained, &mut finisher, pythons, &mut self.profile);
         self.corrections.merge(&corrections);
         self.publish_added()?;
         for pid in self.processes.end_window() {
             self.kernel.remove_process(pid);
             self.unwinding.forget(&mut self.kernel, pid);
+            self.pythons.forget(pid);
         }
+        self.pythons.end_window();
         self.kernel.end_table_window();
         Ok(())
     }

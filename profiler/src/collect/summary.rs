@@ -41,7 +41,11 @@ pub(super) fn summarize(mut session: Session, facts: Facts, sampler: Sampler, in
     let mut warnings = warnings(&session, &facts, &counters, &counts, cpus_changed);
     // Nothing stays attached while names are looked up, which may take a while.
     drop((session.kernel, session.lifecycle));
-    let sources = Sources { objects: session.processes.objects.objects(), jit: &session.processes.jit };
+    let sources = Sources {
+        objects: session.processes.objects.objects(),
+        jit: &session.processes.jit,
+        interpreted: session.pythons.frames(),
+    };
     let Symbolized { profile, objects, completed, warnings: of_symbols } = symbolize(session.profile, &sources);
     warnings.extend(of_symbols);
     complete(&mut counters, &completed);
@@ -123,6 +127,7 @@ fn warnings(session: &Session, facts: &Facts, counters: &Counters, counts: &Coun
     for path in &session.unwinding.overflowed {
         warnings.push(format!("no room for the unwind table of {path}: raise --table-mb; its frames are cut"));
     }
+    warnings.extend(session.pythons.warnings());
     if let [first, rest @ ..] = session.processes.unreadable.as_slice() {
         let more = if rest.is_empty() { String::new() } else { format!(", and of {} more processes", rest.len()) };
         warnings.push(format!(

@@ -5,6 +5,7 @@
 
 mod identity;
 mod mapping;
+mod memory;
 mod object;
 mod object_table;
 mod perf_map;
@@ -15,6 +16,7 @@ pub use identity::{
 };
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
+pub use memory::read_memory;
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;
 pub use perf_map::{JitProcess, open_perf_map};

@@ -26,6 +26,11 @@ pub enum RawFrame {
         /// Address in that process.
         address: u64,
     },
+    /// A function of an interpreter, named already.
+    Interpreted(
+        /// Number of the frame, by whoever placed it.
+        u32,
+    ),
     /// An address in no known mapping.
     Unknown(u64),
     /// Why the chain ends here.

@@ -28,6 +28,19 @@ pub struct Sources<'a> {
     pub objects: &'a [Arc<ObjectFile>],
     /// Processes by the number in [`RawFrame::Jit`].
     pub jit: &'a [JitProcess],
+    /// Frames by the number in [`RawFrame::Interpreted`].
+    pub interpreted: &'a [InterpretedFrame],
+}
+
+/// A frame of an interpreter, as it was read from its process while that lived.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InterpretedFrame {
+    /// The function.
+    pub name: String,
+    /// Its source file; empty when unknown.
+    pub file: String,
+    /// Source line; 0 when unknown.
+    pub line: u32,
 }
 
 /// A profile with its names, and how far they went.
@@ -161,7 +174,7 @@ impl Place {
             RawFrame::Kernel(address) => Some((Self::Kernel, address)),
             RawFrame::Object { object, address } => Some((Self::Object(object), address)),
             RawFrame::Jit { process, address } => Some((Self::Jit(process), address)),
-            RawFrame::Unknown(_) | RawFrame::Marker(_) => None,
+            RawFrame::Interpreted(_) | RawFrame::Unknown(_) | RawFrame::Marker(_) => None,
         }
     }
 
@@ -277,6 +290,13 @@ fn build(raw: RawProfile, sources: &Sources<'_>, naming: &Naming, warnings: Vec<
         }
         match *frame {
             RawFrame::Unknown(address) => location.address = address,
+            RawFrame::Interpreted(number) => {
+                location.kind = FrameKind::Interpreted;
+                if let Some(InterpretedFrame { name, file, line }) = sources.interpreted.get(number as usize) {
+                    let function = functions.intern(Function { name: name.clone(), file: file.clone() });
+                    location.lines.push(Line { function, line: *line });
+                }
+            }
             RawFrame::Marker(outcome) => {
                 location.kind = FrameKind::Marker;
                 let name = marker_name(outcome);
@@ -326,7 +346,8 @@ fn summaries(profile: &Profile, advice: &HashMap<ObjectId, String>) -> Vec<Objec
     for (stack, events) in profile.stacks.iter().zip(events) {
         for &location in stack {
             let location = &profile.locations[location as usize];
-            if location.kind != FrameKind::Marker {
+            // What an interpreter runs is in no object.
+            if !matches!(location.kind, FrameKind::Marker | FrameKind::Interpreted) {
                 let count = counts.entry(location.object).or_default();
                 count.0 += events;
                 count.1 += if profile.is_named(location) { events } else { 0 };

@@ -12,6 +12,7 @@ mod record_cpu;
 mod record_errors;
 mod record_fixtures;
 mod record_lasting;
+mod record_python;
 mod record_symbols;
 mod record_targets;
 mod record_unwinding;
