@@ -17,6 +17,7 @@ fn workloads() -> Vec<Workload> {
         Workload::rust("split").called("split-rs"),
         Workload::rust("split").called("split-rs-nofp").flag("-Cforce-frame-pointers=no"),
     ]);
+    all.extend(crate::record_go::workloads());
     let without = [Workload::c("split").called("split-nofp"), Workload::cpp("split").called("split-cpp-nofp")];
     all.extend(without.map(crate::record_unwinding::without_frame_pointers));
     all
