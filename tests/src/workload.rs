@@ -6,7 +6,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::environment::build_directory;
+use crate::environment::{build_directory, find_program};
 
 /// What a workload is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,8 @@ pub enum Language {
     Cpp,
     /// Rust, by `rustc`.
     Rust,
+    /// Go, by `go build`.
+    Go,
 }
 
 /// A program in tests/workloads and how to build it. With frame pointers and debug information, unless told otherwise.
@@ -45,6 +47,12 @@ impl Workload {
     #[must_use]
     pub fn rust(name: &str) -> Self {
         Self::new(name, Language::Rust, "rs")
+    }
+
+    /// The Go program of that name; `None`, and why, where there is no Go.
+    #[must_use]
+    pub fn go(name: &str) -> Option<Self> {
+        find_program("go").map(|_| Self::new(name, Language::Go, "go"))
     }
 
     fn new(name: &str, language: Language, extension: &str) -> Self {
@@ -89,7 +97,7 @@ impl Workload {
         let thread = std::thread::current().id();
         let unfinished = directory.join(format!("unfinished-{}-{thread:?}", std::process::id()));
         let mut compiler = self.compiler();
-        compiler.args(&self.flags).arg(sources.join(&self.file)).arg("-o").arg(&unfinished);
+        compiler.args(&self.flags).arg("-o").arg(&unfinished).arg(sources.join(&self.file));
         let output = compiler.output().unwrap_or_else(|error| panic!("cannot start {compiler:?}: {error}"));
         let complaints = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && complaints.is_empty(), "{compiler:?} failed:\n{complaints}");
@@ -116,6 +124,14 @@ impl Workload {
                 let mut command = Command::new(variable("RUSTC", "rustc"));
                 command.args(["--edition=2024", "--crate-name", &self.name.replace('-', "_"), "-O", "-g"]);
                 command.args(["-C", "force-frame-pointers=yes"]);
+                command
+            }
+            Language::Go => {
+                let mut command = Command::new("go");
+                command.arg("build");
+                // Nothing of the user's, and nothing from a network.
+                command.env("GOCACHE", build_directory().join("go-cache")).env("GO111MODULE", "off");
+                command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "").env("CGO_ENABLED", "0");
                 command
             }
         }

@@ -1,8 +1,9 @@
-//! Processes: what a pid is, what it maps, and the objects behind its mappings.
+//! Processes: what a pid is, what it maps, and the objects behind its mappings, Go's own tables in them included.
 //!
 //! Reads /proc and executable files, all of which a target controls: every read is bounded, files are opened through
 //! the target's own view and read by `pread`, and nothing is ever written.
 
+mod go;
 mod identity;
 mod mapping;
 mod memory;
@@ -10,6 +11,7 @@ mod object;
 mod object_table;
 mod perf_map;
 
+pub(crate) use go::{GoCode, LineTable};
 pub use identity::{
     all, children_of, command_name, descendants_of, end_of, executable_name, exists, is_running, is_thread,
     pid_namespace,

@@ -223,7 +223,7 @@ impl Profile {
     #[must_use]
     pub fn is_named(&self, location: &Location) -> bool {
         let label = |line: &Line| self.functions[line.function as usize].name.starts_with(JIT_LABEL);
-        !location.lines.is_empty() && !(location.kind == FrameKind::Jit && location.lines.iter().all(label))
+        location.lines.iter().any(|line| location.kind != FrameKind::Jit || !label(line))
     }
 
     /// The frames of a stack, leaf first, inlined ones told apart.

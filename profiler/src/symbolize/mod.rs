@@ -3,7 +3,6 @@
 //! Input: frames placed in objects that are held open. Output: locations with their functions, inlined ones included,
 //! and how well each object could be named. Never fails as a whole: what has no name keeps object and offset.
 
-mod go;
 mod guard;
 mod kernel;
 mod native;
@@ -15,7 +14,7 @@ use std::sync::Arc;
 
 use profiler_common::counters::Outcome;
 
-use crate::process::{JitProcess, ObjectFile};
+use crate::process::{JitProcess, LineTable, ObjectFile};
 use crate::profile::{
     FrameKind, Function, Interner, JIT_OBJECT, KERNEL_OBJECT, Line, Location, Object, ObjectId, ObjectSummary, Profile,
     RawFrame, RawProfile, Sample, jit_label, marker_name,
@@ -141,14 +140,19 @@ fn object(
     addresses: &[u64],
     warnings: &mut Vec<String>,
 ) -> Result<Names, String> {
-    let Some(mut table) = go::LineTable::find(&object.file) else { return native.names(object, addresses) };
+    let Some(mut table) = LineTable::find(&object.file) else { return native.names(object, addresses) };
     if !table.knows_inlined() {
         warnings.push(format!(
             "inlined calls of {} are missing: where its table of them is could not be told",
             object.path
         ));
     }
-    let mut names: Names = addresses.iter().filter_map(|&address| Some((address, table.look_up(address)?))).collect();
+    let found = addresses.iter().filter_map(|&address| {
+        let frames = table.look_up(address)?.into_iter();
+        let found = frames.map(|frame| Found { name: frame.name, file: frame.file, line: frame.line });
+        Some((address, found.collect()))
+    });
+    let mut names: Names = found.collect();
     // C that was linked into it.
     let rest: Vec<u64> = addresses.iter().copied().filter(|address| !names.contains_key(address)).collect();
     if !rest.is_empty() {

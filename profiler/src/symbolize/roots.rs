@@ -34,7 +34,7 @@ const START_FUNCTIONS: [&str; 18] = [
 /// called by nobody else on that stack: the goroutine's own, in which it may end, is another one.
 ///
 /// Source: src/runtime/asm_amd64.s.
-const STACK_SWITCHES: [&str; 7] = [
+const STACK_SWITCHES: [&str; 10] = [
     "runtime.systemstack",
     "runtime.mcall",
     "runtime.morestack",
@@ -42,6 +42,10 @@ const STACK_SWITCHES: [&str; 7] = [
     "runtime.cgocallback",
     "runtime.sigtramp",
     "runtime.sigreturn",
+    // These call the vDSO there.
+    "runtime.nanotime1",
+    "runtime.walltime",
+    "time.now",
 ];
 
 /// The function that a start function calls: whoever is called by it has been reached, and the caller has no name.

@@ -11,13 +11,15 @@ use thiserror::Error;
 use super::cache::{self, Cache};
 use super::cursor::{Bases, FrameError};
 use super::frames::{Form, Frames, Function};
+use super::go;
 use super::program::{Block, Cfa, Machine, Place, Rows, State, register};
 use super::rules::{Refusal, Rules, Translated, translate};
 use super::sections::{self, SectionData};
 use super::table::{Table, TableBuilder};
+use crate::process::LineTable;
 
 /// Rows made of one object at most: the largest programs known have some ten million.
-const MAX_ROWS: usize = 16 << 20;
+pub(super) const MAX_ROWS: usize = 16 << 20;
 
 /// Bytes read for each byte of the section. Functions that refer to common entries of their own, which lie over each
 /// other, make more of it than there are; below 2 in every object seen.
@@ -27,7 +29,7 @@ const MAX_WORK: usize = 16;
 const MAX_DAMAGED: usize = 10_000;
 
 /// Bytes of code from the first function to the last. x86-64 code reaches 2 GiB; each page costs 8 bytes.
-const MAX_SPAN: u64 = 4 << 30;
+pub(super) const MAX_SPAN: u64 = 4 << 30;
 
 /// Why an object has no table.
 #[derive(Debug, Error)]
@@ -96,6 +98,17 @@ pub fn compile(file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> 
 ///
 /// Those of [`compile`]. A cache adds none.
 pub fn load_or_compile(cache: Option<&Cache>, file: &File, rules: &mut Rules) -> Result<Compiled, UnwindError> {
+    let Some(mut lines) = LineTable::find(file) else { return from_frames(cache, file, rules, true) };
+    // What Go's linker writes to .debug_frame says the same, but where stacks begin.
+    let mut compiled = from_frames(cache, file, rules, false).unwrap_or_default();
+    match go::add(&mut lines, &mut compiled, rules) {
+        Some(()) => Ok(compiled),
+        None => from_frames(cache, file, rules, true),
+    }
+}
+
+/// The table of call-frame information; `debug`: whether that of debug information may be used.
+fn from_frames(cache: Option<&Cache>, file: &File, rules: &mut Rules, debug: bool) -> Result<Compiled, UnwindError> {
     let sections = sections::read(file)?;
     let mut make = |form, section: &SectionData| {
         let address = (form == Form::EhFrame).then_some(section.address);
@@ -108,6 +121,9 @@ pub fn load_or_compile(cache: Option<&Cache>, file: &File, rules: &mut Rules) ->
         if compiled.functions > 0 {
             return Ok(compiled);
         }
+    }
+    if !debug {
+        return Err(UnwindError::NoFrames);
     }
     let section = sections.debug_frame()?.ok_or(UnwindError::NoFrames)?;
     let compiled = make(Form::DebugFrame, &section)?;

@@ -8,6 +8,7 @@ mod cache;
 mod compile;
 mod cursor;
 mod frames;
+mod go;
 mod program;
 mod reference;
 mod rules;

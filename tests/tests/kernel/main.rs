@@ -11,6 +11,7 @@ mod leaves_nothing;
 mod record_cpu;
 mod record_errors;
 mod record_fixtures;
+mod record_go;
 mod record_lasting;
 mod record_python;
 mod record_symbols;

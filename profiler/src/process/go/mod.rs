@@ -1,6 +1,7 @@
-//! Names of Go code, from the table that the Go runtime makes its own stack traces with.
+//! The table that the Go runtime makes its own stack traces with: names of code, and how large its frames are.
 //!
-//! Input: an object that is held open, and addresses. Output: functions with file and line, inlined calls included.
+//! Input: an open file, and addresses. Output: functions with file and line, inlined calls included; and for every
+//! address how far the stack pointer is from the return address.
 //! The table (`pclntab`) is part of every Go program, stripped or not. Reads it by `pread`, piece by piece; a damaged
 //! one costs names, and no more than a bounded time. Knows the tables of Go 1.16 and later.
 //!
@@ -11,8 +12,6 @@ mod image;
 use std::fs::File;
 
 use image::Image;
-
-use super::Found;
 
 /// What a table begins with: version, two zeros, the size of the smallest instruction (1), that of a pointer (8).
 const START: u64 = 0x0801_0000_0000_0000;
@@ -28,7 +27,10 @@ const MAX_NAME_BYTES: usize = 4096;
 /// Calls inlined in each other that are followed: the compiler's budget ends long before.
 const MAX_INLINED: usize = 256;
 /// Steps of line programs that are taken in one object, which is about a second.
-const MAX_STEPS: u64 = 1 << 27;
+const MAX_STEPS: u64 = 1 << 26;
+
+/// Bytes of the function through which the kernel returns from a signal handler: two instructions and padding.
+const MAX_SIGNAL_RETURN_BYTES: u64 = 64;
 
 /// `PCDATA_InlTreeIndex` and `FUNCDATA_InlTree`.
 const INLINE_INDEX: u64 = 2;
@@ -60,8 +62,47 @@ impl Version {
     }
 }
 
+/// A function at an address, and the line in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GoFrame {
+    pub(crate) name: String,
+    pub(crate) file: String,
+    pub(crate) line: u32,
+}
+
+/// How a piece of code's caller is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GoCode {
+    /// The return address is so many bytes above the stack pointer.
+    Depth(u32),
+    /// Nobody calls it, or somebody on another stack.
+    Root,
+    /// The kernel returns from a signal handler through it.
+    SignalReturn,
+    /// It sets the stack pointer to what only it knows.
+    Unknown,
+}
+
+/// Functions that nobody calls on the stack they run on: where goroutines and threads start, and those that go on on
+/// the system's stack. Source: src/runtime/asm_amd64.s, src/runtime/sys_linux_amd64.s.
+const ROOTS: [&str; 9] = [
+    "runtime.goexit",
+    "runtime.mstart",
+    "runtime.rt0_go",
+    "runtime.systemstack",
+    "runtime.mcall",
+    "runtime.morestack",
+    "runtime.asmcgocall",
+    "runtime.cgocallback",
+    "runtime.asmcgocall_landingpad",
+];
+
+/// Flags of a function: it writes the stack pointer, it is the first of its stack.
+const WRITES_SP: u8 = 2;
+const FIRST: u8 = 1;
+
 /// A Go program's table.
-pub(super) struct LineTable<'f> {
+pub(crate) struct LineTable<'f> {
     image: Image<'f>,
     version: Version,
     /// Addresses of its parts.
@@ -88,7 +129,7 @@ struct GoFunction {
 
 impl<'f> LineTable<'f> {
     /// The table of a file; `None` when it is no Go program, or none whose table can be read.
-    pub(super) fn find(file: &'f File) -> Option<Self> {
+    pub(crate) fn find(file: &'f File) -> Option<Self> {
         let mut image = Image::open(file)?;
         let places = image.line_tables(|word| Version::of(word).is_some());
         let (start, mut table) = places.into_iter().find_map(|start| Some((start, Parts::read(&mut image, start)?)))?;
@@ -117,12 +158,12 @@ impl<'f> LineTable<'f> {
     }
 
     /// Whether inlined calls can be told.
-    pub(super) fn knows_inlined(&self) -> bool {
+    pub(crate) fn knows_inlined(&self) -> bool {
         self.function_data.is_some() || self.version == Version::Go116
     }
 
     /// The functions at an address, innermost first; `None` outside the code that Go's compiler made.
-    pub(super) fn look_up(&mut self, address: u64) -> Option<Vec<Found>> {
+    pub(crate) fn look_up(&mut self, address: u64) -> Option<Vec<GoFrame>> {
         let function = self.function(address)?;
         // A piece of C that was linked in has an entry, but no lines.
         if self.field(function, Field::Line)? == 0 {
@@ -142,7 +183,7 @@ impl<'f> LineTable<'f> {
             if name.is_empty() {
                 return None;
             }
-            found.push(Found { name, file, line });
+            found.push(GoFrame { name, file, line });
             match inlined {
                 Some((_, parent)) => pc = function.entry.checked_add(parent)?,
                 None => return Some(found),
@@ -150,6 +191,80 @@ impl<'f> LineTable<'f> {
         }
         // A tree that does not end is damaged.
         None
+    }
+
+    /// The code of the table, from its first address to its last.
+    pub(crate) fn code(&mut self) -> Option<std::ops::Range<u64>> {
+        let code = self.entry(0)?..self.entry(self.function_count)?;
+        (code.start < code.end && self.image.is_code(code.end - 1)).then_some(code)
+    }
+
+    /// Tells how callers are found, by ranges of addresses, which ascend; code that Go's compiler did not make is left
+    /// out. Ends early where the table is damaged.
+    pub(crate) fn each_frame(&mut self, mut visit: impl FnMut(u64, u64, GoCode)) -> Option<()> {
+        let mut done = 0;
+        for number in 0..self.function_count {
+            let (start, end) = (self.entry(number)?, self.entry(number + 1)?);
+            if start < done || start >= end {
+                continue;
+            }
+            done = end;
+            let function = self.numbered(number)?;
+            let program = self.field(function, Field::Depth)?;
+            if program == 0 {
+                continue;
+            }
+            let flags = self.image.u8(function.at.checked_add(self.func_size() - 3)?)?;
+            // Go 1.16 has no flags yet.
+            if flags & (FIRST | WRITES_SP) != 0 || self.version == Version::Go116 {
+                let offset = self.field(function, Field::Name)?;
+                let name = self.image.text(self.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
+                let known = ROOTS.contains(&name.as_str()) || flags & FIRST != 0;
+                if known || flags & WRITES_SP != 0 {
+                    visit(start, end, if known { GoCode::Root } else { GoCode::Unknown });
+                    continue;
+                }
+            }
+            // The kernel returns to its first byte, and callers are looked up one byte before: it has lines, but no frame.
+            if end - start <= MAX_SIGNAL_RETURN_BYTES && self.is_signal_return(function)? {
+                visit(start.saturating_sub(1), end, GoCode::SignalReturn);
+                continue;
+            }
+            self.each_depth(program, start, end, &mut visit)?;
+        }
+        Some(())
+    }
+
+    fn is_signal_return(&mut self, function: GoFunction) -> Option<bool> {
+        let offset = self.field(function, Field::Name)?;
+        let name = self.image.text(self.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
+        Some(name.starts_with("runtime.sigreturn"))
+    }
+
+    /// Goes through a function's program of depths.
+    fn each_depth(
+        &mut self,
+        program: u32,
+        start: u64,
+        end: u64,
+        visit: &mut impl FnMut(u64, u64, GoCode),
+    ) -> Option<()> {
+        let mut at = self.programs.checked_add(u64::from(program))?;
+        let (mut depth, mut from) = (-1_i32, start);
+        while from < end {
+            self.steps_left = self.steps_left.checked_sub(1)?;
+            let change = self.number(&mut at)?;
+            if change == 0 && from > start {
+                return Some(());
+            }
+            depth = depth.wrapping_add(((change >> 1) ^ (change & 1).wrapping_neg()).cast_signed());
+            let to = from.checked_add(u64::from(self.number(&mut at)?))?;
+            if let (Ok(depth), true) = (u32::try_from(depth), from < to) {
+                visit(from, to.min(end), GoCode::Depth(depth));
+            }
+            from = to;
+        }
+        Some(())
     }
 
     /// The address of a function by number; that after the last is where the code ends.
@@ -173,11 +288,21 @@ impl<'f> LineTable<'f> {
                 high = middle;
             }
         }
+        self.numbered(low)
+    }
+
+    fn numbered(&mut self, number: u64) -> Option<GoFunction> {
         let offset = match self.version {
-            Version::Go116 => self.image.u64(self.functions.checked_add(16 * low + 8)?)?,
-            _ => u64::from(self.image.u32(self.functions.checked_add(8 * low + 4)?)?),
+            Version::Go116 => self.image.u64(self.functions.checked_add(16 * number + 8)?)?,
+            _ => u64::from(self.image.u32(self.functions.checked_add(8 * number + 4)?)?),
         };
-        Some(GoFunction { entry: self.entry(low)?, at: self.functions.checked_add(offset)? })
+        Some(GoFunction { entry: self.entry(number)?, at: self.functions.checked_add(offset)? })
+    }
+
+    /// Bytes of a `_func`; the last is the number of its data, the third but last its flags.
+    fn func_size(&self) -> u64 {
+        let size = if self.version == Version::Go120 { 44 } else { 40 };
+        size + if self.version == Version::Go116 { 4 } else { 0 }
     }
 
     fn field_offset(&self, field: Field) -> u64 {
@@ -207,8 +332,7 @@ impl<'f> LineTable<'f> {
 
     /// The program that tells which inlined call an address is in, and the address of the tree of these calls.
     fn inline_tree(&mut self, function: GoFunction) -> Option<(u32, u64)> {
-        let size: u64 = if self.version == Version::Go120 { 44 } else { 40 };
-        let size = size + if self.version == Version::Go116 { 4 } else { 0 };
+        let size = self.func_size();
         let programs = u64::from(self.field(function, Field::Programs)?);
         let data = u64::from(self.image.u8(function.at.checked_add(size - 1)?)?);
         if programs <= INLINE_INDEX || data <= INLINE_TREE {
@@ -282,6 +406,7 @@ impl<'f> LineTable<'f> {
 #[derive(Clone, Copy)]
 enum Field {
     Name = 4,
+    Depth = 16,
     File = 20,
     Line = 24,
     Programs = 28,

@@ -60,6 +60,8 @@ fn program(version: Version) -> Vec<u8> {
     file.put(TABLE + 0xb0, &[0, 20, 0x10, 22, 0x10, 19, 0x20, 0]);
     file.put(TABLE + 0xb0 + 8, &[2, 0x40, 0]);
     file.put(TABLE + 0xb0 + 16, &[0, 0x10, 2, 0x10, 1, 0x20, 0]);
+    // A frame of 24 bytes from 4 to 0x34.
+    file.put(TABLE + 0xb0 + 24, &[2, 4, 48, 0x30, 47, 0x0c, 0]);
     let (first, second) = (0x60, 0xd0);
     if version == Version::Go116 {
         file.words(TABLE + 0x100, &[CODE, first, CODE + 0x40, second, CODE + 0x80]);
@@ -73,7 +75,7 @@ fn program(version: Version) -> Vec<u8> {
             at += 4;
         }
         let programs = if entry == 0 { 3 } else { 0 };
-        file.halves(at + 4, &[name, 0, 0, 0, 8, 1, programs, 0]);
+        file.halves(at + 4, &[name, 0, 0, 24, 8, 1, programs, 0]);
         let size = if version == Version::Go120 { 44 } else { 40 };
         file.put(at + size - 1, &[if entry == 0 { 4 } else { 0 }]);
         if entry == 0 {
@@ -146,6 +148,27 @@ fn functions_lines_and_inlined_calls_are_read_in_every_version() {
 }
 
 #[test]
+fn the_depth_of_the_stack_is_told_for_every_address() {
+    for version in [Version::Go116, Version::Go118, Version::Go120] {
+        let file = file_of(&program(version));
+        let mut table = LineTable::find(&file).unwrap();
+        assert_eq!(table.code(), Some(CODE..CODE + 0x80));
+        let mut found = Vec::new();
+        table.each_frame(|start, end, code| found.push((start - CODE, end - CODE, code))).unwrap();
+        let (none, some) = (GoCode::Depth(0), GoCode::Depth(24));
+        let expected = [
+            (0, 4, none),
+            (4, 0x34, some),
+            (0x34, 0x40, none),
+            (0x40, 0x44, none),
+            (0x44, 0x74, some),
+            (0x74, 0x80, none),
+        ];
+        assert_eq!(found, expected, "{version:?}");
+    }
+}
+
+#[test]
 fn a_damaged_table_costs_names_and_a_bounded_time() {
     let begun = Instant::now();
     for version in [Version::Go116, Version::Go118, Version::Go120] {
@@ -156,6 +179,7 @@ fn a_damaged_table_costs_names_and_a_bounded_time() {
                 for offset in (0..0x90).step_by(8) {
                     let _ = table.look_up(CODE + offset);
                 }
+                let _ = table.each_frame(|start, end, _| assert!(start < end));
             }
         };
         for at in TABLE..TREES + 0x20 {
@@ -195,7 +219,8 @@ fn every_function_of_the_programs_named_is_told() {
         let all = table.function_count;
         let (version, took) = (table.version, begun.elapsed());
         let path = path.display();
-        eprintln!("{path}: {version:?}, {named} of {all} functions named, {inlined} in inlined calls, {took:?}");
-        assert!(named * 100 >= all * 99 && table.knows_inlined() && inlined * 20 > all);
+        let told =
+            format!("{path}: {version:?}, {named} of {all} functions named, {inlined} in inlined calls, {took:?}");
+        assert!(named * 100 >= all * 99 && table.knows_inlined() && inlined * 20 > all, "{told}");
     }
 }
