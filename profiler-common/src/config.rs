@@ -188,12 +188,6 @@ pub struct MappingEntry {
     pub pages_at: u32,
 }
 
-/// The slot of `CPU_WALK` for the program that goes on with a native walk.
-pub const CPU_WALK_NATIVE: u32 = 0;
-
-/// The slot of `CPU_WALK` for the program that walks the Python chain.
-pub const CPU_WALK_PYTHON: u32 = 1;
-
 /// Flags of a shard's map: `BPF_F_MMAPABLE`, so that user space writes and reads it as memory (Linux 5.5).
 pub const SHARD_FLAGS: usize = 1 << 10;
 

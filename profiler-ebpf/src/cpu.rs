@@ -4,14 +4,13 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
-use profiler_common::config::{CPU_WALK_NATIVE, CPU_WALK_PYTHON};
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 
 use crate::aggregate::{self, Outcomes};
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{COUNTERS, CPU_SCRATCH, CPU_WALK, LAST_HIT, LastHit, Scratch};
+use crate::maps::{COUNTERS, CPU_PYTHON, CPU_SCRATCH, CPU_WALK, LAST_HIT, LastHit, Scratch};
 use crate::python;
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
@@ -79,12 +78,10 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
             unwind::walk(scratch);
         } else {
             // SAFETY: the map holds programs of this type. The call returns only when there is none.
-            unsafe { CPU_WALK.tail_call(context, CPU_WALK_NATIVE) };
+            unsafe { CPU_WALK.tail_call(context, 0) };
         }
-        if python::is_asked(scratch) {
-            // SAFETY: as above.
-            unsafe { CPU_WALK.tail_call(context, CPU_WALK_PYTHON) };
-        }
+        // SAFETY: as above.
+        unsafe { CPU_PYTHON.tail_call(context, python::slot(scratch)) };
     }
     conclude(context, window, &task, counters, scratch, user);
 }
@@ -100,12 +97,10 @@ pub(crate) fn cpu_walk(context: PerfEventContext) -> u32 {
     let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
     if unwind::walk_some(scratch) {
         // SAFETY: as above. The call returns when 33 have been made, and the walk ends for its depth.
-        unsafe { CPU_WALK.tail_call(&context, CPU_WALK_NATIVE) };
+        unsafe { CPU_WALK.tail_call(&context, 0) };
     }
-    if python::is_asked(scratch) {
-        // SAFETY: as above.
-        unsafe { CPU_WALK.tail_call(&context, CPU_WALK_PYTHON) };
-    }
+    // SAFETY: as above.
+    unsafe { CPU_PYTHON.tail_call(&context, python::slot(scratch)) };
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
         conclude(&context, &window, &task, counters, scratch, None);
         window.leave();
@@ -125,7 +120,7 @@ pub(crate) fn cpu_python(context: PerfEventContext) -> u32 {
         python::walk(scratch);
     } else if python::walk_some(scratch) {
         // SAFETY: as in `cpu_walk`.
-        unsafe { CPU_WALK.tail_call(&context, CPU_WALK_PYTHON) };
+        unsafe { CPU_PYTHON.tail_call(&context, python::slot(scratch)) };
     }
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
         conclude(&context, &window, &task, counters, scratch, None);

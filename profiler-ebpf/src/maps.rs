@@ -83,10 +83,14 @@ pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries(1, 0);
 
-/// Programs that go on with a sample of `cpu`: `CPU_WALK_NATIVE` where there is no `bpf_loop`, `CPU_WALK_PYTHON` once
-/// there is a Python process. Written by user space.
+/// The program that goes on with a walk of `cpu`, where there is no `bpf_loop`. Written by user space.
 #[map]
-pub(crate) static CPU_WALK: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub(crate) static CPU_WALK: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The program that walks the Python chain of a sample of `cpu`, in the slot of each layout that is known. Written by user
+/// space.
+#[map]
+pub(crate) static CPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]

@@ -114,7 +114,7 @@ pub(crate) fn begin(task: &Task, process: Option<&Process>, scratch: &mut Scratc
         scratch.remainder.leaf[number] = register!(offset::BY_NUMBER[number]);
         number += 1;
     }
-    python::prepare(task, process, &mut scratch.python);
+    python::prepare(process, &mut scratch.python);
     let walk = &mut scratch.walk;
     walk.length = 1;
     walk.hash = hash_word(HASH_SEED, leaf);
@@ -169,10 +169,8 @@ fn finish(
         hash = hash_word(hash, marker);
         length += 1;
     }
-    if python != 0 {
-        hash = hash_word(hash, python_hash);
-        length += python;
-    }
+    hash = hash_word(hash, python_hash);
+    length += python;
     record.length = length as u32;
     record.hash = finish_hash(hash);
     Chain { reference: record.hash, outcome }

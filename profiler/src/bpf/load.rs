@@ -4,11 +4,11 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
+use aya::programs::{PerfEvent, ProgramFd, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{
-    CONFIG_MAGIC, CPU_WALK_NATIVE, CPU_WALK_PYTHON, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets,
+    CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets,
 };
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
@@ -103,9 +103,12 @@ pub struct Kernel {
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
-    /// Programs that go on with a walk.
+    /// The program that goes on with a walk.
     walks: ProgramArray<MapData>,
     python_layouts: Array<MapData, Shared<PythonLayout>>,
+    /// The program for them, once it is needed, and its slots, one for each layout.
+    python_program: Option<ProgramFd>,
+    python_walks: ProgramArray<MapData>,
     /// Those that are in that map.
     known_layouts: Vec<PythonLayout>,
     children_missed: Array<MapData, u64>,
@@ -157,6 +160,8 @@ impl Kernel {
             runs: Runs::new(typed(&mut ebpf, "MAPPINGS")?),
             walks: typed(&mut ebpf, "CPU_WALK")?,
             python_layouts: typed(&mut ebpf, "PYTHON_LAYOUTS")?,
+            python_program: None,
+            python_walks: typed(&mut ebpf, "CPU_PYTHON")?,
             known_layouts: Vec::new(),
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
@@ -179,17 +184,17 @@ impl Kernel {
         program.load().map_err(|cause| if lacks_registers() { BpfError::TooOld } else { failed(cause) })?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
         if !has_loop() {
-            self.load_walk("cpu_walk", CPU_WALK_NATIVE)?;
+            let walk = self.load_walk("cpu_walk")?;
+            self.walks.set(0, &walk, 0).map_err(|error| BpfError::map("write", "CPU_WALK", error))?;
         }
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
     }
 
-    /// Loads a program that goes on with a sample, and puts it into its slot.
-    fn load_walk(&mut self, name: &'static str, slot: u32) -> Result<(), BpfError> {
+    /// Loads a program that goes on with a sample.
+    fn load_walk(&mut self, name: &'static str) -> Result<ProgramFd, BpfError> {
         let program: &mut PerfEvent = self.program(name)?;
         program.load().map_err(|cause| program_error("load", name, cause))?;
-        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))?;
-        self.walks.set(slot, &fd, 0).map_err(|error| BpfError::map("write", "CPU_WALK", error))
+        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))
     }
 
     /// Makes a layout of Python known to the programs, and returns its number for [`Process::python_layout`]; `None` when
@@ -208,8 +213,12 @@ impl Kernel {
         if known.is_none() {
             let written = self.python_layouts.set(number, Shared(layout), 0);
             written.map_err(|error| BpfError::map("write", "PYTHON_LAYOUTS", error))?;
-            if index == 0 {
-                self.load_walk("cpu_python", CPU_WALK_PYTHON)?;
+            if self.python_program.is_none() {
+                self.python_program = Some(self.load_walk("cpu_python")?);
+            }
+            if let Some(program) = &self.python_program {
+                let set = self.python_walks.set(number, program, 0);
+                set.map_err(|error| BpfError::map("write", "CPU_PYTHON", error))?;
             }
             self.known_layouts.push(layout);
         }
