@@ -83,7 +83,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         // SAFETY: as above.
         unsafe { CPU_PYTHON.tail_call(context, python::slot(scratch)) };
     }
-    conclude(context, window, &task, counters, scratch, user);
+    conclude::<false>(context, window, &task, counters, scratch, user);
 }
 
 /// Goes on with a walk, where a program may not loop until it has ended.
@@ -102,7 +102,7 @@ pub(crate) fn cpu_walk(context: PerfEventContext) -> u32 {
     // SAFETY: as above.
     unsafe { CPU_PYTHON.tail_call(&context, python::slot(scratch)) };
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
-        conclude(&context, &window, &task, counters, scratch, None);
+        conclude::<false>(&context, &window, &task, counters, scratch, None);
         window.leave();
     }
     0
@@ -123,7 +123,7 @@ pub(crate) fn cpu_python(context: PerfEventContext) -> u32 {
         unsafe { CPU_PYTHON.tail_call(&context, python::slot(scratch)) };
     }
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
-        conclude(&context, &window, &task, counters, scratch, None);
+        conclude::<true>(&context, &window, &task, counters, scratch, None);
         window.leave();
     }
     0
@@ -165,8 +165,10 @@ pub(crate) fn claim() -> Option<&'static mut Scratch> {
 }
 
 /// Adds the sample whose user chain is in the scratch space, or is `user`, and gives the scratch space back.
+///
+/// `PYTHON`: whether the chain has a Python part.
 #[inline(always)]
-fn conclude(
+fn conclude<const PYTHON: bool>(
     context: &PerfEventContext,
     window: &Window,
     task: &Task,
@@ -179,7 +181,7 @@ fn conclude(
     let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
     let user = match user {
         Some(chain) => chain,
-        None => stack::end(task, scratch),
+        None => stack::end::<PYTHON>(task, scratch),
     };
     let kernel = if stack::in_user_mode(registers) {
         Chain::EMPTY

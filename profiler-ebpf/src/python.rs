@@ -73,7 +73,6 @@ pub(crate) fn prepare(process: Option<&Process>, walk: &mut PythonWalk) {
     walk.runtime = process.map_or(0, |process| process.python_runtime);
     walk.stage = stage::RUNTIME;
     walk.length = 0;
-    walk.hash = HASH_SEED;
 }
 
 /// The slot of `CPU_PYTHON` to go on with: none is so high where there is no Python chain to walk, and the call returns.
@@ -127,6 +126,7 @@ fn begin(scratch: &mut Scratch) -> bool {
     scratch.python.thread_pointer = thread_pointer();
     scratch.python.pending = 0;
     scratch.python.threads = 0;
+    scratch.python.hash = HASH_SEED;
     let mut interpreter = 0;
     if !read(scratch.python.runtime, layout.interpreters_head, &mut interpreter) {
         return cut(scratch, PythonCut::Unreadable);
@@ -269,8 +269,11 @@ fn flush(scratch: &mut Scratch, is_entry: bool) -> bool {
     if scratch.python.length >= MAX_PYTHON_FRAMES as u64 {
         return cut(scratch, PythonCut::DepthLimit);
     }
-    let word =
-        if is_entry { FrameWord::InterpretedEntry(payload).to_word() } else { FrameWord::Interpreted(payload).to_word() };
+    let word = if is_entry {
+        FrameWord::InterpretedEntry(payload).to_word()
+    } else {
+        FrameWord::Interpreted(payload).to_word()
+    };
     push(scratch, word)
 }
 

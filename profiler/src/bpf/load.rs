@@ -7,9 +7,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramFd, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use profiler_common::config::{
-    CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets,
-};
+use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};

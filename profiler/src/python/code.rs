@@ -124,12 +124,7 @@ fn line_table(read: &impl Fn(u64, &mut [u8]) -> bool, address: u64) -> Option<Ve
 }
 
 /// A string, of at most `limit` characters. Source: Include/cpython/unicodeobject.h.
-fn text(
-    read: &impl Fn(u64, &mut [u8]) -> bool,
-    interpreter: &Interpreter,
-    address: u64,
-    limit: u64,
-) -> Option<String> {
+fn text(read: &impl Fn(u64, &mut [u8]) -> bool, interpreter: &Interpreter, address: u64, limit: u64) -> Option<String> {
     let mut head = [0; HEAD_BYTES];
     if !read(address, &mut head) {
         return None;

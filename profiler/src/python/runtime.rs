@@ -90,9 +90,9 @@ pub fn find_interpreter(object: &ObjectFile) -> Result<Option<Interpreter>, Runt
         version: version.map_or_else(|| "(none stated)".to_owned(), |(major, minor)| format!("{major}.{minor}")),
     };
     let layout = match version {
-        Some(STATES_LAYOUT) => sections
-            .bytes_at(runtime.address, DEBUG_OFFSETS_BYTES)
-            .and_then(|bytes| of_debug_offsets(&bytes)),
+        Some(STATES_LAYOUT) => {
+            sections.bytes_at(runtime.address, DEBUG_OFFSETS_BYTES).and_then(|bytes| of_debug_offsets(&bytes))
+        }
         Some(version) => of_version(version),
         None => None,
     };
