@@ -34,7 +34,7 @@ extern "C" fn bench_walk(_context: *mut c_void) -> i32 {
             Some(chain) => chain,
             None => {
                 unwind::walk(Programs::PerfEvent);
-                stack::end(&task, scratch)
+                stack::end::<false>(&task, scratch)
             }
         };
         window.leave();

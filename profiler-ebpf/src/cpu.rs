@@ -75,12 +75,10 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
     let user = stack::begin(&task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::PerfEvent);
-        if python::is_asked(scratch) {
-            // SAFETY: the map holds a program of this type. The call returns only when there is none.
-            unsafe { CPU_PYTHON.tail_call(context, 0) };
-        }
+        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
+        unsafe { CPU_PYTHON.tail_call(context, python::slot(scratch)) };
     }
-    conclude(context, window, &task, counters, scratch, user);
+    conclude::<false>(context, window, &task, counters, scratch, user);
 }
 
 /// Goes on with the Python chain, once the native one is walked.
@@ -92,7 +90,7 @@ pub(crate) fn cpu_python(context: PerfEventContext) -> u32 {
     let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
     python::walk(Programs::PerfEvent);
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
-        conclude(&context, &window, &task, counters, scratch, None);
+        conclude::<true>(&context, &window, &task, counters, scratch, None);
         window.leave();
     }
     0
@@ -134,8 +132,10 @@ pub(crate) fn claim() -> Option<&'static mut Scratch> {
 }
 
 /// Adds the sample whose user chain is in the scratch space, or is `user`, and gives the scratch space back.
+///
+/// `PYTHON`: whether the chain has a Python part.
 #[inline(always)]
-fn conclude(
+fn conclude<const PYTHON: bool>(
     context: &PerfEventContext,
     window: &Window,
     task: &Task,
@@ -148,7 +148,7 @@ fn conclude(
     let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
     let user = match user {
         Some(chain) => chain,
-        None => stack::end(task, scratch),
+        None => stack::end::<PYTHON>(task, scratch),
     };
     let kernel = if stack::in_user_mode(registers) {
         Chain::EMPTY

@@ -87,10 +87,10 @@ pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// The program that goes on with a sample of `cpu` where there is a Python chain. Written by user space, once there is a
-/// Python process.
+/// The program that walks the Python chain of a sample of `cpu`, in the slot of each layout that is known. Written by user
+/// space.
 #[map]
-pub(crate) static CPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub(crate) static CPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]

@@ -3,7 +3,7 @@
 //!
 //! Everything is read by helpers that survive any address. A thread that is not the interpreter's has no frames here.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_user};
 use core::ffi::c_void;
 use profiler_common::config::Process;
 use profiler_common::counters::Outcome;
@@ -15,7 +15,7 @@ use profiler_common::python::{
 
 use crate::config::config;
 use crate::maps::{PYTHON_LAYOUTS, Programs, SCRATCH, Scratch};
-use crate::task::{Task, kernel_word};
+use crate::task::kernel_word;
 
 /// Where a Python walk has got to. In the scratch space for the same reason as [`crate::unwind::Walk`].
 #[repr(C)]
@@ -63,28 +63,21 @@ mod stage {
 /// what there is where every frame was entered from C.
 const MAX_TURNS: usize = 1 + MAX_PYTHON_THREADS + 2 * MAX_PYTHON_FRAMES + 1;
 
-/// Notes whether there is a Python chain to walk.
+/// Notes whether there is a Python chain to walk. No more than that: every process's sample pays for it.
 #[inline(always)]
-pub(crate) fn prepare(task: &Task, process: Option<&Process>, walk: &mut PythonWalk) {
+pub(crate) fn prepare(process: Option<&Process>, walk: &mut PythonWalk) {
+    walk.layout_number = u64::from(process.map_or(0, |process| process.python_layout));
+    walk.runtime = process.map_or(0, |process| process.python_runtime);
+    walk.stage = stage::RUNTIME;
     walk.length = 0;
-    walk.layout_number = 0;
-    if let Some(process) = process
-        && process.python_layout != 0
-    {
-        walk.layout_number = u64::from(process.python_layout);
-        walk.runtime = process.python_runtime;
-        walk.thread_pointer = kernel_word(task.pointer(), config!(task.thread_pointer));
-        walk.stage = stage::RUNTIME;
-        walk.pending = 0;
-        walk.threads = 0;
-        walk.hash = HASH_SEED;
-    }
 }
 
-/// Whether there is a Python chain to walk.
+/// The slot of `CPU_PYTHON` to go on with: none is so high where there is no Python chain to walk, and the call returns.
+///
+/// No branch: the verifier would follow all that comes after twice.
 #[inline(always)]
-pub(crate) fn is_asked(scratch: &Scratch) -> bool {
-    scratch.python.layout_number != 0
+pub(crate) fn slot(scratch: &Scratch) -> u32 {
+    (scratch.python.layout_number as u32).wrapping_sub(1)
 }
 
 /// Walks the whole chain, in the scratch space of a program type.
@@ -120,14 +113,26 @@ fn turn(scratch: &mut Scratch) -> bool {
 /// Finds the first interpreter's first thread.
 #[inline(always)]
 fn begin(scratch: &mut Scratch) -> bool {
-    let number = (scratch.python.layout_number as u32).wrapping_sub(1);
-    let Some(layout) = PYTHON_LAYOUTS.get(number) else { return false };
+    let Some(layout) = PYTHON_LAYOUTS.get(slot(scratch)) else { return false };
     scratch.python.layout = *layout;
+    scratch.python.thread_pointer = thread_pointer();
+    scratch.python.pending = 0;
+    scratch.python.threads = 0;
+    scratch.python.hash = HASH_SEED;
     let mut interpreter = 0;
     if !read(scratch.python.runtime, layout.interpreters_head, &mut interpreter) {
         return cut(scratch, PythonCut::Unreadable);
     }
     enter_interpreter(scratch, interpreter)
+}
+
+/// `pthread_t` of the thread that runs, which is the address of its own storage (System V ABI for thread-local storage,
+/// variant II; glibc and musl have their thread there).
+#[inline(always)]
+fn thread_pointer() -> u64 {
+    // SAFETY: takes no argument.
+    let task = unsafe { bpf_get_current_task_btf() }.cast::<u8>().cast_const();
+    kernel_word(task, config!(task.thread_pointer))
 }
 
 /// Goes on with the threads of an interpreter; there is none when the thread that runs is not one of Python's.

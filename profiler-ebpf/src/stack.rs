@@ -78,7 +78,7 @@ pub(crate) fn kernel(context: *mut core::ffi::c_void, record: &mut StackRecord) 
         length += 1;
     }
     let outcome = if length == MAX_KERNEL_FRAMES { Outcome::DepthLimit } else { Outcome::Complete };
-    finish(record, length, hash, outcome as u64, 0, 0)
+    finish(record, length, hash, outcome as u64)
 }
 
 /// Begins the user chain, at the registers the task entered the kernel with; the chain where there is nothing to walk.
@@ -114,7 +114,7 @@ pub(crate) fn begin(task: &Task, process: Option<&Process>, scratch: &mut Scratc
         scratch.remainder.leaf[number] = register!(offset::BY_NUMBER[number]);
         number += 1;
     }
-    python::prepare(task, process, &mut scratch.python);
+    python::prepare(process, &mut scratch.python);
     let walk = &mut scratch.walk;
     walk.length = 1;
     walk.hash = hash_word(HASH_SEED, leaf);
@@ -129,20 +129,27 @@ pub(crate) fn begin(task: &Task, process: Option<&Process>, scratch: &mut Scratc
     walk.mapping.end = 0;
     if segment == COMPAT_CODE_SEGMENT {
         let hash = scratch.walk.hash;
-        return Some(finish(&mut scratch.user, 1, hash, Outcome::CompatCode as u64, 0, 0));
+        return Some(finish(&mut scratch.user, 1, hash, Outcome::CompatCode as u64));
     }
     None
 }
 
 /// Ends the user chain that [`begin`] began and `unwind` walked.
+///
+/// `PYTHON`: whether `python` went on with it. A constant, so that the verifier has nothing to follow where it did not.
 #[inline(always)]
-pub(crate) fn end(task: &Task, scratch: &mut Scratch) -> Chain {
+pub(crate) fn end<const PYTHON: bool>(task: &Task, scratch: &mut Scratch) -> Chain {
     let (length, hash, outcome) = (scratch.walk.length, scratch.walk.hash, scratch.walk.outcome);
     if outcome != Outcome::Complete as u64 && task.is_executing() {
         return Chain::lost(Outcome::Executing);
     }
-    let (python, python_hash) = (scratch.python.length, scratch.python.hash);
-    let mut chain = finish(&mut scratch.user, length as usize, hash, outcome, python as usize, python_hash);
+    let mut chain = finish(&mut scratch.user, length as usize, hash, outcome);
+    if PYTHON {
+        // Its words are behind the marker already.
+        chain.reference = finish_hash(hash_word(chain.reference, scratch.python.hash));
+        scratch.user.hash = chain.reference;
+        scratch.user.length += scratch.python.length as u32;
+    }
     if scratch.walk.left != 0 {
         chain.reference = remainder::send(scratch, task.tid);
         scratch.user.hash = chain.reference;
@@ -151,27 +158,14 @@ pub(crate) fn end(task: &Task, scratch: &mut Scratch) -> Chain {
 }
 
 /// Ends a chain: a marker when it was cut, its length and its hash.
-///
-/// `python`, `python_hash`: words of the Python chain, which are behind the marker already, and the hash of them.
 #[inline(always)]
-fn finish(
-    record: &mut StackRecord,
-    length: usize,
-    mut hash: u64,
-    outcome: u64,
-    python: usize,
-    python_hash: u64,
-) -> Chain {
+fn finish(record: &mut StackRecord, length: usize, mut hash: u64, outcome: u64) -> Chain {
     let mut length = if length > MAX_USER_FRAMES { MAX_USER_FRAMES } else { length };
     if outcome != Outcome::Complete as u64 {
         let marker = FrameWord::Marker(outcome).to_word();
         record.words[length % MAX_STACK_WORDS] = marker;
         hash = hash_word(hash, marker);
         length += 1;
-    }
-    if python != 0 {
-        hash = hash_word(hash, python_hash);
-        length += python;
     }
     record.length = length as u32;
     record.hash = finish_hash(hash);

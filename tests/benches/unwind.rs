@@ -160,7 +160,8 @@ fn publish(kernel: &mut Kernel, pid: u32) -> anyhow::Result<()> {
         first_exec_count: UNKNOWN_EXEC_COUNT,
         first_mapping: run.first,
         mappings: run.length,
-        reserved: 0,
+        python_layout: 0,
+        python_runtime: 0,
     };
     Ok(kernel.set_process(pid, process)?)
 }

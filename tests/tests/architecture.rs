@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of the profiler, left to right: a module may use those of the layers before its own, and itself.
 const LAYERS: [&[&str]; 4] =
-    [&["profile", "process"], &["bpf", "unwind", "symbolize", "analyze", "output"], &["collect"], &["cli"]];
+    [&["profile", "process"], &["bpf", "python", "unwind", "symbolize", "analyze", "output"], &["collect"], &["cli"]];
 
 /// Names that only some modules may use: names, modules, and the sentence they stand for.
 const ONLY_IN: [(&[&str], &[&str], &str); 9] = [

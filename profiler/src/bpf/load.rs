@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
+use aya::programs::{PerfEvent, ProgramFd, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
@@ -98,9 +98,10 @@ pub struct Kernel {
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
-    /// The program that goes on with a Python chain.
-    pythons: ProgramArray<MapData>,
     python_layouts: Array<MapData, Shared<PythonLayout>>,
+    /// The program for them, once it is needed, and its slots, one for each layout.
+    python_program: Option<ProgramFd>,
+    python_walks: ProgramArray<MapData>,
     /// Those that are in that map.
     known_layouts: Vec<PythonLayout>,
     children_missed: Array<MapData, u64>,
@@ -150,8 +151,9 @@ impl Kernel {
             processes: typed(&mut ebpf, "PROCESSES")?,
             tables,
             runs: Runs::new(typed(&mut ebpf, "MAPPINGS")?),
-            pythons: typed(&mut ebpf, "CPU_PYTHON")?,
             python_layouts: typed(&mut ebpf, "PYTHON_LAYOUTS")?,
+            python_program: None,
+            python_walks: typed(&mut ebpf, "CPU_PYTHON")?,
             known_layouts: Vec::new(),
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
@@ -176,13 +178,11 @@ impl Kernel {
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
     }
 
-    /// Loads the program that goes on with a Python chain.
-    fn load_python(&mut self) -> Result<(), BpfError> {
-        let name = "cpu_python";
+    /// Loads a program that goes on with a sample.
+    fn load_walk(&mut self, name: &'static str) -> Result<ProgramFd, BpfError> {
         let program: &mut PerfEvent = self.program(name)?;
         program.load().map_err(|cause| program_error("load", name, cause))?;
-        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))?;
-        self.pythons.set(0, &fd, 0).map_err(|error| BpfError::map("write", "CPU_PYTHON", error))
+        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))
     }
 
     /// Makes a layout of Python known to the programs, and returns its number for [`Process::python_layout`]; `None` when
@@ -201,8 +201,12 @@ impl Kernel {
         if known.is_none() {
             let written = self.python_layouts.set(number, Shared(layout), 0);
             written.map_err(|error| BpfError::map("write", "PYTHON_LAYOUTS", error))?;
-            if index == 0 {
-                self.load_python()?;
+            if self.python_program.is_none() {
+                self.python_program = Some(self.load_walk("cpu_python")?);
+            }
+            if let Some(program) = &self.python_program {
+                let set = self.python_walks.set(number, program, 0);
+                set.map_err(|error| BpfError::map("write", "CPU_PYTHON", error))?;
             }
             self.known_layouts.push(layout);
         }

@@ -34,6 +34,8 @@ pub(super) struct Pythons {
     frames: Interner<InterpretedFrame>,
     warnings: Vec<String>,
     window: u64,
+    /// Whether a process was found since somebody asked.
+    found: bool,
 }
 
 /// An interpreter in a process.
@@ -72,7 +74,7 @@ impl Pythons {
         pid: u32,
         processes: &mut Processes,
     ) -> Result<(u32, u64), BpfError> {
-        self.processes.remove(&pid);
+        let known = self.processes.remove(&pid);
         let Some((mappings, objects)) = processes.mappings(pid) else { return Ok((0, 0)) };
         for mapping in mappings.iter() {
             let Backing::File(_, path) = &mapping.backing else { continue };
@@ -92,10 +94,16 @@ impl Pythons {
             let bias = mapping.start.wrapping_sub(address);
             let Some(layout) = kernel.python_layout(interpreter.walk)? else { continue };
             let runtime = interpreter.runtime.wrapping_add(bias);
+            self.found |= known.is_none();
             self.processes.insert(pid, Attached { interpreter: Arc::clone(interpreter), bias });
             return Ok((layout, runtime));
         }
         Ok((0, 0))
+    }
+
+    /// Whether a process was found since the last call.
+    pub(super) fn take_new(&mut self) -> bool {
+        std::mem::take(&mut self.found)
     }
 
     /// Whether a frame is one of the function that evaluates Python frames.

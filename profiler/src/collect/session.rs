@@ -25,6 +25,9 @@ use crate::profile::RawProfile;
 /// Length of a window: what a record can lag behind, and how often the maps are emptied.
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// When the first window of a new Python process ends: its functions have names only if they are read while it lives.
+const EARLY_WINDOW: Duration = Duration::from_millis(200);
+
 /// A process that is sampled.
 pub(super) const TARGET_PROCESS: Process = Process {
     generation: 0,
@@ -122,7 +125,13 @@ impl Session {
         let limit = duration.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
         let deadline = tokio::time::sleep_until((started + limit).into());
         tokio::pin!(deadline);
+        let mut early: Option<Instant> = None;
         loop {
+            // Once a window at most, so that a host full of them does not put the end of windows off.
+            if self.pythons.take_new() && early.is_none_or(|early| early.elapsed() > WINDOW) {
+                early = Some(Instant::now());
+                windows.reset_after(EARLY_WINDOW);
+            }
             let wake = tokio::select! {
                 biased;
                 _ = stop.interrupt.recv() => Wake::Signal,
