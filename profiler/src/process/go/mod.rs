@@ -104,16 +104,7 @@ const FIRST: u8 = 1;
 /// A Go program's table.
 pub(crate) struct LineTable<'f> {
     image: Image<'f>,
-    version: Version,
-    /// Addresses of its parts.
-    names: u64,
-    units: u64,
-    files: u64,
-    programs: u64,
-    functions: u64,
-    function_count: u64,
-    /// What function addresses are relative to.
-    text: u64,
+    parts: Parts,
     /// What inline trees are relative to; `None` where it could not be found.
     function_data: Option<u64>,
     steps_left: u64,
@@ -138,20 +129,7 @@ impl<'f> LineTable<'f> {
             [table.text] = image.pointers([module + MODULE_TEXT])?;
         }
         let function_data = module.and_then(|module| table.function_data(&mut image, module));
-        let Parts { version, names, units, files, programs, functions, function_count, text } = table;
-        let mut table = Self {
-            image,
-            version,
-            names,
-            units,
-            files,
-            programs,
-            functions,
-            function_count,
-            text,
-            function_data,
-            steps_left: MAX_STEPS,
-        };
+        let mut table = Self { image, parts: table, function_data, steps_left: MAX_STEPS };
         // The code that it speaks of must be code.
         let first = table.entry(0)?;
         table.image.is_code(first).then_some(table)
@@ -159,7 +137,7 @@ impl<'f> LineTable<'f> {
 
     /// Whether inlined calls can be told.
     pub(crate) fn knows_inlined(&self) -> bool {
-        self.function_data.is_some() || self.version == Version::Go116
+        self.function_data.is_some() || self.parts.version == Version::Go116
     }
 
     /// The functions at an address, innermost first; `None` outside the code that Go's compiler made.
@@ -179,7 +157,7 @@ impl<'f> LineTable<'f> {
                 Some((offset, _)) => offset,
                 None => self.image.u32(function.at.checked_add(self.field_offset(Field::Name))?)?,
             };
-            let name = self.image.text(self.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
+            let name = self.image.text(self.parts.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
             if name.is_empty() {
                 return None;
             }
@@ -195,7 +173,7 @@ impl<'f> LineTable<'f> {
 
     /// The code of the table, from its first address to its last.
     pub(crate) fn code(&mut self) -> Option<std::ops::Range<u64>> {
-        let code = self.entry(0)?..self.entry(self.function_count)?;
+        let code = self.entry(0)?..self.entry(self.parts.function_count)?;
         (code.start < code.end && self.image.is_code(code.end - 1)).then_some(code)
     }
 
@@ -203,7 +181,7 @@ impl<'f> LineTable<'f> {
     /// out. Ends early where the table is damaged.
     pub(crate) fn each_frame(&mut self, mut visit: impl FnMut(u64, u64, GoCode)) -> Option<()> {
         let mut done = 0;
-        for number in 0..self.function_count {
+        for number in 0..self.parts.function_count {
             let (start, end) = (self.entry(number)?, self.entry(number + 1)?);
             if start < done || start >= end {
                 continue;
@@ -216,9 +194,9 @@ impl<'f> LineTable<'f> {
             }
             let flags = self.image.u8(function.at.checked_add(self.func_size() - 3)?)?;
             // Go 1.16 has no flags yet.
-            if flags & (FIRST | WRITES_SP) != 0 || self.version == Version::Go116 {
+            if flags & (FIRST | WRITES_SP) != 0 || self.parts.version == Version::Go116 {
                 let offset = self.field(function, Field::Name)?;
-                let name = self.image.text(self.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
+                let name = self.image.text(self.parts.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
                 let known = ROOTS.contains(&name.as_str()) || flags & FIRST != 0;
                 if known || flags & WRITES_SP != 0 {
                     visit(start, end, if known { GoCode::Root } else { GoCode::Unknown });
@@ -237,7 +215,7 @@ impl<'f> LineTable<'f> {
 
     fn is_signal_return(&mut self, function: GoFunction) -> Option<bool> {
         let offset = self.field(function, Field::Name)?;
-        let name = self.image.text(self.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
+        let name = self.image.text(self.parts.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
         Some(name.starts_with("runtime.sigreturn"))
     }
 
@@ -249,7 +227,7 @@ impl<'f> LineTable<'f> {
         end: u64,
         visit: &mut impl FnMut(u64, u64, GoCode),
     ) -> Option<()> {
-        let mut at = self.programs.checked_add(u64::from(program))?;
+        let mut at = self.parts.programs.checked_add(u64::from(program))?;
         let (mut depth, mut from) = (-1_i32, start);
         while from < end {
             self.steps_left = self.steps_left.checked_sub(1)?;
@@ -269,14 +247,16 @@ impl<'f> LineTable<'f> {
 
     /// The address of a function by number; that after the last is where the code ends.
     fn entry(&mut self, number: u64) -> Option<u64> {
-        match self.version {
-            Version::Go116 => self.image.u64(self.functions.checked_add(16 * number)?),
-            _ => Some(self.text.wrapping_add(u64::from(self.image.u32(self.functions.checked_add(8 * number)?)?))),
+        match self.parts.version {
+            Version::Go116 => self.image.u64(self.parts.functions.checked_add(16 * number)?),
+            _ => Some(
+                self.parts.text.wrapping_add(u64::from(self.image.u32(self.parts.functions.checked_add(8 * number)?)?)),
+            ),
         }
     }
 
     fn function(&mut self, address: u64) -> Option<GoFunction> {
-        let (mut low, mut high) = (0, self.function_count);
+        let (mut low, mut high) = (0, self.parts.function_count);
         if address < self.entry(0)? || address >= self.entry(high)? {
             return None;
         }
@@ -292,22 +272,22 @@ impl<'f> LineTable<'f> {
     }
 
     fn numbered(&mut self, number: u64) -> Option<GoFunction> {
-        let offset = match self.version {
-            Version::Go116 => self.image.u64(self.functions.checked_add(16 * number + 8)?)?,
-            _ => u64::from(self.image.u32(self.functions.checked_add(8 * number + 4)?)?),
+        let offset = match self.parts.version {
+            Version::Go116 => self.image.u64(self.parts.functions.checked_add(16 * number + 8)?)?,
+            _ => u64::from(self.image.u32(self.parts.functions.checked_add(8 * number + 4)?)?),
         };
-        Some(GoFunction { entry: self.entry(number)?, at: self.functions.checked_add(offset)? })
+        Some(GoFunction { entry: self.entry(number)?, at: self.parts.functions.checked_add(offset)? })
     }
 
     /// Bytes of a `_func`; the last is the number of its data, the third but last its flags.
     fn func_size(&self) -> u64 {
-        let size = if self.version == Version::Go120 { 44 } else { 40 };
-        size + if self.version == Version::Go116 { 4 } else { 0 }
+        let size = if self.parts.version == Version::Go120 { 44 } else { 40 };
+        size + if self.parts.version == Version::Go116 { 4 } else { 0 }
     }
 
     fn field_offset(&self, field: Field) -> u64 {
         // The first field is the entry, which was a whole address.
-        field as u64 + if self.version == Version::Go116 { 4 } else { 0 }
+        field as u64 + if self.parts.version == Version::Go116 { 4 } else { 0 }
     }
 
     fn field(&mut self, function: GoFunction, field: Field) -> Option<u32> {
@@ -322,10 +302,10 @@ impl<'f> LineTable<'f> {
         let file = u32::try_from(self.value(file, function, pc)?).ok()?;
         let unit = self.field(function, Field::Unit)?;
         let index = u64::from(unit).checked_add(u64::from(file))?;
-        let offset = self.image.u32(self.units.checked_add(4 * index)?)?;
+        let offset = self.image.u32(self.parts.units.checked_add(4 * index)?)?;
         let name = match offset {
             u32::MAX => String::new(),
-            offset => self.image.text(self.files.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?,
+            offset => self.image.text(self.parts.files.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?,
         };
         Some((name, u32::try_from(line).unwrap_or(0)))
     }
@@ -341,7 +321,7 @@ impl<'f> LineTable<'f> {
         let lists = function.at.checked_add(size)?;
         let program = self.image.u32(lists + 4 * INLINE_INDEX)?;
         let after = lists.checked_add(4 * programs)?;
-        let tree = if self.version == Version::Go116 {
+        let tree = if self.parts.version == Version::Go116 {
             // Pointers, of which those of a relocatable program are zero here.
             self.image.u64(after.next_multiple_of(8).checked_add(8 * INLINE_TREE)?)?
         } else {
@@ -356,7 +336,7 @@ impl<'f> LineTable<'f> {
     /// The inlined call an address is in: offset of its name, and the offset in the function of the call itself.
     fn inlined(&mut self, function: GoFunction, program: u32, tree: u64, pc: u64) -> Option<(u32, u64)> {
         let index = u64::try_from(self.value(program, function, pc)?).ok()?;
-        let (size, name, parent) = if self.version == Version::Go120 { (16, 4, 8) } else { (20, 12, 16) };
+        let (size, name, parent) = if self.parts.version == Version::Go120 { (16, 4, 8) } else { (20, 12, 16) };
         let call = tree.checked_add(size * index)?;
         let name = self.image.u32(call.checked_add(name)?)?;
         let parent = self.image.u32(call.checked_add(parent)?)?;
@@ -368,7 +348,7 @@ impl<'f> LineTable<'f> {
     ///
     /// A program is a list of steps: how much the value changes, then for how many bytes of code it stays.
     fn value(&mut self, program: u32, function: GoFunction, pc: u64) -> Option<i32> {
-        let mut at = self.programs.checked_add(u64::from(program))?;
+        let mut at = self.parts.programs.checked_add(u64::from(program))?;
         let (mut value, mut end) = (-1_i32, function.entry);
         let mut is_first = true;
         loop {
@@ -422,6 +402,7 @@ struct Parts {
     programs: u64,
     functions: u64,
     function_count: u64,
+    /// What function addresses are relative to.
     text: u64,
 }
 

@@ -210,14 +210,14 @@ fn every_function_of_the_programs_named_is_told() {
         let begun = Instant::now();
         let mut table = LineTable::find(&file).unwrap_or_else(|| panic!("no table in {}", path.display()));
         let (mut named, mut inlined) = (0, 0);
-        for number in 0..table.function_count {
+        for number in 0..table.parts.function_count {
             let (start, end) = (table.entry(number).unwrap(), table.entry(number + 1).unwrap());
             let found = table.look_up(start.midpoint(end));
             named += u64::from(found.is_some());
             inlined += u64::from(found.is_some_and(|found| found.len() > 1));
         }
-        let all = table.function_count;
-        let (version, took) = (table.version, begun.elapsed());
+        let all = table.parts.function_count;
+        let (version, took) = (table.parts.version, begun.elapsed());
         let path = path.display();
         let told =
             format!("{path}: {version:?}, {named} of {all} functions named, {inlined} in inlined calls, {took:?}");
