@@ -6,6 +6,7 @@ pub mod analyze;
 pub mod bpf;
 pub mod cli;
 pub mod collect;
+mod disk_cache;
 pub mod output;
 pub mod process;
 pub mod profile;

@@ -12,16 +12,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use inferno::collapse::Collapse as _;
-use inferno::collapse::perf::{Folder, Options};
-use profiler_tests::{Target, Workload, find_program, float, profiler, require_bpf, scratch};
+use profiler_tests::{Target, Usage, Workload, collapse_perf, find_program, float, profiler, require_bpf, scratch};
 
 /// Samples a second: what the comparisons that are published use.
 const RATE_HZ: &str = "999";
@@ -31,7 +28,7 @@ const COLLAPSE: &str = "collapse";
 
 fn main() -> ExitCode {
     let result = match parse() {
-        Ok(Run::Collapse(svg)) => collapse(&svg).map(|()| true),
+        Ok(Run::Collapse(svg)) => collapse_perf(&svg).map(|()| true).map_err(anyhow::Error::from),
         Ok(Run::Bench { seconds, repeats }) => bench(seconds, repeats),
         Err(error) => Err(error),
     };
@@ -67,16 +64,6 @@ fn parse() -> anyhow::Result<Run> {
     }
     ensure!((2..=60).contains(&seconds) && (1..=50).contains(&repeats), "2 to 60 seconds, 1 to 50 repeats");
     Ok(Run::Bench { seconds, repeats })
-}
-
-/// What `inferno-collapse-perf | inferno-flamegraph` do: from standard input to `svg`.
-fn collapse(svg: &Path) -> anyhow::Result<()> {
-    let mut folded = Vec::new();
-    Folder::from(Options::default()).collapse(BufReader::new(std::io::stdin().lock()), &mut folded)?;
-    let text = String::from_utf8(folded)?;
-    let mut options = inferno::flamegraph::Options::default();
-    inferno::flamegraph::from_lines(&mut options, text.lines(), BufWriter::new(File::create(svg)?))?;
-    Ok(())
 }
 
 /// What to record.
@@ -185,7 +172,7 @@ fn record_with_profiler(scope: Scope, seconds: u32, pid: u32, directory: &Path) 
     command.args(["record", "-F", RATE_HZ, "-d", &seconds.to_string(), "-o"]).arg(&output);
     command.args(target_arguments(scope, pid)).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
-    let usage = wait(command.spawn().context("start the profiler")?)?;
+    let usage = Usage::wait(&command.spawn().context("start the profiler")?)?;
     let extra_s = start.elapsed().as_secs_f64() - f64::from(seconds);
     let report: serde_json::Value = serde_json::from_reader(File::open(output.join("report.json"))?)?;
     let figure = |pointer: &str| report.pointer(pointer).and_then(serde_json::Value::as_f64).context("report.json");
@@ -207,7 +194,7 @@ fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory
     let mut record = Command::new(perf);
     record.args(["record", "-q", "-g", "-F", RATE_HZ, "-o"]).arg(&data).args(target_arguments(scope, pid));
     record.args(["--", "sleep", &seconds.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    let recorded = wait(record.spawn().context("start perf record")?)?;
+    let recorded = Usage::wait(&record.spawn().context("start perf record")?)?;
 
     let mut script = Command::new(perf);
     script.args(["script", "--no-inline", "-i"]).arg(&data).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -215,8 +202,8 @@ fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory
     let mut collapse = Command::new(std::env::current_exe()?);
     collapse.arg(COLLAPSE).arg(directory.join("perf.svg"));
     let collapse = collapse.stdin(script.stdout.take().context("its output is a pipe")?).spawn();
-    let collapsed = wait(collapse.context("start inferno")?)?;
-    let scripted = wait(script)?;
+    let collapsed = Usage::wait(&collapse.context("start inferno")?)?;
+    let scripted = Usage::wait(&script)?;
     let extra_s = start.elapsed().as_secs_f64() - f64::from(seconds);
 
     // A line for each sample. Not part of what is measured.
@@ -237,30 +224,6 @@ fn target_arguments(scope: Scope, pid: u32) -> Vec<OsString> {
         Scope::Process => vec!["-p".into(), pid.to_string().into()],
         Scope::Host => vec!["-a".into()],
     }
-}
-
-/// What a process used, with the children it waited for.
-struct Usage {
-    cpu_s: f64,
-    peak_mb: f64,
-}
-
-/// Waits for a child, which must succeed.
-fn wait(child: Child) -> anyhow::Result<Usage> {
-    let mut status = 0;
-    // SAFETY: all zeros is a value of this structure of integers.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live variables; the child has not been waited for.
-    let waited = unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, 0, &raw mut usage) };
-    ensure!(waited == child.id().cast_signed(), "wait4: {}", std::io::Error::last_os_error());
-    let status = ExitStatus::from_raw(status);
-    ensure!(status.success(), "a tool failed: {status}");
-    let number = |number: i64| float(number.unsigned_abs());
-    let seconds = |time: libc::timeval| number(time.tv_sec) + number(time.tv_usec) / 1e6;
-    Ok(Usage {
-        cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        peak_mb: number(usage.ru_maxrss) * 1024.0 / 1e6,
-    })
 }
 
 fn median(runs: &[Measured], field: impl Fn(&Measured) -> f64) -> f64 {

@@ -9,6 +9,7 @@ mod capture;
 mod environment;
 mod process;
 mod record;
+mod usage;
 mod workload;
 
 pub use bpf_objects::BpfObjects;
@@ -18,4 +19,5 @@ pub use environment::{
 };
 pub use process::{Ended, Target, owned_by, wait_until};
 pub use record::{Record, Recording, profiler_command, run_profiler};
+pub use usage::{Usage, collapse_perf};
 pub use workload::{Language, Workload};

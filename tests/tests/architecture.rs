@@ -8,8 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the profiler, left to right: a module may use those of the layers before its own, and itself.
-const LAYERS: [&[&str]; 4] =
-    [&["profile", "process"], &["bpf", "python", "unwind", "symbolize", "analyze", "output"], &["collect"], &["cli"]];
+const LAYERS: [&[&str]; 4] = [
+    &["profile", "process", "disk_cache"],
+    &["bpf", "python", "unwind", "symbolize", "analyze", "output"],
+    &["collect"],
+    &["cli"],
+];
 
 /// Names that only some modules may use: names, modules, and the sentence they stand for.
 const ONLY_IN: [(&[&str], &[&str], &str); 9] = [
@@ -18,9 +22,17 @@ const ONLY_IN: [(&[&str], &[&str], &str); 9] = [
     (&["print", "println", "eprint", "eprintln", "stdout", "stderr", "indicatif"], &["cli"], "only cli prints"),
     (&["ExitCode"], &["cli", "main"], "only cli chooses an exit code"),
     (&["prost", "inferno"], &["output"], "only output knows a format's bytes"),
-    (&["flate2"], &["output", "unwind"], "only output compresses, and only unwind reads compressed sections"),
+    (
+        &["flate2"],
+        &["output", "process", "unwind", "disk_cache", "symbolize"],
+        "only output compresses; others expand sections and compute checksums",
+    ),
     (&["blazesym"], &["symbolize"], "only symbolize looks names up"),
-    (&["gimli"], &[], "call-frame information is read by unwind itself; gimli is what its tests compare with"),
+    (
+        &["gimli"],
+        &["symbolize"],
+        "call-frame information is read by unwind itself; gimli is what its tests compare with",
+    ),
     (&["tokio"], &["bpf", "collect", "cli"], "the model, analysis and output do not wait"),
 ];
 

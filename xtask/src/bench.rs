@@ -6,8 +6,12 @@ use crate::command::{cargo, run as run_command};
 use crate::test;
 
 /// Every benchmark and what it measures; a new one is a row here and a file in tests/benches.
-const BENCHES: [(&str, &str); 2] = [
+const BENCHES: [(&str, &str); 3] = [
     ("overhead", "what a capture costs, beside perf record -g on the same workload"),
+    (
+        "symbolize",
+        "from stop to written: a million samples of 20,000 stacks over 100 MB, beside perf script and inferno",
+    ),
     ("unwind", "what a walk costs by depth, beside the kernel's own; size and time of tables"),
 ];
 

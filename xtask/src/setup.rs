@@ -25,7 +25,7 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 7] = [
+const TEST_PROGRAMS: [(&str, &str); 10] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
@@ -33,6 +33,9 @@ const TEST_PROGRAMS: [(&str, &str); 7] = [
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("perf", "linux-perf"),
+    ("xz", "xz-utils"),
+    ("debuginfod", "debuginfod"),
+    ("debuginfod-find", "debuginfod"),
 ];
 
 /// What the tests build against: a header and Debian's package of it.

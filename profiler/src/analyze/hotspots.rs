@@ -1,7 +1,9 @@
 //! Functions by self and by total, and the calls between them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use super::Weighted;
 use crate::profile::{Edge, FrameKind, Hotspot, Interner, Report};

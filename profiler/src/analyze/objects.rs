@@ -1,7 +1,8 @@
 //! Objects: what they use themselves, and how many of their frames have names.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+
+use hashbrown::HashMap;
 
 use super::{Weighted, share};
 use crate::profile::{FrameKind, Index, ObjectShare, Report};

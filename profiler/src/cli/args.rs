@@ -80,12 +80,21 @@ pub(super) struct RecordArgs {
     /// Most memory for unwind tables
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) table_mb: u16,
-    /// Keep unwind tables in this directory, for the next recording; /var/cache/profiler/unwind for root
+    /// Keep unwind tables and names in this directory, for the next recording; /var/cache/profiler for root
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     pub(super) cache_dir: Option<PathBuf>,
-    /// Keep no unwind tables on disk
+    /// Keep no unwind tables and no names on disk
     #[arg(long)]
     pub(super) no_cache: bool,
+    /// Look for debug files here before /usr/lib/debug, by build ID and by path; may be given more than once
+    #[arg(long = "debug-dir", value_name = "DIR")]
+    pub(super) debug_directories: Vec<PathBuf>,
+    /// Fetch missing debug files from the servers in DEBUGINFOD_URLS, by debuginfod-find
+    #[arg(long)]
+    pub(super) debuginfod: bool,
+    /// Leave the arguments of generics and templates out of names
+    #[arg(long)]
+    pub(super) short_names: bool,
     /// Print what was recorded as JSON: the directory, the samples, the accounting
     #[arg(long)]
     pub(super) json: bool,

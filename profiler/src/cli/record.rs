@@ -8,10 +8,13 @@ use super::progress::ProgressLine;
 use super::{CommandResult, Failure, print};
 use crate::analyze::analyze;
 use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{CommandError, RecordConfig, Recording, RunningCommand, TableCache, TargetSelection, record};
-use crate::output;
+use crate::collect::{
+    CacheDirectory, CommandError, NamingConfig, RecordConfig, Recording, RunningCommand, TargetSelection, record,
+};
+use crate::output::{self, OutputFile};
 use crate::process;
 use crate::profile::{Capture, Index, Report};
+use crate::symbolize::DEBUG_DIRECTORY;
 
 /// Our own failure when a command was to be run. Source: the convention of env, nohup and timeout.
 const FAILED_WITH_COMMAND: u8 = 125;
@@ -36,16 +39,25 @@ fn record_and_write(args: RecordArgs) -> CommandResult {
     let recording = runtime.block_on(record(&config, &mut |progress| line.update(progress)))?;
     drop(line);
     let Recording { capture, command, interrupted } = recording;
-    let report = analyze(&capture);
-    let written = output::files(&capture, &report).context("cannot make the output").and_then(|files| {
-        directory.write(&files)?;
-        Ok(files)
-    });
-    let told = written.and_then(|_| tell(&capture, &report, &directory, args.json));
+    let (report, files) = make_files(&capture);
+    let written = files.and_then(|files| directory.write(&files));
+    let told = written.and_then(|()| tell(&capture, &report, &directory, args.json));
     // The command's own end comes first, also when our files could not be written.
     let ended = end_of_command(command, interrupted)?;
     told?;
     Ok(ended)
+}
+
+/// What is written: the capture itself, and meanwhile what is made from it.
+fn make_files(capture: &Capture) -> (Report, anyhow::Result<Vec<OutputFile>>) {
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| output::capture::write(capture));
+        let report = analyze(capture);
+        let derived = output::derived(capture, &report);
+        let own = own.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let files = own.and_then(|own| Ok(own.into_iter().chain(derived?).collect()));
+        (report, files.context("cannot make the output"))
+    })
 }
 
 /// The exit code: the command's own, which is waited for unless somebody interrupted us.
@@ -92,11 +104,16 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         ..Limits::default()
     };
     let cache = match &args.cache_dir {
-        Some(path) => TableCache::Directory(path.clone()),
-        None if args.no_cache => TableCache::None,
-        None => TableCache::Usual,
+        Some(path) => CacheDirectory::Directory(path.clone()),
+        None if args.no_cache => CacheDirectory::None,
+        None => CacheDirectory::Usual,
     };
-    Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits, cache }, name))
+    let naming = NamingConfig {
+        debug_directories: args.debug_directories.iter().cloned().chain([DEBUG_DIRECTORY.into()]).collect(),
+        debuginfod: args.debuginfod,
+        shorten: args.short_names,
+    };
+    Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits, cache, naming }, name))
 }
 
 /// Says what was recorded and where it is.

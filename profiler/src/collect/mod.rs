@@ -16,4 +16,4 @@ mod unwinding;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use record::{Progress, Recording, record};
-pub use target::{RecordConfig, TableCache, TargetError, TargetSelection};
+pub use target::{CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};

@@ -1,7 +1,8 @@
 //! Records to samples: the chains of a window joined, their frames placed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use hashbrown::HashMap;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
 
@@ -21,7 +22,7 @@ pub(super) fn place_window(
     pythons: &mut Pythons,
     profile: &mut RawProfile,
 ) -> Corrections {
-    let mut exec_counts: HashMap<u32, BTreeSet<u32>> = HashMap::new();
+    let mut exec_counts: std::collections::HashMap<u32, BTreeSet<u32>> = std::collections::HashMap::new();
     for (key, _) in &drained.records {
         exec_counts.entry(key.pid).or_default().insert(key.exec_count);
     }

@@ -11,11 +11,12 @@ use super::host::raise_file_limit;
 use super::processes::{Interest, Processes};
 use super::session::{Session, Stop, TARGET_PROCESS};
 use super::summary::{Facts, summarize};
-use super::target::{RecordConfig, TargetSelection};
+use super::target::{Caches, NamingConfig, RecordConfig, TargetSelection};
 use super::unwinding::Unwinding;
 use crate::bpf::{Kernel, Lifecycle, Sampler, SamplingEvent};
 use crate::process;
 use crate::profile::Capture;
+use crate::symbolize::Options;
 
 /// How a recording gets on.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,8 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let mut stop = Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
     let event = SamplingEvent::detect();
     let period_ns = event.period_ns(config.rate_hz);
-    let unwinding = Unwinding::new(config.cache.open()?);
+    let Caches { tables, names } = config.cache.open()?;
+    let unwinding = Unwinding::new(tables);
     let mut kernel = Kernel::load(&selection, config.limits, period_ns, std::process::id())?;
     let program = kernel.load_sampling_program()?;
     let lifecycle = Lifecycle::start()?;
@@ -67,7 +69,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let duration = started.elapsed();
     progress(Progress { elapsed: duration, samples: session.profile.events(), stage: Some("naming frames") });
     let facts = Facts { target, event, rate_hz: config.rate_hz, duration, started_at, limits: config.limits };
-    summarize(session, facts, sampler, interrupted)
+    let NamingConfig { debug_directories, debuginfod, shorten } = config.naming.clone();
+    let naming = Options { debug_directories, debuginfod, shorten, cache: names };
+    summarize(session, facts, sampler, &naming, interrupted)
 }
 
 /// The processes to begin with.

@@ -14,8 +14,8 @@ use super::record::Recording;
 use super::session::Session;
 use crate::bpf::{Counts, Limits, Sampler, SamplingEvent, map_bytes};
 use crate::process;
-use crate::profile::{Accounting, Capture, Index, OriginSummary, Overhead, SCHEMA_VERSION, Target};
-use crate::symbolize::{Sources, Symbolized, symbolize};
+use crate::profile::{Accounting, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target};
+use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
 /// What is known before sampling begins, and how long it took.
 pub(super) struct Facts {
@@ -28,7 +28,13 @@ pub(super) struct Facts {
 }
 
 /// Empties the maps for the last time, names what was found and adds everything up.
-pub(super) fn summarize(mut session: Session, facts: Facts, sampler: Sampler, interrupted: bool) -> Result<Recording> {
+pub(super) fn summarize(
+    mut session: Session,
+    facts: Facts,
+    sampler: Sampler,
+    naming: &Options,
+    interrupted: bool,
+) -> Result<Recording> {
     let cpus_changed = sampler.cpus_changed;
     let counts = sampler.stop();
     // Twice: what was written late is in the other generation.
@@ -46,9 +52,12 @@ pub(super) fn summarize(mut session: Session, facts: Facts, sampler: Sampler, in
         jit: &session.processes.jit,
         interpreted: session.pythons.frames(),
     };
-    let Symbolized { profile, objects, completed, warnings: of_symbols } = symbolize(session.profile, &sources);
+    let named = symbolize(vec![session.profile], &sources, naming);
+    let Symbolized { profiles, objects, completed, warnings: of_symbols } = named;
     warnings.extend(of_symbols);
-    complete(&mut counters, &completed);
+    for completed in &completed {
+        complete(&mut counters, completed);
+    }
     let accounting = Accounting {
         periods: counts.periods(),
         idle_periods: counts.idle_periods(),
@@ -58,7 +67,7 @@ pub(super) fn summarize(mut session: Session, facts: Facts, sampler: Sampler, in
     if bpf_runs == 0 && counters.hits > 0 {
         warnings.push("the time inside the BPF programs was not measured: that needs CAP_SYS_ADMIN".to_owned());
     }
-    let totals = profile.totals();
+    let totals = profiles.first().map(Profile::totals).unwrap_or_default();
     let row = Origin::Cpu.row();
     let summary = OriginSummary {
         unit: row.unit.to_owned(),
@@ -93,7 +102,7 @@ pub(super) fn summarize(mut session: Session, facts: Facts, sampler: Sampler, in
         objects,
         warnings,
     };
-    let capture = Capture { index, profiles: vec![profile] };
+    let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })
 }
 

@@ -12,9 +12,11 @@ use profiler_common::event::COMM_LEN;
 use thiserror::Error;
 
 use crate::bpf::{Limits, Selection};
+use crate::disk_cache::default_directory;
 use crate::process;
 use crate::profile::{Target, TargetKind};
-use crate::unwind::{Cache, default_directory};
+use crate::symbolize::NameCache;
+use crate::unwind::Cache;
 
 /// Everything a recording needs to know.
 #[derive(Clone, Debug)]
@@ -27,13 +29,15 @@ pub struct RecordConfig {
     pub duration: Option<Duration>,
     /// How much kernel memory to take.
     pub limits: Limits,
-    /// Where unwind tables are kept.
-    pub cache: TableCache,
+    /// Where unwind tables and names are kept.
+    pub cache: CacheDirectory,
+    /// How frames are named.
+    pub naming: NamingConfig,
 }
 
-/// Where unwind tables are kept from one start to the next.
+/// Where unwind tables and names are kept from one start to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableCache {
+pub enum CacheDirectory {
     /// Nowhere.
     None,
     /// In the usual directory, if it can be used.
@@ -42,20 +46,38 @@ pub enum TableCache {
     Directory(PathBuf),
 }
 
-impl TableCache {
+/// What is kept from one start to the next.
+#[derive(Debug, Default)]
+pub(super) struct Caches {
+    pub(super) tables: Option<Cache>,
+    pub(super) names: Option<NameCache>,
+}
+
+impl CacheDirectory {
     /// Opens it.
     ///
     /// Errors: a directory that was named cannot be used.
-    pub(super) fn open(&self) -> Result<Option<Cache>, TargetError> {
+    pub(super) fn open(&self) -> Result<Caches, TargetError> {
+        let open = |path: &Path| -> io::Result<Caches> {
+            Ok(Caches { tables: Some(Cache::open(path)?), names: Some(NameCache::open(path)?) })
+        };
         match self {
-            Self::None => Ok(None),
-            Self::Usual => Ok(default_directory().and_then(|path| Cache::open(&path).ok())),
-            Self::Directory(path) => match Cache::open(path) {
-                Ok(cache) => Ok(Some(cache)),
-                Err(cause) => Err(TargetError::Cache { path: path.clone(), cause }),
-            },
+            Self::None => Ok(Caches::default()),
+            Self::Usual => Ok(default_directory().and_then(|path| open(&path).ok()).unwrap_or_default()),
+            Self::Directory(path) => open(path).map_err(|cause| TargetError::Cache { path: path.clone(), cause }),
         }
     }
+}
+
+/// How frames are named.
+#[derive(Clone, Debug)]
+pub struct NamingConfig {
+    /// Directories with debug files.
+    pub debug_directories: Vec<PathBuf>,
+    /// Whether debug files are fetched from debuginfod servers.
+    pub debuginfod: bool,
+    /// Whether arguments of generics are left out of names.
+    pub shorten: bool,
 }
 
 /// What to sample.
@@ -103,8 +125,8 @@ pub enum TargetError {
         /// Why not, and what to do.
         reason: String,
     },
-    /// The directory for tables cannot be used.
-    #[error("cannot keep unwind tables in {}: {cause}: name a directory of your own with mode 0700, or use --no-cache", path.display())]
+    /// The directory for tables and names cannot be used.
+    #[error("cannot keep unwind tables and names in {}: {cause}: name a directory of your own with mode 0700, or use --no-cache", path.display())]
     Cache {
         /// What was given.
         path: PathBuf,

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 
-use super::folded::{self, clean};
+use super::folded::{Folded, clean};
 use super::numbers::{count, seconds, tenths};
 use crate::profile::{FrameKind, Index, NamedFrame, Profile};
 
@@ -91,9 +91,18 @@ impl Tint {
 ///
 /// When `writer` fails.
 pub fn write(profile: &Profile, index: &Index, writer: &mut impl Write) -> io::Result<()> {
-    let stacks = folded::stacks(profile);
+    write_folded(profile, &Folded::new(profile), index, writer)
+}
+
+/// As [`write`], from stacks that were folded before.
+pub(super) fn write_folded(
+    profile: &Profile,
+    folded: &Folded,
+    index: &Index,
+    writer: &mut impl Write,
+) -> io::Result<()> {
     let title = title(profile, index);
-    if stacks.is_empty() {
+    if folded.stacks.is_empty() {
         return write_empty(&title, writer);
     }
     let mut tints = BTreeSet::from([Tint::Process]);
@@ -105,12 +114,18 @@ pub fn write(profile: &Profile, index: &Index, writer: &mut impl Write) -> io::R
     options.bgcolors = Some(BackgroundColor::Flat(Color { r: 250, g: 250, b: 250 }));
     options.palette_map = Some(&mut palette);
     options.text_truncate_direction = TextTruncateDirection::Right;
-    // Sorted frame by frame: sorted as text, which inferno insists on otherwise, `a b` would come between `a` and
-    // `a;c` and part them. A flame chart takes the lines as they are, but the last first.
+    // Inferno insists on lines that are sorted as text, by which `a b` comes between `a` and `a;c` and parts them. A
+    // flame chart takes them as they are, but the last first.
     options.flame_chart = true;
-    let mut sorted: Vec<_> = stacks.iter().collect();
-    sorted.sort_by(|(left, _), (right, _)| right.split(';').cmp(left.split(';')));
-    let lines: Vec<_> = sorted.iter().map(|(stack, value)| format!("{} {value}", for_inferno(stack))).collect();
+    let frames: Vec<String> = folded.frames.iter().map(|frame| for_inferno(frame)).collect();
+    let lines = folded.stacks.iter().rev().map(|(stack, value)| {
+        let mut line = String::new();
+        folded.join(stack, &frames, &mut line);
+        line.push(' ');
+        line.push_str(&value.to_string());
+        line
+    });
+    let lines: Vec<String> = lines.collect();
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
     let svg = String::from_utf8(svg).map_err(io::Error::other)?;
@@ -118,11 +133,10 @@ pub fn write(profile: &Profile, index: &Index, writer: &mut impl Write) -> io::R
 }
 
 /// `_[w]` is a suffix nobody here uses that inferno takes off where it shows a name; it leaves `_[p]` on.
-fn for_inferno(stack: &str) -> String {
-    let stack = stack.replace("_[p];", "_[w];");
-    match stack.strip_suffix("_[p]") {
+fn for_inferno(frame: &str) -> String {
+    match frame.strip_suffix("_[p]") {
         Some(front) => format!("{front}_[w]"),
-        None => stack,
+        None => frame.to_owned(),
     }
 }
 

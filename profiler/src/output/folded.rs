@@ -1,11 +1,12 @@
 //! Folded stacks: `command;root;...;leaf N`, one line a stack, as FlameGraph's tools read them.
 //!
 //! Frames carry the suffix of their kind; a cut stack's root-most frame after the command says why it was cut. Lines
-//! are sorted, equal ones merged, those of value 0 left out.
+//! are sorted frame by frame, equal ones merged, those of value 0 left out.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
+
+use hashbrown::HashMap;
 
 use crate::profile::{Profile, StackId};
 
@@ -15,41 +16,83 @@ use crate::profile::{Profile, StackId};
 ///
 /// When `writer` fails.
 pub fn write(profile: &Profile, writer: &mut impl Write) -> io::Result<()> {
-    for (stack, value) in stacks(profile) {
-        writeln!(writer, "{stack} {value}")?;
-    }
-    Ok(())
+    Folded::new(profile).write(writer)
 }
 
-/// The lines' stacks and values, in the order of the lines.
-pub(super) fn stacks(profile: &Profile) -> BTreeMap<String, u64> {
-    let column = profile.origin.row().primary;
-    let mut values: HashMap<(&str, StackId), u64> = HashMap::new();
-    for sample in &profile.samples {
-        let process = profile.threads[sample.thread as usize].process_name.as_str();
-        *values.entry((process, sample.stack)).or_default() += sample.values[column];
-    }
-    // Most locations are on many stacks: their text is made once.
-    let mut locations: Vec<Option<String>> = vec![None; profile.locations.len()];
-    let mut lines = BTreeMap::new();
-    for ((process, stack), value) in values {
-        if value == 0 {
-            continue;
-        }
-        let mut line = clean(process).into_owned();
-        for &location in profile.stacks[stack as usize].iter().rev() {
-            line.push_str(locations[location as usize].get_or_insert_with(|| location_text(profile, location)));
-        }
-        *lines.entry(line).or_default() += value;
-    }
-    lines
+/// Stacks as text, in the order of the lines.
+pub(super) struct Folded {
+    /// Frames, ascending.
+    pub(super) frames: Vec<String>,
+    /// Stacks of frames, root first, ascending and each once, with their values.
+    pub(super) stacks: Vec<(Vec<u32>, u64)>,
 }
 
-/// The frames of a location, root-most first, each with the semicolon that goes before it.
-fn location_text(profile: &Profile, location: u32) -> String {
-    let mut frames: Vec<_> = profile.location_frames(location).collect();
-    frames.reverse();
-    frames.iter().map(|frame| format!(";{}{}", clean(&frame.name), frame.suffix())).collect()
+impl Folded {
+    /// Folds the origin's primary column.
+    pub(super) fn new(profile: &Profile) -> Self {
+        let column = profile.origin.row().primary;
+        let mut values: HashMap<(&str, StackId), u64> = HashMap::new();
+        for sample in &profile.samples {
+            let process = profile.threads[sample.thread as usize].process_name.as_str();
+            *values.entry((process, sample.stack)).or_default() += sample.values[column];
+        }
+        values.retain(|_, value| *value > 0);
+        // Frames by number, in the order of their text: so stacks are compared number by number.
+        let of_location = |location| {
+            let mut texts: Vec<String> = profile
+                .location_frames(location)
+                .map(|frame| format!("{}{}", clean(&frame.name), frame.suffix()))
+                .collect();
+            texts.reverse();
+            texts
+        };
+        let locations: Vec<Vec<String>> = (0..).take(profile.locations.len()).map(of_location).collect();
+        let processes: HashMap<&str, String> =
+            values.keys().map(|&(process, _)| (process, clean(process).into_owned())).collect();
+        let mut frames: Vec<&String> = locations.iter().flatten().chain(processes.values()).collect();
+        frames.sort_unstable();
+        frames.dedup();
+        // 32 bits are enough for what a profile numbers by 32 bits.
+        let numbers: HashMap<&str, u32> = (0..).zip(&frames).map(|(number, text)| (text.as_str(), number)).collect();
+        let number = |text: &String| numbers.get(text.as_str()).copied().unwrap_or(u32::MAX);
+        let locations: Vec<Vec<u32>> = locations.iter().map(|texts| texts.iter().map(number).collect()).collect();
+        let mut stacks: Vec<(Vec<u32>, u64)> = values
+            .into_iter()
+            .map(|((process, stack), value)| {
+                let rootward = profile.stacks[stack as usize].iter().rev();
+                let frames = rootward.flat_map(|&location| &locations[location as usize]).copied();
+                (processes.get(process).map(number).into_iter().chain(frames).collect(), value)
+            })
+            .collect();
+        stacks.sort_unstable();
+        stacks.dedup_by(|next, kept| {
+            let equal = next.0 == kept.0;
+            kept.1 += if equal { next.1 } else { 0 };
+            equal
+        });
+        Self { frames: frames.into_iter().cloned().collect(), stacks }
+    }
+
+    /// Writes a line a stack.
+    pub(super) fn write(&self, writer: &mut impl Write) -> io::Result<()> {
+        let mut line = String::new();
+        for (stack, value) in &self.stacks {
+            line.clear();
+            self.join(stack, &self.frames, &mut line);
+            writeln!(writer, "{line} {value}")?;
+        }
+        Ok(())
+    }
+
+    /// Appends a stack's line without its value; `frames`: their texts, by number.
+    pub(super) fn join(&self, stack: &[u32], frames: &[String], line: &mut String) {
+        for (index, &frame) in stack.iter().enumerate() {
+            if index > 0 {
+                line.push(';');
+            }
+            line.push_str(&frames[frame as usize]);
+        }
+    }
 }
 
 /// A name that cannot be taken for anything else in a line: no separator, no control character, no space at the ends,

@@ -26,17 +26,6 @@ pub struct OutputFile {
     pub bytes: Vec<u8>,
 }
 
-/// Every file of a capture: those that hold it, then those that are made from it.
-///
-/// # Errors
-///
-/// When a format cannot hold the capture.
-pub fn files(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>> {
-    let mut files = capture::write(capture)?;
-    files.extend(derived(capture, report)?);
-    Ok(files)
-}
-
 /// The files that are made from a capture and what was found in it.
 ///
 /// # Errors
@@ -47,11 +36,12 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
     let mut files = Vec::new();
     for profile in &capture.profiles {
         let name = profile.origin.row().name;
+        let folded = folded::Folded::new(profile);
         let mut bytes = Vec::new();
-        folded::write(profile, &mut bytes)?;
+        folded.write(&mut bytes)?;
         files.push(OutputFile { name: format!("{name}.folded"), bytes });
         let mut bytes = Vec::new();
-        flamegraph::write(profile, index, &mut bytes)?;
+        flamegraph::write_folded(profile, &folded, index, &mut bytes)?;
         files.push(OutputFile { name: format!("{name}.svg"), bytes });
     }
     let mut bytes = Vec::new();

@@ -3,6 +3,7 @@
 //! Reads /proc and executable files, all of which a target controls: every read is bounded, files are opened through
 //! the target's own view and read by `pread`, and nothing is ever written.
 
+pub(crate) mod elf;
 mod go;
 mod identity;
 mod mapping;
@@ -19,6 +20,7 @@ pub use identity::{
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use memory::read_memory;
+pub(crate) use object::build_id;
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;
 pub use perf_map::{JitProcess, open_perf_map};

@@ -11,6 +11,7 @@ use object::endian::LittleEndian;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use thiserror::Error;
 
+use super::elf::Sections;
 use super::mapping::FileKey;
 
 /// Program headers that are read: far more than any linker writes.
@@ -148,6 +149,15 @@ impl ObjectFile {
             (first..end).contains(&file_offset).then(|| address.wrapping_add(file_offset - first))
         })
     }
+}
+
+/// The build ID that a file states in a section, as a debug file does whose segments are elsewhere; empty when in none.
+pub(crate) fn build_id(file: &File) -> String {
+    let content = Sections::read(file).and_then(|sections| {
+        let section = sections.find(".note.gnu.build-id")?;
+        sections.content(section, MAX_NOTE_BYTES).ok()
+    });
+    content.and_then(|notes| build_id_of(&notes)).unwrap_or_default()
 }
 
 /// The GNU build ID in a note segment, in hexadecimal.

@@ -1,7 +1,6 @@
 //! A profile before its frames have names: what `collect` gathers and `symbolize` turns into a [`super::Profile`].
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use profiler_common::counters::Outcome;
 use profiler_common::event::{COLUMNS, Origin};
 

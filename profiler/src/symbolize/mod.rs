@@ -3,22 +3,48 @@
 //! Input: frames placed in objects that are held open. Output: locations with their functions, inlined ones included,
 //! and how well each object could be named. Never fails as a whole: what has no name keeps object and offset.
 
+mod cache;
+mod demangle;
+mod files;
+mod generics;
 mod guard;
 mod kernel;
+mod names;
 mod native;
 mod perf_map;
+mod plain;
 mod roots;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use cache::NameCache;
+use hashbrown::HashMap;
 use profiler_common::counters::Outcome;
 
+use self::names::{Found, Names, in_parallel};
 use crate::process::{JitProcess, LineTable, ObjectFile};
 use crate::profile::{
     FrameKind, Function, Interner, JIT_OBJECT, KERNEL_OBJECT, Line, Location, Object, ObjectId, ObjectSummary, Profile,
     RawFrame, RawProfile, Sample, jit_label, marker_name,
 };
+
+/// Where distributions put debug files. Source: GDB manual, "Debugging Information in Separate Files".
+pub const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
+
+/// How names are looked up.
+#[derive(Debug)]
+pub struct Options {
+    /// Directories with debug files, by build ID or by the path of the object they belong to.
+    pub debug_directories: Vec<PathBuf>,
+    /// Whether debug files that are nowhere are fetched from debuginfod servers.
+    pub debuginfod: bool,
+    /// Whether arguments of generics are left out of names.
+    pub shorten: bool,
+    /// Names that were looked up before.
+    pub cache: Option<NameCache>,
+}
 
 /// What a frame's object and name are looked up in.
 #[derive(Debug)]
@@ -42,70 +68,39 @@ pub struct InterpretedFrame {
     pub line: u32,
 }
 
-/// A profile with its names, and how far they went.
+/// Profiles with their names, and how far they went.
 #[derive(Debug)]
 pub struct Symbolized {
-    /// The profile.
-    pub profile: Profile,
-    /// Frames and named frames by object, most frames first.
+    /// The profiles, in the order of their raw ones.
+    pub profiles: Vec<Profile>,
+    /// Frames and named frames by object, over all profiles, most frames first.
     pub objects: Vec<ObjectSummary>,
-    /// Events whose user chains turned out to be whole, by the outcome that their samples still have.
-    pub completed: [u64; Outcome::COUNT],
+    /// Of each profile, events whose user chains turned out to be whole, by the outcome that their samples still have.
+    pub completed: Vec<[u64; Outcome::COUNT]>,
     /// What went wrong, for a person.
     pub warnings: Vec<String>,
 }
 
-/// A function found at an address, innermost first in a list of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
-    name: String,
-    file: String,
-    line: u32,
-}
-
-/// Names by address; an address without a name is not in it.
-type Names = HashMap<u64, Vec<Found>>;
-
-/// Names the frames of a profile.
+/// Names the frames of profiles.
 #[must_use]
-pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
-    let mut warnings = Vec::new();
-    let mut wanted: BTreeMap<Place, Vec<u64>> = BTreeMap::new();
-    for frame in raw.frames.values() {
-        if let Some((place, address)) = Place::of(*frame) {
-            wanted.entry(place).or_default().push(address);
-        }
-    }
-    let native = native::Native::new();
-    let mut names: HashMap<Place, Names> = HashMap::new();
-    let mut advice: HashMap<Place, String> = HashMap::new();
-    for (place, mut addresses) in wanted {
-        addresses.sort_unstable();
-        addresses.dedup();
-        let found = match place {
-            Place::Kernel => kernel::names(&native, &addresses),
-            Place::Object(number) => object(&native, &sources.objects[number as usize], &addresses, &mut warnings),
-            Place::Jit(process) => {
-                let perf_map = sources.jit.get(process as usize).and_then(|process| process.perf_map.as_ref());
-                Ok(perf_map::names(perf_map, &addresses))
-            }
-        };
-        let found = found.unwrap_or_else(|problem| {
-            warnings.push(format!("no names for {}: {problem}", place.path(sources)));
-            Names::new()
-        });
-        if found.len() < addresses.len() {
-            advice.insert(place, place.advice(sources));
-        }
-        names.insert(place, found);
-    }
-    let frames = raw.frames.values().to_vec();
-    let completed = roots::complete(&mut raw, |frame| {
-        let (place, address) = Place::of(*frames.get(frame as usize)?)?;
-        names.get(&place)?.get(&address)?.last().map(|found| found.name.as_str())
+pub fn symbolize(mut raw: Vec<RawProfile>, sources: &Sources<'_>, options: &Options) -> Symbolized {
+    let naming = Naming::look_up(&raw, sources, options);
+    let completed = raw.iter_mut().map(|raw| {
+        let frames = raw.frames.values().to_vec();
+        roots::complete(raw, |frame| {
+            let (place, address) = Place::of(*frames.get(frame as usize)?)?;
+            Some(&*naming.names.get(&place)?.get(&address)?.last()?.name)
+        })
     });
-    let labels = jit_labels(&raw);
-    Symbolized { completed, ..build(raw, sources, &Naming { names, advice, labels }, warnings) }
+    let completed = completed.collect();
+    let mut profiles = Vec::with_capacity(raw.len());
+    let mut counts = ObjectCounts::default();
+    for raw in raw {
+        let (profile, places) = build(raw, sources, &naming);
+        counts.add(&profile, &places, &naming);
+        profiles.push(profile);
+    }
+    Symbolized { profiles, objects: counts.summaries(), completed, warnings: naming.warnings }
 }
 
 /// Pieces of advice that are told for one object.
@@ -133,35 +128,65 @@ fn jit_advice(executable: &str, has_map: bool) -> String {
     .to_owned()
 }
 
-/// Names for addresses in an object: a Go program's from its own table, all others from symbols and DWARF.
-fn object(
-    native: &native::Native,
-    object: &ObjectFile,
-    addresses: &[u64],
-    warnings: &mut Vec<String>,
-) -> Result<Names, String> {
-    let Some(mut table) = LineTable::find(&object.file) else { return native.names(object, addresses) };
-    if !table.knows_inlined() {
-        warnings.push(format!(
-            "inlined calls of {} are missing: where its table of them is could not be told",
-            object.path
-        ));
+/// Names for addresses in an object, which ascend: a Go program's from its own table, all others from symbols and DWARF.
+fn object(object: &ObjectFile, addresses: &[u64], options: &Options) -> (Names, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut names = Names::new();
+    if let Some(mut table) = LineTable::find(&object.file) {
+        if !table.knows_inlined() {
+            warnings.push(format!(
+                "inlined calls of {} are missing: where its table of them is could not be told",
+                object.path
+            ));
+        }
+        let found = addresses.iter().filter_map(|&address| {
+            let frames = table.look_up(address)?.into_iter();
+            let found =
+                frames.map(|frame| Found { name: frame.name.into(), file: frame.file.into(), line: frame.line });
+            Some((address, found.collect()))
+        });
+        names = found.collect();
     }
-    let found = addresses.iter().filter_map(|&address| {
-        let frames = table.look_up(address)?.into_iter();
-        let found = frames.map(|frame| Found { name: frame.name, file: frame.file, line: frame.line });
-        Some((address, found.collect()))
-    });
-    let mut names: Names = found.collect();
-    // C that was linked into it.
+    // Of a Go program, C that was linked into it.
     let rest: Vec<u64> = addresses.iter().copied().filter(|address| !names.contains_key(address)).collect();
     if !rest.is_empty() {
-        match native.names(object, &rest) {
-            Ok(found) => names.extend(found),
-            Err(problem) => warnings.push(format!("no names for {}: {problem}", object.path)),
+        let mut problems = Vec::new();
+        names.extend(known_or_looked_up(object, &rest, options, &mut problems, &mut warnings));
+        warnings.extend(problems.into_iter().map(|problem| format!("names of {} are missing: {problem}", object.path)));
+    }
+    (names, warnings)
+}
+
+/// Names from symbols and DWARF, or as they were kept.
+fn known_or_looked_up(
+    object: &ObjectFile,
+    addresses: &[u64],
+    options: &Options,
+    problems: &mut Vec<String>,
+    warnings: &mut Vec<String>,
+) -> Names {
+    let files = files::find(object, options, warnings);
+    let cache = options.cache.as_ref().and_then(|cache| Some((cache, cache.key(&files)?)));
+    let Some((cache, key)) = cache else {
+        return native::names(object, &files, addresses, &options.debug_directories, problems);
+    };
+    let mut known = cache.load(&key);
+    let new: Vec<u64> = addresses.iter().copied().filter(|address| !known.contains_key(address)).collect();
+    if !new.is_empty() {
+        let mut found = native::names(object, &files, &new, &options.debug_directories, problems);
+        // That an address has no name is known from now on as well.
+        for address in &new {
+            found.entry(*address).or_default();
+        }
+        if !NameCache::has_room(known.len(), found.len()) {
+            known.retain(|address, _| addresses.binary_search(address).is_ok());
+        }
+        known.extend(found);
+        if problems.is_empty() {
+            cache.store(&key, &known);
         }
     }
-    Ok(names)
+    known
 }
 
 /// What an address belongs to.
@@ -202,7 +227,7 @@ impl Place {
             Self::Object(number) => {
                 let object = &sources.objects[number as usize];
                 let lacks = if object.has_symbols { "no symbols for some of it" } else { "stripped" };
-                match native::debug_file_path(&object.build_id) {
+                match files::path_by_id(Path::new(DEBUG_DIRECTORY), &object.build_id) {
                     Some(path) => format!(
                         "{lacks}: put its debug file at {} (Debian: the package's -dbgsym; elsewhere: `debuginfod-find \
                          debuginfo {}`)",
@@ -238,25 +263,74 @@ impl Place {
 }
 
 /// What frames are called.
+#[derive(Default)]
 struct Naming {
     names: HashMap<Place, Names>,
     /// What would name the rest of a place's frames.
     advice: HashMap<Place, String>,
     /// What nameless code is called that a process made at run time, by the process's number.
     labels: HashMap<u32, String>,
+    /// Whether arguments of generics are left out.
+    shorten: bool,
+    warnings: Vec<String>,
+}
+
+impl Naming {
+    /// Looks up every address of the profiles, once.
+    fn look_up(raw: &[RawProfile], sources: &Sources<'_>, options: &Options) -> Self {
+        let mut wanted: HashMap<Place, Vec<u64>> = HashMap::new();
+        for (place, address) in raw.iter().flat_map(|raw| raw.frames.values()).filter_map(|frame| Place::of(*frame)) {
+            wanted.entry(place).or_default().push(address);
+        }
+        let mut wanted: Vec<(Place, Vec<u64>)> = wanted.into_iter().collect();
+        for (_, addresses) in &mut wanted {
+            addresses.sort_unstable();
+            addresses.dedup();
+        }
+        // Long ones first; the rest in an order that is the same in every run.
+        wanted.sort_by_key(|(place, addresses)| (std::cmp::Reverse(addresses.len()), *place));
+        let found = in_parallel(&wanted, |(place, addresses)| match *place {
+            Place::Kernel => match kernel::names(addresses) {
+                Ok(names) => (names, Vec::new()),
+                Err(problem) => (Names::new(), vec![format!("no names for {}: {problem}", place.path(sources))]),
+            },
+            Place::Object(number) => object(&sources.objects[number as usize], addresses, options),
+            Place::Jit(process) => {
+                let perf_map = sources.jit.get(process as usize).and_then(|process| process.perf_map.as_ref());
+                (perf_map::names(perf_map, addresses), Vec::new())
+            }
+        });
+        let mut naming = Self { labels: jit_labels(raw), shorten: options.shorten, ..Self::default() };
+        for ((place, addresses), (names, warnings)) in wanted.into_iter().zip(found) {
+            if addresses.iter().any(|address| names.get(address).is_none_or(Vec::is_empty)) {
+                naming.advice.insert(place, place.advice(sources));
+            }
+            naming.names.insert(place, names);
+            let new = warnings.into_iter().filter(|warning| !naming.warnings.contains(warning)).collect::<Vec<_>>();
+            naming.warnings.extend(new);
+        }
+        naming
+    }
+
+    /// The functions at an address, innermost first.
+    fn at(&self, place: Place, address: u64) -> &[Found] {
+        self.names.get(&place).and_then(|names| names.get(&address)).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// Labels for code made at run time: by the name that its process had when it was sampled.
-fn jit_labels(raw: &RawProfile) -> HashMap<u32, String> {
+fn jit_labels(raw: &[RawProfile]) -> HashMap<u32, String> {
     let mut labels = HashMap::new();
-    for &(stack, thread, ..) in raw.samples.keys() {
-        for &frame in &raw.stacks.values()[stack as usize] {
-            if let Some(&RawFrame::Jit { process, .. }) = raw.frames.values().get(frame as usize) {
-                let name = &raw.threads.values()[thread as usize].process_name;
-                let label = labels.entry(process).or_insert_with(|| name.clone());
-                // A process may change its name: the same one is chosen in every run.
-                if name < label {
-                    label.clone_from(name);
+    for raw in raw {
+        for &(stack, thread, ..) in raw.samples.keys() {
+            for &frame in &raw.stacks.values()[stack as usize] {
+                if let Some(&RawFrame::Jit { process, .. }) = raw.frames.values().get(frame as usize) {
+                    let name = &raw.threads.values()[thread as usize].process_name;
+                    let label = labels.entry(process).or_insert_with(|| name.clone());
+                    // A process may change its name: the same one is chosen in every run.
+                    if name < label {
+                        label.clone_from(name);
+                    }
                 }
             }
         }
@@ -264,9 +338,8 @@ fn jit_labels(raw: &RawProfile) -> HashMap<u32, String> {
     labels.into_iter().map(|(process, name)| (process, jit_label(&name))).collect()
 }
 
-/// Puts the profile together from the names that were found.
-fn build(raw: RawProfile, sources: &Sources<'_>, naming: &Naming, warnings: Vec<String>) -> Symbolized {
-    let Naming { names, advice, labels } = naming;
+/// Puts a profile together from the names that were found; also returns which places its objects are.
+fn build(raw: RawProfile, sources: &Sources<'_>, naming: &Naming) -> (Profile, HashMap<Place, ObjectId>) {
     let mut functions: Interner<Function> = Interner::default();
     let mut objects: Interner<Object> = Interner::default();
     let mut object_of: HashMap<Place, ObjectId> = HashMap::new();
@@ -282,12 +355,13 @@ fn build(raw: RawProfile, sources: &Sources<'_>, naming: &Naming, warnings: Vec<
             let object = *object_of.entry(place).or_insert_with(|| objects.intern(place.object(sources)));
             location.object = Some(object);
             location.address = address;
-            for found in names.get(&place).and_then(|names| names.get(&address)).into_iter().flatten() {
-                let function = functions.intern(Function { name: found.name.clone(), file: found.file.clone() });
+            for found in naming.at(place, address) {
+                let name = if naming.shorten { generics::shorten(&found.name) } else { found.name.as_ref().to_owned() };
+                let function = functions.intern(Function { name, file: found.file.as_ref().to_owned() });
                 location.lines.push(Line { function, line: found.line });
             }
             if let (Place::Jit(process), true) = (place, location.lines.is_empty()) {
-                let name = labels.get(&process).cloned().unwrap_or_else(|| jit_label("?"));
+                let name = naming.labels.get(&process).cloned().unwrap_or_else(|| jit_label("?"));
                 let function = functions.intern(Function { name, file: String::new() });
                 location.lines.push(Line { function, line: 0 });
             }
@@ -325,56 +399,78 @@ fn build(raw: RawProfile, sources: &Sources<'_>, naming: &Naming, warnings: Vec<
         threads: raw.threads.into_values(),
         samples,
     };
-    let mut by_object: BTreeMap<ObjectId, BTreeSet<&str>> = BTreeMap::new();
-    for (place, text) in advice {
-        if let Some(&object) = object_of.get(place) {
-            by_object.entry(object).or_default().insert(text);
-        }
-    }
-    let advice = by_object.into_iter().map(|(object, texts)| {
-        let texts: Vec<&str> = texts.into_iter().take(MAX_ADVICE).collect();
-        (object, texts.join("; "))
-    });
-    let advice = advice.collect();
-    let objects = summaries(&profile, &advice);
-    Symbolized { profile, objects, completed: [0; Outcome::COUNT], warnings }
+    (profile, object_of)
 }
 
-/// Counts frames and named frames by object, each weighted by its stack's events.
-fn summaries(profile: &Profile, advice: &HashMap<ObjectId, String>) -> Vec<ObjectSummary> {
-    let mut events = vec![0; profile.stacks.len()];
-    for sample in &profile.samples {
-        events[sample.stack as usize] += sample.values[0];
-    }
-    let mut counts: HashMap<Option<ObjectId>, (u64, u64)> = HashMap::new();
-    for (stack, events) in profile.stacks.iter().zip(events) {
-        for &location in stack {
-            let location = &profile.locations[location as usize];
-            // What an interpreter runs is in no object.
-            if !matches!(location.kind, FrameKind::Marker | FrameKind::Interpreted) {
-                let count = counts.entry(location.object).or_default();
-                count.0 += events;
-                count.1 += if profile.is_named(location) { events } else { 0 };
+/// Frames and named frames by object.
+#[derive(Default)]
+struct ObjectCounts<'a> {
+    /// By path and build ID; no path: in no known mapping.
+    objects: BTreeMap<(Option<String>, String), ObjectCount<'a>>,
+}
+
+/// Of one object.
+#[derive(Default)]
+struct ObjectCount<'a> {
+    frames: u64,
+    named: u64,
+    advice: BTreeSet<&'a str>,
+}
+
+impl<'a> ObjectCounts<'a> {
+    /// Counts a profile's, each weighted by its stack's events.
+    fn add(&mut self, profile: &Profile, places: &HashMap<Place, ObjectId>, naming: &'a Naming) {
+        let mut events = vec![0; profile.stacks.len()];
+        for sample in &profile.samples {
+            events[sample.stack as usize] += sample.values[0];
+        }
+        let mut counts: HashMap<Option<ObjectId>, (u64, u64)> = HashMap::new();
+        for (stack, events) in profile.stacks.iter().zip(events) {
+            for &location in stack {
+                let location = &profile.locations[location as usize];
+                // What an interpreter runs is in no object.
+                if !matches!(location.kind, FrameKind::Marker | FrameKind::Interpreted) {
+                    let count = counts.entry(location.object).or_default();
+                    count.0 += events;
+                    count.1 += if profile.is_named(location) { events } else { 0 };
+                }
+            }
+        }
+        let key = |object: Option<ObjectId>| match object.map(|object| &profile.objects[object as usize]) {
+            Some(object) => (Some(object.path.clone()), object.build_id.clone()),
+            None => (None, String::new()),
+        };
+        for (object, (frames, named)) in counts {
+            let count = self.objects.entry(key(object)).or_default();
+            count.frames += frames;
+            count.named += named;
+        }
+        for (place, advice) in &naming.advice {
+            if let Some(count) = places.get(place).and_then(|&object| self.objects.get_mut(&key(Some(object)))) {
+                count.advice.insert(advice);
             }
         }
     }
-    let mut summaries: Vec<ObjectSummary> = counts
-        .into_iter()
-        .map(|(object, (frames, named))| {
-            let object_data = object.map(|object| &profile.objects[object as usize]);
-            let told = match object {
-                Some(object) => advice.get(&object).map(String::as_str).unwrap_or_default(),
-                None => "these addresses were in no mapping that was known",
-            };
-            ObjectSummary {
-                path: object_data.map_or("[unknown]", |object| &object.path).to_owned(),
-                build_id: object_data.map(|object| object.build_id.clone()).unwrap_or_default(),
-                frames,
-                named,
-                advice: if named < frames { told.to_owned() } else { String::new() },
-            }
-        })
-        .collect();
-    summaries.sort_by(|left, right| right.frames.cmp(&left.frames).then_with(|| left.path.cmp(&right.path)));
-    summaries
+
+    fn summaries(self) -> Vec<ObjectSummary> {
+        let mut summaries: Vec<ObjectSummary> = self
+            .objects
+            .into_iter()
+            .map(|((path, build_id), ObjectCount { frames, named, advice })| {
+                let advice = match path {
+                    Some(_) => advice.into_iter().take(MAX_ADVICE).collect::<Vec<_>>().join("; "),
+                    None => "these addresses were in no mapping that was known".to_owned(),
+                };
+                ObjectSummary {
+                    path: path.unwrap_or_else(|| "[unknown]".to_owned()),
+                    build_id,
+                    frames,
+                    named,
+                    advice: if named < frames { advice } else { String::new() },
+                }
+            })
+            .collect();
+        summaries.sort_by(|left, right| right.frames.cmp(&left.frames).then_with(|| left.path.cmp(&right.path)));
+        summaries
+    }
 }

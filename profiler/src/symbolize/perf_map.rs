@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
-use super::{Found, Names};
+use super::names::{Found, Names};
 
 /// Bytes of a perf map that are read. Node.js writes some tens of MB after hours.
 const MAX_BYTES: u64 = 512 << 20;
@@ -33,7 +33,7 @@ pub(super) fn names(file: Option<&File>, addresses: &[u64]) -> Names {
         let Some((start, end, name)) = parse(&line) else { continue };
         let first = addresses.partition_point(|&address| address < start);
         for &address in addresses[first..].iter().take_while(|&&address| address < end) {
-            names.insert(address, vec![Found { name: name.to_owned(), file: String::new(), line: 0 }]);
+            names.insert(address, vec![Found { name: name.into(), file: "".into(), line: 0 }]);
         }
     }
 }
@@ -58,7 +58,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         write!(file, "1000 10 old\n\nnonsense\nffffffffffffffff 2 wraps\n0x1000 8 a b\n2000 10 two\n").unwrap();
         let names = names(Some(&file), &[0x1000, 0x1008, 0x1010, 0x200f]);
-        let name = |address: u64| names.get(&address).map(|found| found[0].name.as_str());
+        let name = |address: u64| names.get(&address).map(|found| &*found[0].name);
         assert_eq!(name(0x1000), Some("a b"));
         assert_eq!(name(0x1008), Some("old"));
         assert_eq!(name(0x1010), None);

@@ -15,7 +15,7 @@ mod rules;
 mod sections;
 mod table;
 
-pub use cache::{Cache, default_directory};
+pub use cache::Cache;
 pub use compile::{Compiled, UnwindError, compile, load_or_compile};
 pub use cursor::FrameError;
 pub use rules::{Refusal, Rules};

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use profiler::analyze::analyze;
 use profiler::output::capture::{self, CaptureError};
-use profiler::output::{OutputFile, derived, files};
-use profiler::profile::{Capture, Index};
+use profiler::output::{OutputFile, derived};
+use profiler::profile::{Capture, Index, Report};
 
 use crate::example;
 
@@ -24,6 +24,13 @@ fn check(path: &Path, found: &str) {
     let expected = expected.lines().nth(line).unwrap_or("");
     let found = found.lines().nth(line).unwrap_or("");
     panic!("{}:{}: BLESS=1 accepts\nexpected {expected}\n   found {found}", path.display(), line + 1);
+}
+
+/// Every file that `record` writes.
+fn files(capture: &Capture, report: &Report) -> std::io::Result<Vec<OutputFile>> {
+    let mut files = capture::write(capture)?;
+    files.extend(derived(capture, report)?);
+    Ok(files)
 }
 
 fn golden(capture: &Capture, name: &str) {

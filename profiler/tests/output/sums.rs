@@ -34,7 +34,8 @@ fn folded_flamegraph_pprof_and_report_have_one_total() {
         let capture = Capture { profiles: vec![profile.clone()], ..example::capture() };
         let report = analyze(&capture);
         let lines = folded_lines(&profile);
-        assert!(lines.is_sorted_by(|left, right| left.0 < right.0));
+        // Frame by frame.
+        assert!(lines.is_sorted_by(|left, right| left.0.split(';').lt(right.0.split(';'))));
         assert_eq!(lines.iter().map(|(_, value)| value).sum::<u64>(), total);
         let message = pprof::encode_message(&profile, &pprof::Meta::default());
         assert_eq!(message.sample.iter().map(|sample| sample.value[0]).sum::<i64>(), i64::try_from(total).unwrap());

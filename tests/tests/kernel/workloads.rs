@@ -14,6 +14,10 @@ fn workloads() -> Vec<Workload> {
         Workload::c("plugin").called("libplugin.so").flag("-shared").flag("-fPIC"),
         Workload::c("threads"),
         Workload::cpp("split").called("split-cpp"),
+        Workload::c("inlined").flag("-Wl,--build-id"),
+        Workload::rust("awaits").flag("-C").flag("symbol-mangling-version=v0"),
+        Workload::rust("awaits").flag("-C").flag("debuginfo=2"),
+        Workload::rust("awaits").flag("-C").flag("debuginfo=line-tables-only"),
         Workload::rust("split").called("split-rs"),
         Workload::rust("split").called("split-rs-nofp").flag("-Cforce-frame-pointers=no"),
     ]);

@@ -1,0 +1,194 @@
+//! Where the names of an object are: its debug file, the object itself, its package of split debug information.
+//!
+//! Input: an object that is held open. Output: files to parse, best first, each of them plain. A debug file is found by
+//! build ID in directories, by debug link beside the object and in these directories, or fetched by build ID from a
+//! debuginfod server, if that is asked for. What is found must state the object's build ID, or have the checksum that
+//! the link states.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::Options;
+use super::plain::{is_needed, rewrite};
+use crate::process::elf::Sections;
+use crate::process::{ObjectFile, build_id};
+
+/// Bytes of a debug link: a file name and a checksum.
+const MAX_LINK_BYTES: u64 = 8192;
+
+/// Bytes of a debug file whose checksum is computed. Those that are found by build ID need none.
+const MAX_CHECKED_BYTES: u64 = 4 << 30;
+
+/// A file that names come from.
+#[derive(Debug)]
+pub(super) struct NameFile {
+    /// As it is: what it is known by.
+    pub(super) original: File,
+    /// Rewritten, where it has to be.
+    pub(super) plain: Option<File>,
+    /// The package beside it.
+    pub(super) package: Option<File>,
+    /// Whether it has debug information that can be read.
+    pub(super) has_debug: bool,
+    /// What is missing in it, for a person.
+    pub(super) problem: Option<String>,
+}
+
+impl NameFile {
+    fn new(original: File, package: Option<File>) -> Self {
+        let (mut plain, mut problem, mut has_debug) = (None, None, false);
+        if let Some(sections) = Sections::read(&original) {
+            has_debug = [".debug_info", ".zdebug_info", ".debug_line"].iter().any(|name| sections.find(name).is_some());
+            if is_needed(&sections) {
+                match rewrite(&sections) {
+                    Ok(rewritten) => {
+                        plain = Some(rewritten.file);
+                        problem = rewritten.problem.map(|error| error.to_string());
+                        has_debug &= problem.is_none();
+                    }
+                    Err(error) => (problem, has_debug) = (Some(error.to_string()), false),
+                }
+            }
+        }
+        Self { original, plain, package, has_debug, problem }
+    }
+
+    /// What is parsed; `None` when it would have to be rewritten, and cannot be.
+    pub(super) fn parsed(&self) -> Option<&File> {
+        self.plain.as_ref().or_else(|| self.problem.is_none().then_some(&self.original))
+    }
+}
+
+/// A path by which an open file can be opened again, whatever has become of its name.
+pub(super) fn descriptor_path(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The files that name an object's addresses, best first.
+pub(super) fn find(object: &ObjectFile, options: &Options, warnings: &mut Vec<String>) -> Vec<NameFile> {
+    let debug = debug_file(object, options, warnings);
+    let own = object.file.try_clone().ok();
+    let package = open_regular(Path::new(&format!("{}.dwp", object.path)));
+    let files = debug.map(|file| NameFile::new(file, None)).into_iter();
+    files.chain(own.map(|file| NameFile::new(file, package))).collect()
+}
+
+/// The object's debug file.
+fn debug_file(object: &ObjectFile, options: &Options, warnings: &mut Vec<String>) -> Option<File> {
+    let sections = Sections::read(&object.file);
+    let is_whole = sections
+        .as_ref()
+        .is_some_and(|sections| sections.find(".debug_info").is_some() || sections.find(".zdebug_info").is_some());
+    let by_id = || {
+        let paths = options.debug_directories.iter().filter_map(|directory| path_by_id(directory, &object.build_id));
+        paths.filter_map(|path| open_regular(&path)).find(|file| build_id(file) == object.build_id)
+    };
+    if let Some(found) = by_id() {
+        return Some(found);
+    }
+    let link = sections.as_ref().and_then(debug_link);
+    if let Some(found) = link.and_then(|(name, checksum)| by_link(object, options, &name, checksum)) {
+        return Some(found);
+    }
+    if is_whole || !options.debuginfod || object.build_id.is_empty() {
+        return None;
+    }
+    match fetch(&object.build_id) {
+        Ok(file) => file,
+        Err(problem) => {
+            // Once is enough.
+            if !warnings.contains(&problem) {
+                warnings.push(problem);
+            }
+            None
+        }
+    }
+}
+
+/// Where the debug file of a build ID is in a directory. Source: GDB manual, "Debugging Information in Separate Files".
+pub(super) fn path_by_id(directory: &Path, build_id: &str) -> Option<PathBuf> {
+    let (start, name) = build_id.split_at_checked(2).filter(|(_, name)| !name.is_empty())?;
+    Some(directory.join(".build-id").join(start).join(format!("{name}.debug")))
+}
+
+/// Opens a regular file: nothing that would block, or be our terminal.
+fn open_regular(path: &Path) -> Option<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+}
+
+/// The name and the checksum of the debug file that an object links to. Source: as for [`path_by_id`].
+fn debug_link(sections: &Sections<'_>) -> Option<(Vec<u8>, u32)> {
+    let bytes = sections.content(sections.find(".gnu_debuglink")?, MAX_LINK_BYTES).ok()?;
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let name = &bytes[..end];
+    let checksum = bytes.get((end + 1).next_multiple_of(4)..)?.first_chunk()?;
+    // A name, not a path.
+    (!name.is_empty() && !name.contains(&b'/')).then(|| (name.to_vec(), u32::from_le_bytes(*checksum)))
+}
+
+/// Looks beside the object and in the same place below the directories.
+fn by_link(object: &ObjectFile, options: &Options, name: &[u8], checksum: u32) -> Option<File> {
+    let name = OsStr::from_bytes(name);
+    let beside = Path::new(object.path.strip_suffix(" (deleted)").unwrap_or(&object.path)).parent()?;
+    let below = beside.strip_prefix("/").unwrap_or(beside);
+    let places = [beside.to_owned(), beside.join(".debug")];
+    let places = places.into_iter().chain(options.debug_directories.iter().map(|directory| directory.join(below)));
+    places.filter_map(|place| open_regular(&place.join(name))).find(|file| is_linked(file, object, checksum))
+}
+
+/// Whether a file is the one that a link means: another one than the object itself, with the checksum.
+fn is_linked(file: &File, object: &ObjectFile, checksum: u32) -> bool {
+    let identity = |file: &File| {
+        use std::os::unix::fs::MetadataExt as _;
+        file.metadata().map(|metadata| (metadata.dev(), metadata.ino(), metadata.len())).ok()
+    };
+    let size = identity(file).map_or(u64::MAX, |(.., size)| size);
+    if identity(file) == identity(&object.file) || size > MAX_CHECKED_BYTES {
+        return false;
+    }
+    let (mut computed, mut bytes, mut at) = (flate2::Crc::new(), vec![0; 1 << 20], 0);
+    loop {
+        match file.read_at(&mut bytes, at) {
+            Ok(0) => return computed.sum() == checksum,
+            Ok(read) => {
+                computed.update(&bytes[..read]);
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Fetches a debug file by build ID, with the client that elfutils and distributions maintain: it knows the servers that
+/// the user has named (`DEBUGINFOD_URLS`), keeps what it got, and gives up when a server does not answer.
+///
+/// `Ok(None)`: no server has it. Errors: for a person.
+fn fetch(build_id: &str) -> Result<Option<File>, String> {
+    const SERVERS: &str = "DEBUGINFOD_URLS";
+    if std::env::var_os(SERVERS).is_none_or(|urls| urls.is_empty()) {
+        return Err(format!("--debuginfod: {SERVERS} names no server, as in {SERVERS}=https://debuginfod.debian.net"));
+    }
+    let mut client = Command::new("debuginfod-find");
+    client.args(["debuginfo", build_id]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = client.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "--debuginfod: debuginfod-find is not installed (Debian: debuginfod)".to_owned(),
+        _ => format!("--debuginfod: cannot start debuginfod-find: {error}"),
+    })?;
+    let mut path = Vec::new();
+    let read = child.stdout.take().map(|output| output.take(4096 + 1).read_to_end(&mut path));
+    let ended = child.wait();
+    if !ended.is_ok_and(|status| status.success()) || !matches!(read, Some(Ok(_))) {
+        return Ok(None);
+    }
+    let path = Path::new(OsStr::from_bytes(path.trim_ascii_end()));
+    Ok(open_regular(path).filter(|file| self::build_id(file) == build_id))
+}
