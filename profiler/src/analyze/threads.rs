@@ -4,16 +4,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Weighted;
-use crate::profile::{ProcessShare, Report, Thread, ThreadShare};
+use crate::profile::{ProcessShare, Report, Thread, ThreadShare, container_of};
 
 /// Threads and processes of the report, each: `Breakdown` says how many there are.
 const MAX_ROWS: usize = 500;
 
-/// A process under one name.
-type ProcessKey<'a> = (u32, u64, &'a str);
+/// A process under one name in one cgroup.
+type ProcessKey<'a> = (u32, u64, &'a str, &'a str);
 
 fn process(thread: &Thread) -> ProcessKey<'_> {
-    (thread.pid, thread.start_time_ns, &thread.process_name)
+    (thread.pid, thread.start_time_ns, &thread.process_name, &thread.cgroup)
 }
 
 /// Adds one origin's threads and processes.
@@ -46,6 +46,8 @@ pub(super) fn add(weighted: &Weighted<'_>, report: &mut Report) {
             origin: weighted.origin.to_owned(),
             pid: process.0,
             process: process.2.to_owned(),
+            cgroup: process.3.to_owned(),
+            container: container_of(process.3).unwrap_or_default().to_owned(),
             threads: threads as u64,
             value,
             share: weighted.share(value),
@@ -55,12 +57,12 @@ pub(super) fn add(weighted: &Weighted<'_>, report: &mut Report) {
 
 /// Threads that have values.
 pub(super) fn count(weighted: &Weighted<'_>) -> u64 {
-    values(weighted).keys().map(|&((pid, start, _), tid, _)| (pid, start, tid)).collect::<BTreeSet<_>>().len() as u64
+    values(weighted).keys().map(|&((pid, start, ..), tid, _)| (pid, start, tid)).collect::<BTreeSet<_>>().len() as u64
 }
 
 /// Processes that have values.
 pub(super) fn count_processes(weighted: &Weighted<'_>) -> u64 {
-    values(weighted).keys().map(|&((pid, start, _), _, _)| (pid, start)).collect::<BTreeSet<_>>().len() as u64
+    values(weighted).keys().map(|&((pid, start, ..), _, _)| (pid, start)).collect::<BTreeSet<_>>().len() as u64
 }
 
 /// Values by process, thread and the thread's name.

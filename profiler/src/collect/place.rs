@@ -64,6 +64,7 @@ pub(super) fn place_window(
             exec_count: key.exec_count,
             process_name: comm(&value.process_comm),
             thread_name: comm(&value.thread_comm),
+            cgroup: finisher.processes.cgroup(key.pid),
         });
         profile.add(stack, thread, key.reason, key.span, &value.columns);
     }

@@ -10,8 +10,8 @@ use profiler_common::event::RecordKey;
 
 use crate::bpf::LifecycleEvent;
 use crate::process::{
-    Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, executable_name, is_running, open_perf_map,
-    read_mappings,
+    Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, cgroup, executable_name, is_running,
+    open_perf_map, read_mappings,
 };
 use crate::profile::RawFrame;
 
@@ -55,6 +55,8 @@ struct Process {
     rescanned: bool,
     /// Its number in `jit`.
     jit: Option<u32>,
+    /// Path of its cgroup, once somebody asked; a child's is its parent's until it executes something.
+    cgroup: Option<String>,
 }
 
 /// The processes.
@@ -188,7 +190,8 @@ impl Processes {
         let ended = parent.images.len().saturating_sub(1);
         // A child starts with its parent's count: the kernel copies it.
         let first = parent.first_exec_count.map(|first| first + u32::try_from(ended).unwrap_or(0));
-        let child = Process::new(parent.images.last().cloned().into_iter().collect(), first, parent.generation);
+        let mut child = Process::new(parent.images.last().cloned().into_iter().collect(), first, parent.generation);
+        child.cgroup.clone_from(&parent.cgroup);
         self.table.insert(pid, child);
     }
 
@@ -214,6 +217,8 @@ impl Processes {
 
     fn exec(&mut self, pid: u32) {
         if let Some(process) = self.table.get_mut(&pid) {
+            // What starts a container moves itself before it executes what is in it.
+            process.cgroup = cgroup(pid).or_else(|| process.cgroup.take());
             process.images.push(Image::new(process.generation, Mappings::default()));
         } else if self.interest == Interest::Everybody {
             let images = vec![Image::new(0, Mappings::default())];
@@ -288,6 +293,12 @@ impl Processes {
         self.table.get(&key.pid)?.find(key, address).cloned()
     }
 
+    /// Path of the cgroup that a process is in; empty for the root, and when nobody knows.
+    pub(super) fn cgroup(&mut self, pid: u32) -> String {
+        let Some(process) = self.table.get_mut(&pid) else { return String::new() };
+        process.cgroup.get_or_insert_with(|| cgroup(pid).unwrap_or_default()).clone()
+    }
+
     /// The number of a process that makes code at run time; its perf map is opened when there is one.
     fn jit_number(&mut self, pid: u32) -> u32 {
         let number = self.table.get(&pid).and_then(|process| process.jit).unwrap_or_else(|| {
@@ -334,7 +345,16 @@ impl Processes {
 
 impl Process {
     const fn new(images: Vec<Image>, first_exec_count: Option<u32>, generation: u32) -> Self {
-        Self { images, first_exec_count, images_dropped: 0, generation, exited: false, rescanned: false, jit: None }
+        Self {
+            images,
+            first_exec_count,
+            images_dropped: 0,
+            generation,
+            exited: false,
+            rescanned: false,
+            jit: None,
+            cgroup: None,
+        }
     }
 
     fn find(&self, key: &RecordKey, address: u64) -> Option<&Mapping> {

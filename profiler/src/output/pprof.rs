@@ -4,7 +4,7 @@
 //! place for is kept so:
 //!
 //! - The origin is a comment, `origin=NAME`; the sample types are the columns of its row.
-//! - Who ran is labels: `process` and `thread` (names), `pid`, `tid`, `process_start_time` (ns since boot) and
+//! - Who ran is labels: `process` and `thread` (names), `cgroup` (path) and `container`, which follows from it, `pid`, `tid`, `process_start_time` (ns since boot) and
 //!   `process_exec`; the probe's own are `reason` and `span`. A number that is 0 is left out.
 //! - An object's addresses are as its file states them, and all files begin near 0, so each object's addresses are
 //!   moved by a bias to a place of its own. `address - memory_start + file_offset` is the file offset as always. The
@@ -25,6 +25,8 @@ use crate::profile::{FrameKind, JIT_OBJECT, KERNEL_OBJECT};
 mod label {
     pub(super) const PROCESS: &str = "process";
     pub(super) const THREAD: &str = "thread";
+    pub(super) const CGROUP: &str = "cgroup";
+    pub(super) const CONTAINER: &str = "container";
     pub(super) const PID: &str = "pid";
     pub(super) const TID: &str = "tid";
     pub(super) const START_TIME: &str = "process_start_time";

@@ -181,11 +181,19 @@ impl Section<'_> {
             self.report.processes.iter().filter(|process| process.origin == self.origin).take(ROWS).collect();
         if processes.len() > 1 {
             writeln!(writer, "### Processes\n")?;
-            writeln!(writer, "| {unit} | % | pid | process | threads |\n|--:|--:|--:|:--|--:|")?;
+            // Most hosts have no containers, and then no column for them.
+            let contained = processes.iter().any(|process| !process.container.is_empty());
+            let (head, line) = if contained { (" container |", ":--|") } else { ("", "") };
+            writeln!(writer, "| {unit} | % | pid | process | threads |{head}\n|--:|--:|--:|:--|--:|{line}")?;
             for process in &processes {
                 let (value, share) = (count(process.value), percent(process.value, total));
                 let (pid, threads) = (process.pid, count(process.threads));
-                writeln!(writer, "| {value} | {share} | {pid} | {} | {threads} |", code(&process.process))?;
+                write!(writer, "| {value} | {share} | {pid} | {} | {threads} |", code(&process.process))?;
+                if contained {
+                    let container = &process.container;
+                    write!(writer, " {} |", if container.is_empty() { String::new() } else { code(container) })?;
+                }
+                writeln!(writer)?;
             }
             rest(self.breakdown.processes, processes.len(), writer)?;
         }

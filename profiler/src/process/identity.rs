@@ -1,16 +1,39 @@
 //! Pids: who exists, who descends from whom, in which namespace we count.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 /// Inode of the initial pid namespace. Source: `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: u64 = 0xeffffffc;
 
+/// Bytes of /proc/PID/cgroup that are read: a dozen paths, of at most 4,096 bytes each.
+const MAX_CGROUP_BYTES: u64 = 64 << 10;
+
 /// Whether a process with this pid exists, as a zombie at least.
 #[must_use]
 pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()
+}
+
+/// Path of the cgroup that a process is in; empty for the root. `None` when it is gone.
+///
+/// Of version 2, or where all are in the root of that, the first hierarchy of version 1 in which it is not, but for
+/// systemd's own last. Source: cgroups(7), /proc/PID/cgroup.
+#[must_use]
+pub fn cgroup(pid: u32) -> Option<String> {
+    let mut text = String::new();
+    let file = fs::File::open(format!("/proc/{pid}/cgroup")).ok()?;
+    io::Read::take(file, MAX_CGROUP_BYTES).read_to_string(&mut text).ok()?;
+    let mut paths: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>().try_into().ok())
+        .map(|[controllers, path]: [&str; 2]| (controllers, path))
+        .filter(|(_, path)| *path != "/")
+        .collect();
+    paths.sort_by_key(|(controllers, _)| (!controllers.is_empty(), controllers.starts_with("name=")));
+    Some(paths.first().map_or("", |(_, path)| path).to_owned())
 }
 
 /// Every process there is.

@@ -14,7 +14,7 @@ mod perf_map;
 
 pub(crate) use go::{GoCode, LineTable};
 pub use identity::{
-    all, children_of, command_name, descendants_of, end_of, executable_name, exists, is_running, is_thread,
+    all, cgroup, children_of, command_name, descendants_of, end_of, executable_name, exists, is_running, is_thread,
     pid_namespace,
 };
 pub(crate) use mapping::backing_of;

@@ -166,6 +166,7 @@ mod tests {
             exec_count: 0,
             process_name: String::new(),
             thread_name: String::new(),
+            cgroup: String::new(),
         });
         for stack in [0, 1, 0] {
             profile.samples.push(Sample {

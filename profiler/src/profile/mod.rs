@@ -144,6 +144,26 @@ pub struct Thread {
     pub process_name: String,
     /// The thread's name.
     pub thread_name: String,
+    /// Path of the cgroup that the process was in; empty when that is the root, or is not known.
+    pub cgroup: String,
+}
+
+/// The container that a cgroup's path belongs to, as its engine names it: the first 12 digits of its number, or its name.
+///
+/// Source: the paths that Docker, containerd, CRI-O, Podman (with systemd and without), LXC and systemd-nspawn make.
+#[must_use]
+pub fn container_of(cgroup: &str) -> Option<&str> {
+    let is_number = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // The innermost one.
+    cgroup.rsplit('/').find_map(|part| {
+        let scope = part.strip_suffix(".scope").unwrap_or(part);
+        let last = scope.rsplit(['-', ':']).next().unwrap_or(scope);
+        if is_number(last) {
+            return last.get(..12);
+        }
+        let named = ["lxc.payload.", "machine-"].iter().find_map(|prefix| scope.strip_prefix(prefix));
+        named.filter(|name| !name.is_empty())
+    })
 }
 
 /// What was found on one stack of one thread.
@@ -278,5 +298,34 @@ pub fn marker_name(outcome: Outcome) -> String {
     match outcome.class() {
         Class::Complete | Class::Truncated => format!("[truncated: {}]", outcome.name()),
         Class::Lost => format!("[lost: {}]", outcome.name()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::container_of;
+
+    #[test]
+    fn a_cgroup_tells_its_container() {
+        let number = "0123456789abcdef".repeat(4);
+        for path in [
+            format!("/system.slice/docker-{number}.scope"),
+            format!("/docker/{number}"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-{number}.scope"
+            ),
+            format!("/kubepods/besteffort/pod1-2/{number}"),
+            format!("/kubepods-pod1.slice:cri-containerd:{number}"),
+            format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{number}.scope/container"),
+        ] {
+            assert_eq!(container_of(&path), Some("0123456789ab"), "{path}");
+        }
+        assert_eq!(container_of("/lxc.payload.web/system.slice/nginx.service"), Some("web"));
+        assert_eq!(container_of("/machine.slice/machine-debian.scope"), Some("debian"));
+        for path in
+            ["", "/", "/system.slice/ssh.service", "/user.slice/user-0.slice/session-1.scope", "/machine-.scope"]
+        {
+            assert_eq!(container_of(path), None, "{path}");
+        }
     }
 }

@@ -115,6 +115,10 @@ pub struct ProcessShare {
     pub pid: u32,
     /// The command name; a process that executed another program under another name is listed again.
     pub process: String,
+    /// Path of its cgroup; empty when that is the root, or is not known. One that was moved is listed again.
+    pub cgroup: String,
+    /// The container that this cgroup belongs to; empty for none.
+    pub container: String,
     /// Threads that have values.
     pub threads: u64,
     /// Its values.

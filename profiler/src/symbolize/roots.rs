@@ -107,6 +107,7 @@ mod tests {
             exec_count: 0,
             process_name: String::new(),
             thread_name: String::new(),
+            cgroup: String::new(),
         });
         let stacks = [
             vec![frames[0], frames[1], frames[3], marker],

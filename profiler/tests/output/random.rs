@@ -58,6 +58,7 @@ pub(crate) fn profile(random: &mut Random) -> Profile {
             exec_count: random.small(3),
             process_name: random.name(),
             thread_name: random.name(),
+            cgroup: random.name(),
         });
         let stack =
             (0..random.below(9)).map(|_| random.small(u32::try_from(profile.locations.len()).unwrap())).collect();

@@ -136,6 +136,28 @@ fn a_cgroup_is_sampled_with_those_below_it_and_nothing_else() {
 }
 
 #[test]
+fn samples_are_labelled_with_cgroup_container_and_thread() {
+    let Some(_kernel) = require_bpf() else { return };
+    // As Docker names its own.
+    let number = format!("{:064x}", std::process::id());
+    let Some(outer) = Cgroup::create("labels") else { return };
+    let inner = Cgroup::at(outer.0.join(format!("docker-{number}.scope")));
+    let target = Target::start(&Workload::c("burn").build(), &["30"]);
+    inner.take(target.pid());
+    let captured = Record::new().rate(999).seconds(1).pid(target.pid()).run();
+    let process = &captured.report["processes"][0];
+    assert!(
+        process["cgroup"].as_str().is_some_and(|path| path.ends_with(&format!("/docker-{number}.scope"))),
+        "{process}"
+    );
+    assert_eq!(process["container"], number[..12], "{process}");
+    let Some(tags) = captured.go_pprof(&["-tags"]) else { return };
+    for tag in ["cgroup:", "container:", "thread:", &number[..12]] {
+        assert!(tags.contains(tag), "{tag} is not in {tags}");
+    }
+}
+
+#[test]
 fn processes_of_a_name_are_sampled_also_when_they_start_later() {
     let Some(_kernel) = require_bpf() else { return };
     let wanted = Workload::c("burn").called("wanted-name").build();

@@ -194,6 +194,7 @@ fn read_labels(labels: &[proto::Label], strings: Strings<'_>) -> Result<(Thread,
         exec_count: 0,
         process_name: String::new(),
         thread_name: String::new(),
+        cgroup: String::new(),
     };
     let (mut reason, mut span) = (0, 0);
     for found in labels {
@@ -201,6 +202,7 @@ fn read_labels(labels: &[proto::Label], strings: Strings<'_>) -> Result<(Thread,
         match strings.get(found.key)? {
             label::PROCESS => strings.get(found.str)?.clone_into(&mut thread.process_name),
             label::THREAD => strings.get(found.str)?.clone_into(&mut thread.thread_name),
+            label::CGROUP => strings.get(found.str)?.clone_into(&mut thread.cgroup),
             label::PID => thread.pid = narrow("a pid")?,
             label::TID => thread.tid = narrow("a tid")?,
             label::START_TIME => thread.start_time_ns = found.num.cast_unsigned(),

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use super::{ORIGIN_COMMENT, default_kind, label, layout};
 use crate::output::pprof_proto as proto;
-use crate::profile::{Accounting, FrameKind, Index, Location, Profile, Thread};
+use crate::profile::{Accounting, FrameKind, Index, Location, Profile, Thread, container_of};
 
 /// What the file says about the recording as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -211,6 +211,8 @@ fn number(key: i64, num: i64, num_unit: i64) -> Option<proto::Label> {
 struct Keys {
     process: i64,
     thread: i64,
+    cgroup: i64,
+    container: i64,
     pid: i64,
     tid: i64,
     start_time: i64,
@@ -225,6 +227,8 @@ impl Keys {
         Self {
             process: strings.id(label::PROCESS),
             thread: strings.id(label::THREAD),
+            cgroup: strings.id(label::CGROUP),
+            container: strings.id(label::CONTAINER),
             pid: strings.id(label::PID),
             tid: strings.id(label::TID),
             start_time: strings.id(label::START_TIME),
@@ -237,7 +241,13 @@ impl Keys {
 
     fn thread(&self, thread: &Thread, strings: &mut Strings) -> Vec<proto::Label> {
         let mut labels = Vec::new();
-        for (key, name) in [(self.process, &thread.process_name), (self.thread, &thread.thread_name)] {
+        let texts = [
+            (self.process, thread.process_name.as_str()),
+            (self.thread, &thread.thread_name),
+            (self.cgroup, &thread.cgroup),
+            (self.container, container_of(&thread.cgroup).unwrap_or_default()),
+        ];
+        for (key, name) in texts {
             if !name.is_empty() {
                 labels.push(proto::Label { key, str: strings.id(name), num: 0, num_unit: 0 });
             }
