@@ -12,6 +12,7 @@ mod record_cpu;
 mod record_errors;
 mod record_fixtures;
 mod record_go;
+mod record_go_servers;
 mod record_lasting;
 mod record_python;
 mod record_symbols;

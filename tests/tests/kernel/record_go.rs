@@ -104,7 +104,7 @@ fn the_top_functions_are_those_of_gos_own_profile() {
 }
 
 /// Self and total in percent by function, of a table of `go tool pprof -top`.
-fn shares(table: &str) -> HashMap<String, [f64; 2]> {
+pub(crate) fn shares(table: &str) -> HashMap<String, [f64; 2]> {
     let row = |line: &str| {
         let mut columns = line.split_ascii_whitespace();
         let percent = |text: &str| text.strip_suffix('%')?.parse().ok();
