@@ -4,14 +4,15 @@
 //! between two execs; a snapshot is what an image maps until an address changes its meaning.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::sync::Arc;
 
 use profiler_common::event::RecordKey;
 
 use crate::bpf::LifecycleEvent;
 use crate::process::{
-    Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, executable_name, is_running, open_perf_map,
-    read_mappings,
+    Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, executable_name, is_running, open_jit_dump,
+    open_perf_map, read_mappings,
 };
 use crate::profile::RawFrame;
 
@@ -118,9 +119,11 @@ impl Processes {
         for mapping in mappings.iter() {
             self.objects.open(pid, mapping);
         }
+        let dump = mappings.iter().find_map(|mapping| open_jit_dump(pid, mapping));
         let process = self.table.entry(pid).or_insert_with(|| Process::new(Vec::new(), None, 0));
         process.images.push(Image::new(process.generation, mappings));
         self.added.push(pid);
+        self.keep_jit_dump(pid, dump);
     }
 
     /// Processes that were added since the last call.
@@ -222,6 +225,11 @@ impl Processes {
     }
 
     fn map(&mut self, pid: u32, mapping: Mapping) {
+        if !self.table.contains_key(&pid) {
+            return;
+        }
+        let dump = open_jit_dump(pid, &mapping);
+        self.keep_jit_dump(pid, dump);
         let Some(process) = self.table.get_mut(&pid) else { return };
         self.objects.open(pid, &mapping);
         let Some(image) = process.images.last_mut() else { return };
@@ -288,10 +296,18 @@ impl Processes {
         self.table.get(&key.pid)?.find(key, address).cloned()
     }
 
+    /// Keeps the dump of a process that says by a mapping that it writes one.
+    fn keep_jit_dump(&mut self, pid: u32, dump: Option<File>) {
+        if dump.is_some() {
+            let number = self.jit_number(pid);
+            self.jit[number as usize].jit_dump = dump;
+        }
+    }
+
     /// The number of a process that makes code at run time; its perf map is opened when there is one.
     fn jit_number(&mut self, pid: u32) -> u32 {
         let number = self.table.get(&pid).and_then(|process| process.jit).unwrap_or_else(|| {
-            self.jit.push(JitProcess { executable: executable_name(pid).unwrap_or_default(), perf_map: None });
+            self.jit.push(JitProcess { executable: executable_name(pid).unwrap_or_default(), ..JitProcess::default() });
             self.jit_pids.push(pid);
             u32::try_from(self.jit.len() - 1).unwrap_or(u32::MAX)
         });

@@ -5,6 +5,7 @@
 
 mod go;
 mod identity;
+mod jit_dump;
 mod mapping;
 mod memory;
 mod object;
@@ -16,6 +17,7 @@ pub use identity::{
     all, children_of, command_name, descendants_of, end_of, executable_name, exists, is_running, is_thread,
     pid_namespace,
 };
+pub use jit_dump::open_jit_dump;
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use memory::read_memory;

@@ -4,6 +4,7 @@
 //! and how well each object could be named. Never fails as a whole: what has no name keeps object and offset.
 
 mod guard;
+mod jit_dump;
 mod kernel;
 mod native;
 mod perf_map;
@@ -86,8 +87,11 @@ pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
             Place::Kernel => kernel::names(&native, &addresses),
             Place::Object(number) => object(&native, &sources.objects[number as usize], &addresses, &mut warnings),
             Place::Jit(process) => {
-                let perf_map = sources.jit.get(process as usize).and_then(|process| process.perf_map.as_ref());
-                Ok(perf_map::names(perf_map, &addresses))
+                let process = sources.jit.get(process as usize);
+                let mut names = perf_map::names(process.and_then(|process| process.perf_map.as_ref()), &addresses);
+                // Which has lines as well.
+                names.extend(jit_dump::names(process.and_then(|process| process.jit_dump.as_ref()), &addresses));
+                Ok(names)
             }
         };
         let found = found.unwrap_or_else(|problem| {
@@ -114,14 +118,14 @@ const MAX_ADVICE: usize = 4;
 /// What makes a runtime, known by the name of its executable, write what it made; `has_map`: it does, for some.
 fn jit_advice(executable: &str, has_map: bool) -> String {
     if has_map {
-        return "made before its process wrote its perf map, or not listed there".to_owned();
+        return "made before its process wrote its perf map or dump, or not listed there".to_owned();
     }
     let is = |name: &str| {
         let version = executable.strip_prefix(name);
         version.is_some_and(|version| version.chars().all(|letter| letter.is_ascii_digit() || letter == '.'))
     };
     match executable {
-        _ if is("node") || is("nodejs") => "node: start it with --perf-basic-prof",
+        _ if is("node") || is("nodejs") => "node: start it with --perf-basic-prof --interpreted-frames-native-stack",
         _ if is("java") => "java: start it with -XX:+UnlockDiagnosticVMOptions -XX:+DumpPerfMapAtExit, or use perf-map-agent",
         _ if is("python") => "python: start it with -X perf (3.12 and later)",
         _ if is("dotnet") => "dotnet: start it with DOTNET_PerfMapEnabled=1 in its environment",
@@ -197,7 +201,10 @@ impl Place {
             Self::Jit(process) => {
                 let process = sources.jit.get(process as usize);
                 let executable = process.map(|process| process.executable.as_str()).unwrap_or_default();
-                jit_advice(executable, process.is_some_and(|process| process.perf_map.is_some()))
+                jit_advice(
+                    executable,
+                    process.is_some_and(|process| process.perf_map.is_some() || process.jit_dump.is_some()),
+                )
             }
             Self::Object(number) => {
                 let object = &sources.objects[number as usize];
