@@ -14,6 +14,7 @@ mod record_fixtures;
 mod record_go;
 mod record_go_servers;
 mod record_lasting;
+mod record_node;
 mod record_python;
 mod record_symbols;
 mod record_targets;
