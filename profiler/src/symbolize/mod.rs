@@ -9,6 +9,7 @@ mod kernel;
 mod native;
 mod perf_map;
 mod roots;
+mod v8;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -94,12 +95,15 @@ pub fn symbolize(mut raw: RawProfile, sources: &Sources<'_>) -> Symbolized {
                 Ok(names)
             }
         };
-        let found = found.unwrap_or_else(|problem| {
+        let mut found = found.unwrap_or_else(|problem| {
             warnings.push(format!("no names for {}: {problem}", place.path(sources)));
             Names::new()
         });
         if found.len() < addresses.len() {
             advice.insert(place, place.advice(sources));
+        }
+        if let Place::Object(number) = place {
+            v8::label_builtins(&sources.objects[number as usize].file, &addresses, &mut found);
         }
         names.insert(place, found);
     }

@@ -82,7 +82,7 @@ fn the_top_functions_are_those_of_gos_own_profile() {
     let directory = scratch();
     let own = directory.path().join("own.pprof");
     let Some(workload) = workloads().into_iter().nth(1) else { return };
-    let target = Target::start(&workload.build(), &["6", own.to_str().expect("UTF-8")]);
+    let target = Target::start(&workload.build(), &["10", own.to_str().expect("UTF-8")]);
     let captured = Record::new().rate(499).pid(target.pid()).run();
     let _ = target.truth();
     let options = ["-top", "-nodecount=1000", "-nodefraction=0"];

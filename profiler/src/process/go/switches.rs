@@ -1,7 +1,7 @@
 //! Functions of Go's runtime that go on on another stack: at which of their instructions, and where the caller is then.
 //!
 //! Input: the machine code of these functions, which are few and written in assembly. Output: ranges in which the line
-//! table's depth does not lead to the caller, and what does. Knows what Go 1.16 to 1.24 look like, by the instructions
+//! table's depth does not lead to the caller, and what does. Knows what Go 1.19 to 1.27 look like, by the instructions
 //! that write the stack pointer; code that looks different is refused as a whole.
 //!
 //! Source: src/runtime/asm_amd64.s, src/runtime/sys_linux_amd64.s, src/cmd/internal/obj/x86/obj6.go.
@@ -46,7 +46,9 @@ impl Switches {
             self.frame_pointer = saved_frame_pointer(code);
         }
         if name == "runtime.systemstack" {
-            self.thread = thread_offset(code).zip(current_offset(code));
+            // mov g_m(%rax),%rbx: where that is, the walk takes for granted.
+            let has_thread = !all(code, &[0x48, 0x8b, 0x58, 0x30]).is_empty();
+            self.thread = thread_offset(code).zip(current_offset(code)).filter(|_| has_thread);
         }
         if FRAMED.contains(&name)
             && let Some(ranges) = framed(code)
@@ -113,7 +115,7 @@ const SP: u8 = 0x38;
 
 /// The ranges of a function that begins and ends as the assembler does it where there is a frame.
 fn framed(code: &[u8]) -> Option<Vec<(Range<usize>, GoCode)>> {
-    let mut from = match *code {
+    let begin = match *code {
         // push %rbp; mov %rsp,%rbp
         [0x55, 0x48, 0x89, 0xe5, ..] => 4,
         // sub $size,%rsp; mov %rbp,at(%rsp); lea at(%rsp),%rbp
@@ -125,7 +127,8 @@ fn framed(code: &[u8]) -> Option<Vec<(Range<usize>, GoCode)>> {
         _ => return None,
     };
     let mut ranges = Vec::new();
-    for at in from..code.len() {
+    let mut from = begin;
+    for at in begin..code.len() {
         // Where rbp is the caller's again, and where that ends.
         let (restored, end) = match code[at..] {
             // pop %rbp; ret
