@@ -1,7 +1,5 @@
 //! Tests of packing, searching and stepping.
 
-extern crate std;
-
 use super::*;
 
 #[test]
@@ -29,14 +27,14 @@ fn plain_rules_survive_packing() {
 #[test]
 fn the_last_row_that_begins_before_an_address_covers_it() {
     let rule = |number| Packed::dictionary(number).unwrap();
-    let rows: std::vec::Vec<u32> = (0..100).map(|index| row(0x7000 + 16 * index as u64 + 8, rule(index))).collect();
+    let rows: [u32; 100] = core::array::from_fn(|index| row(0x7000 + 16 * index as u64 + 8, rule(index)));
     for low in 0..4096 {
         let found = find_row(100, low, |index| rows.get(index as usize).copied());
         let expected = (low >= 8).then(|| ((low - 8) / 16).min(99) as usize);
         assert_eq!(found, expected.map(|index| rows[index]));
     }
     assert_eq!(find_row(0, 5, |_| None), None);
-    let full: std::vec::Vec<u32> = (0..4096).map(|index| row(index, rule(0))).collect();
+    let full: [u32; 4096] = core::array::from_fn(|index| row(index as u64, rule(0)));
     assert!(
         (0..4096).all(|low| find_row(4096, low, |index| full.get(index as usize).copied()).map(start_of) == Some(low))
     );

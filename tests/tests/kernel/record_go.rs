@@ -148,7 +148,7 @@ pub(crate) fn shares(table: &str) -> HashMap<String, [f64; 2]> {
         percent(columns.next()?)?;
         let total = percent(columns.nth(1)?)?;
         let name = columns.collect::<Vec<_>>().join(" ");
-        Some((name.trim_end_matches(" (inline)").to_owned(), [own, total]))
+        Some((name.trim_end_matches(" (inline)").trim_end_matches(" (partial-inline)").to_owned(), [own, total]))
     };
     table.lines().filter_map(row).collect()
 }
