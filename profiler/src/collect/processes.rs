@@ -19,6 +19,10 @@ use crate::profile::RawFrame;
 /// Images kept of one process: a record refers to the current one, or to one that ended in the same window.
 const MAX_IMAGES: usize = 8;
 
+/// Times that a process's perf map is looked for as soon as it maps memory that becomes code; else once a window. V8 opens
+/// its own after the first of some ten such mappings.
+const MAX_PERF_MAP_TRIES: u32 = 32;
+
 /// Which processes are of interest before they have a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interest {
@@ -56,6 +60,8 @@ struct Process {
     rescanned: bool,
     /// Its number in `jit`.
     jit: Option<u32>,
+    /// Times that its perf map was looked for since it maps memory that becomes code.
+    perf_map_tries: u32,
 }
 
 /// The processes.
@@ -228,6 +234,9 @@ impl Processes {
         if !self.table.contains_key(&pid) {
             return;
         }
+        if matches!(mapping.backing, Backing::Anonymous(_)) {
+            self.look_for_perf_map(pid);
+        }
         let dump = open_jit_dump(pid, &mapping);
         self.keep_jit_dump(pid, dump);
         let Some(process) = self.table.get_mut(&pid) else { return };
@@ -296,11 +305,27 @@ impl Processes {
         self.table.get(&key.pid)?.find(key, address).cloned()
     }
 
+    /// Opens the perf map of a process that may end before the window does.
+    fn look_for_perf_map(&mut self, pid: u32) {
+        if self.table.get(&pid).is_none_or(|process| process.perf_map_tries >= MAX_PERF_MAP_TRIES) {
+            return;
+        }
+        let number = self.jit_number(pid) as usize;
+        if let (Some(process), Some(jit)) = (self.table.get_mut(&pid), self.jit.get_mut(number))
+            && jit.perf_map.is_none()
+        {
+            process.perf_map_tries += 1;
+            jit.perf_map = open_perf_map(pid);
+        }
+    }
+
     /// Keeps the dump of a process that says by a mapping that it writes one.
     fn keep_jit_dump(&mut self, pid: u32, dump: Option<File>) {
         if dump.is_some() {
             let number = self.jit_number(pid);
-            self.jit[number as usize].jit_dump = dump;
+            if let Some(jit) = self.jit.get_mut(number as usize) {
+                jit.jit_dump = dump;
+            }
         }
     }
 
@@ -350,7 +375,16 @@ impl Processes {
 
 impl Process {
     const fn new(images: Vec<Image>, first_exec_count: Option<u32>, generation: u32) -> Self {
-        Self { images, first_exec_count, images_dropped: 0, generation, exited: false, rescanned: false, jit: None }
+        Self {
+            images,
+            first_exec_count,
+            images_dropped: 0,
+            generation,
+            exited: false,
+            rescanned: false,
+            jit: None,
+            perf_map_tries: 0,
+        }
     }
 
     fn find(&self, key: &RecordKey, address: u64) -> Option<&Mapping> {

@@ -23,9 +23,15 @@ fn script() -> PathBuf {
 
 /// Records Node.js with these options from its first instruction to its end; `None` where there is none.
 fn record(options: &[&str]) -> Option<Captured> {
+    let captured = record_for(options, &at_work(3))?;
+    assert!(captured.total() > enough(1000), "{}", captured.folded());
+    Some(captured)
+}
+
+fn record_for(options: &[&str], seconds: &str) -> Option<Captured> {
     let node = find_program("node")?;
-    let (script, seconds) = (script(), at_work(3));
-    let arguments = [options, &[script.to_str().expect("UTF-8"), &seconds]].concat();
+    let script = script();
+    let arguments = [options, &[script.to_str().expect("UTF-8"), seconds]].concat();
     let mut record = Record::new().rate(999).program(&node, &arguments);
     // Where it writes a dump.
     let directory = scratch();
@@ -35,7 +41,6 @@ fn record(options: &[&str]) -> Option<Captured> {
         // It leaves its map behind; one that it was not asked for is not there.
         let _ = fs::remove_file(format!("/tmp/perf-{pid}.map"));
     }
-    assert!(captured.total() > enough(1000), "{}", captured.folded());
     check_no_number(&captured);
     Some(captured)
 }
@@ -111,6 +116,18 @@ fn javascript_is_named_and_split_as_it_measures_itself() {
 }
 
 #[test]
+fn javascript_that_ends_before_the_first_window_is_named() {
+    let Some(_kernel) = require_bpf() else { return };
+    for option in ["--perf-basic-prof", "--perf-prof"] {
+        let Some(captured) = record_for(&[option, PERF_MAP[1]], "0.3") else { return };
+        let named = captured.count(|stack| PARTS.iter().any(|(name, _)| has_function(stack, name)));
+        println!("{named} of {} samples in named functions", captured.total());
+        assert!(named > 50, "{}", captured.folded());
+        assert!(jit(&captured)["named_share"].as_f64().is_some_and(|share| share >= 0.99), "{}", jit(&captured));
+    }
+}
+
+#[test]
 fn javascript_that_is_interpreted_is_named() {
     let Some(_kernel) = require_bpf() else { return };
     let options = [&PERF_MAP[..], &["--no-opt", "--no-sparkplug"]].concat();
@@ -145,8 +162,8 @@ fn javascript_is_named_with_lines_by_a_dump() {
             lines.entry(name).or_default().insert(line.line);
         }
     }
-    // Lines of their bodies in the script.
-    for (name, body) in [("half", 8..=13), ("third", 16..=21), ("fifth", 25..=30)] {
+    // Their lines in the script, up to the closing brace, where they return.
+    for (name, body) in [("half", 8..=14), ("third", 16..=22), ("fifth", 25..=31)] {
         let found = lines.get(name).unwrap_or_else(|| panic!("no lines of {name}: {lines:?}"));
         assert!(found.iter().all(|line| body.contains(line)), "{name}: {found:?}");
     }
