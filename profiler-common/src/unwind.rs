@@ -5,7 +5,10 @@
 //! into a page. A rule that does not fit 20 bits is a number in a dictionary of [`Rule`]s.
 //! The rules are those of DWARF 5, section 6.4, for x86-64 (System V ABI, AMD64 supplement, section 3.7).
 
+mod other_stack;
+
 use crate::counters::Outcome;
+use other_stack::{step_goroutine, step_other_stack};
 
 /// Bits of an address inside a page.
 pub const PAGE_SHIFT: u32 = 12;
@@ -44,6 +47,8 @@ pub enum Special {
     Plt10 = 4,
     /// Call-frame information that cannot be followed.
     Bad = 5,
+    /// The frame pointer leads to the caller, on whichever stack that is.
+    OtherStack = 6,
 }
 
 /// How the frame address (CFA) is found.
@@ -62,6 +67,8 @@ pub enum Base {
     AtRbp = 4,
     /// What is in memory at rsp plus the offset, and [`Rule::added`].
     AtRsp = 5,
+    /// Where Go's runtime left the stack of the thread's goroutine: see [`Rule::goroutine`].
+    Goroutine = 6,
 }
 
 /// Where a saved register is.
@@ -89,7 +96,8 @@ pub struct Rule {
     /// A [`Saved`], of rbx.
     pub rbx: u8,
     /// Bytes added to what was read from memory: OpenSSL's assembly saves rsp before the return address, so that its
-    /// frame address is 8 above. With [`Base::Leaf`] the register's DWARF number; 0 for other bases.
+    /// frame address is 8 above. With [`Base::Leaf`] the register's DWARF number; with [`Base::Goroutine`] 1 where the
+    /// goroutine goes on at the address that was left, 0 where it returns from there; 0 for other bases.
     pub added: u8,
     /// Offset of the base, in bytes.
     pub base_offset: i32,
@@ -105,6 +113,14 @@ pub struct Rule {
 /// [`Rule::return_offset`] for a return address in register 0: vfork(2) in the C library keeps it in rdi, since the
 /// child would overwrite it on the stack.
 pub const RETURN_IN_REGISTER: i16 = i16::MIN;
+
+/// The DWARF number of the FS segment's base, a thread's pointer to its own storage.
+/// Source: System V ABI, AMD64 supplement, figure 3.36.
+pub const FS_BASE: u8 = 58;
+
+/// Times that a walk may go to another stack. Go's does so twice at most: from a call of the vDSO on the system's stack,
+/// and from there to the goroutine's.
+pub const MAX_STACK_SWITCHES: u64 = 4;
 
 /// Registers that a rule may name by their DWARF number: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8 to r15.
 /// Source: System V ABI, AMD64 supplement, figure 3.36.
@@ -139,6 +155,20 @@ impl Rule {
             rbx_offset: 0,
             return_offset: -8,
         }
+    }
+
+    /// The rule for code on the system's stack that Go's runtime left a goroutine for.
+    ///
+    /// `thread_offset`: of the pointer to the goroutine that runs (`g`), from the thread's pointer; `current_offset`: of
+    /// the thread's own goroutine (`curg`) in `m`; `frame_pointer_offset`: of the saved frame pointer (`sched.bp`) in `g`;
+    /// `resumes`: whether what was left goes on at `sched.pc`, else it returns by what `sched.sp` points to.
+    #[must_use]
+    pub const fn goroutine(thread_offset: i32, current_offset: i32, frame_pointer_offset: i16, resumes: bool) -> Self {
+        let mut rule = Self::new(Base::Goroutine, thread_offset);
+        rule.rbp_offset = current_offset;
+        rule.rbx_offset = frame_pointer_offset;
+        rule.added = resumes as u8;
+        rule
     }
 
     /// The rule in 20 bits, if it fits.
@@ -266,6 +296,8 @@ pub struct Registers {
 pub enum Step {
     /// The caller's registers.
     Caller,
+    /// The caller's registers, on another stack: a walk may do this [`MAX_STACK_SWITCHES`] times.
+    Switched,
     /// The registers that a signal interrupted: their ip is no return address.
     Interrupted,
     /// The outermost frame.
@@ -291,8 +323,9 @@ mod signal_frame {
 /// Steps from a frame to its caller.
 ///
 /// `rule`: the rule that covers the frame's ip; `dictionary`: reads a rule by number; `leaf`: a register by its DWARF
-/// number, where it is known, which is in the leaf and where a signal interrupted; `read`: reads a word of the stack into
-/// its second argument, false where it cannot. `registers` become the caller's. Errors come as [`Step::Stop`].
+/// number, where it is known, which is in the leaf and where a signal interrupted, and [`FS_BASE`] everywhere or nowhere;
+/// `read`: reads a word of memory into its second argument, false where it cannot. `registers` become the caller's.
+/// Errors come as [`Step::Stop`].
 ///
 /// Reads give no `Option`: LLVM leaves the word of a `None` undefined and copies it all the same, which verifiers refuse.
 #[inline(always)]
@@ -313,11 +346,15 @@ pub fn step(
             code if code == Special::None as u32 => return Step::NoRule,
             code if code == Special::End as u32 => return Step::Root,
             code if code == Special::Signal as u32 => return step_signal(registers, read),
+            code if code == Special::OtherStack as u32 => return step_other_stack(registers, read),
             code if code == Special::Plt11 as u32 => Rule::new(Base::Rsp, plt_offset(registers.ip, 11)),
             code if code == Special::Plt10 as u32 => Rule::new(Base::Rsp, plt_offset(registers.ip, 10)),
             _ => return Step::Stop(Outcome::BadUnwindRule),
         },
     };
+    if rule.base == Base::Goroutine as u8 {
+        return step_goroutine(registers, &rule, leaf(FS_BASE), read);
+    }
     let offset = rule.base_offset as i64 as u64;
     let base = match rule.base {
         base if base == Base::Rsp as u8 => registers.sp,
@@ -450,82 +487,4 @@ fn step_signal(registers: &mut Registers, mut read: impl FnMut(u64, &mut u64) ->
 }
 
 #[cfg(test)]
-mod tests {
-    extern crate std;
-
-    use super::*;
-
-    #[test]
-    fn plain_rules_survive_packing() {
-        for base in [Base::Rsp, Base::Rbp] {
-            for offset in [8, 16, 2047 * 8] {
-                for slot in [0, 16, 127 * 8] {
-                    let mut rule = Rule::new(base, offset);
-                    if slot != 0 {
-                        rule.rbp = Saved::AtCfa as u8;
-                        rule.rbp_offset = -slot;
-                    }
-                    assert_eq!(rule.pack().unwrap().unpack(), Unpacked::Plain(rule));
-                }
-            }
-        }
-        assert_eq!(Rule::new(Base::Rsp, 2048 * 8).pack(), None);
-        assert_eq!(Rule::new(Base::Rsp, 12).pack(), None);
-        assert_eq!(Rule::new(Base::Rbx, 16).pack(), None);
-        assert_eq!(Packed::dictionary(5).unwrap().unpack(), Unpacked::Dictionary(5));
-        assert_eq!(Packed::dictionary(MAX_RULES), None);
-        assert_eq!(Packed::special(Special::End).unpack(), Unpacked::Special(Special::End as u32));
-    }
-
-    #[test]
-    fn the_last_row_that_begins_before_an_address_covers_it() {
-        let rule = |number| Packed::dictionary(number).unwrap();
-        let rows: std::vec::Vec<u32> = (0..100).map(|index| row(0x7000 + 16 * index as u64 + 8, rule(index))).collect();
-        for low in 0..4096 {
-            let found = find_row(100, low, |index| rows.get(index as usize).copied());
-            let expected = (low >= 8).then(|| ((low - 8) / 16).min(99) as usize);
-            assert_eq!(found, expected.map(|index| rows[index]));
-        }
-        assert_eq!(find_row(0, 5, |_| None), None);
-        let full: std::vec::Vec<u32> = (0..4096).map(|index| row(index, rule(0))).collect();
-        assert!(
-            (0..4096)
-                .all(|low| find_row(4096, low, |index| full.get(index as usize).copied()).map(start_of) == Some(low))
-        );
-    }
-
-    #[test]
-    fn a_step_reads_the_callers_registers_from_the_stack() {
-        let stack = [(0x1010_u64, 0xaaaa_u64), (0x1018, 0x4321)];
-        let read = |address, to: &mut u64| {
-            let found = stack.iter().find(|(at, _)| *at == address).map(|(_, word)| *to = *word);
-            found.is_some()
-        };
-        let mut rule = Rule::new(Base::Rsp, 32);
-        rule.rbp = Saved::AtCfa as u8;
-        rule.rbp_offset = -16;
-        let before = Registers { ip: 1, sp: 0x1000, fp: 7, bx: 9 };
-        let mut registers = before;
-        assert_eq!(step(&mut registers, rule.pack().unwrap(), |_| None, |_| None, read), Step::Caller);
-        assert_eq!(registers, Registers { ip: 0x4321, sp: 0x1020, fp: 0xaaaa, bx: 9 });
-        let mut registers = before;
-        let stop = step(&mut registers, Packed::special(Special::Bad), |_| None, |_| None, read);
-        assert_eq!((stop, registers), (Step::Stop(Outcome::BadUnwindRule), before));
-        let mut registers = Registers { sp: 0x2000, ..before };
-        assert_eq!(
-            step(&mut registers, rule.pack().unwrap(), |_| None, |_| None, read),
-            Step::Stop(Outcome::UnreadableStack)
-        );
-        // As in vfork(2) of the C library: the return address was taken off the stack.
-        let mut rule = Rule::new(Base::Rsp, 0);
-        rule.return_offset = RETURN_IN_REGISTER + 5;
-        let rules = |_| Some(rule);
-        let packed = Packed::dictionary(0).unwrap();
-        let rdi = |number| (number == 5).then_some(0x5555);
-        let mut registers = before;
-        assert_eq!(step(&mut registers, packed, rules, rdi, read), Step::Caller);
-        assert_eq!(registers, Registers { ip: 0x5555, ..before });
-        let stop = step(&mut registers, packed, rules, |_| None, read);
-        assert_eq!(stop, Step::Stop(Outcome::BadUnwindRule), "known in the leaf only");
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //!
 //! Everything is read by helpers that survive any address. A thread that is not the interpreter's has no frames here.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use core::ffi::c_void;
 use profiler_common::config::Process;
 use profiler_common::counters::Outcome;
@@ -13,9 +13,8 @@ use profiler_common::python::{
     PYTHON_OWNED_BY_CSTACK, PythonCut, PythonLayout, is_code_object, python_payload,
 };
 
-use crate::config::config;
 use crate::maps::{PYTHON_LAYOUTS, Programs, SCRATCH, Scratch};
-use crate::task::kernel_word;
+use crate::task::thread_pointer;
 
 /// Where a Python walk has got to. In the scratch space for the same reason as [`crate::unwind::Walk`].
 #[repr(C)]
@@ -115,6 +114,7 @@ fn turn(scratch: &mut Scratch) -> bool {
 fn begin(scratch: &mut Scratch) -> bool {
     let Some(layout) = PYTHON_LAYOUTS.get(slot(scratch)) else { return false };
     scratch.python.layout = *layout;
+    // Its `pthread_t`: glibc and musl have their thread at the start of its storage.
     scratch.python.thread_pointer = thread_pointer();
     scratch.python.pending = 0;
     scratch.python.threads = 0;
@@ -124,15 +124,6 @@ fn begin(scratch: &mut Scratch) -> bool {
         return cut(scratch, PythonCut::Unreadable);
     }
     enter_interpreter(scratch, interpreter)
-}
-
-/// `pthread_t` of the thread that runs, which is the address of its own storage (System V ABI for thread-local storage,
-/// variant II; glibc and musl have their thread there).
-#[inline(always)]
-fn thread_pointer() -> u64 {
-    // SAFETY: takes no argument.
-    let task = unsafe { bpf_get_current_task_btf() }.cast::<u8>().cast_const();
-    kernel_word(task, config!(task.thread_pointer))
 }
 
 /// Goes on with the threads of an interpreter; there is none when the thread that runs is not one of Python's.

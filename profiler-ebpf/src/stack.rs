@@ -121,6 +121,7 @@ pub(crate) fn begin(task: &Task, process: Option<&Process>, scratch: &mut Scratc
     walk.outcome = Outcome::DepthLimit as u64;
     walk.exact = 1;
     walk.left = 0;
+    walk.switches = 0;
     walk.stack_start = NO_STACK;
     walk.first_mapping = process.map_or(0, |process| process.first_mapping);
     walk.mappings = process.map_or(0, |process| process.mappings);

@@ -57,6 +57,14 @@ pub(crate) fn kernel_word(base: *const u8, offset: u32) -> u64 {
     word
 }
 
+/// Where the running thread's own storage is (System V ABI for thread-local storage, variant II).
+#[inline(always)]
+pub(crate) fn thread_pointer() -> u64 {
+    // SAFETY: takes no argument.
+    let task = unsafe { bpf_get_current_task_btf() }.cast::<u8>().cast_const();
+    kernel_word(task, config!(task.thread_pointer))
+}
+
 impl Task {
     /// The running task, numbered as the profiler's pid namespace does; `None` when it is not in that namespace.
     #[inline(always)]

@@ -8,12 +8,13 @@ use profiler_common::config::{MAPPING_SEARCH_STEPS, MappingEntry, ROW_INDEX_BITS
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_USER_FRAMES, hash_word};
 use profiler_common::unwind::{
-    LEAF_REGISTERS, PAGE_SHIFT, Packed, Registers, Special, Step, find_row, interrupted_register, is_code_address,
-    rule_of, step, step_frame_pointer,
+    FS_BASE, LEAF_REGISTERS, MAX_STACK_SWITCHES, PAGE_SHIFT, Packed, Registers, Special, Step, find_row,
+    interrupted_register, is_code_address, rule_of, step, step_frame_pointer,
 };
 
 use crate::maps::{MAPPINGS, Programs, RULES, SCRATCH, SHARDS, Scratch, Shard};
 use crate::remainder;
+use crate::task::thread_pointer;
 
 /// Where a walk has got to. In the scratch space, not on the stack: what the verifier reads there it takes for any
 /// number, so that one turn of the loop is like another to it.
@@ -31,6 +32,8 @@ pub(crate) struct Walk {
     pub(crate) exact: u64,
     /// 1 when the rest is left to user space.
     pub(crate) left: u64,
+    /// Times that the walk went to another stack.
+    pub(crate) switches: u64,
     /// The process's run of mappings: index of the first.
     pub(crate) first_mapping: u32,
     /// And how many.
@@ -97,12 +100,17 @@ fn next(scratch: &mut Scratch) -> bool {
     let is_known = scratch.walk.exact & 1 != 0;
     let leaf = |number: u8| {
         // SAFETY: the pointer is to the scratch space, which this program alone uses.
-        is_known.then(|| unsafe { (*leaf_registers)[number as usize & (LEAF_REGISTERS - 1)] })
+        let register = || unsafe { (*leaf_registers)[number as usize & (LEAF_REGISTERS - 1)] };
+        if number == FS_BASE { Some(thread_pointer()) } else { is_known.then(register) }
     };
     let sp = registers.sp;
     let stepped = step(&mut registers, rule, dictionary, leaf, |address, word| read_stack(walk, address, word));
     match stepped {
-        Step::Caller | Step::Interrupted => {
+        Step::Switched if scratch.walk.switches >= MAX_STACK_SWITCHES => end(scratch, Outcome::BadUnwindRule),
+        Step::Caller | Step::Switched | Step::Interrupted => {
+            if let Step::Switched = stepped {
+                scratch.walk.switches += 1;
+            }
             scratch.walk.registers = registers;
             scratch.walk.exact = 0;
             if let Step::Interrupted = stepped {

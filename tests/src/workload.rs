@@ -19,6 +19,8 @@ pub enum Language {
     Rust,
     /// Go, by `go build`.
     Go,
+    /// Go that calls C.
+    Cgo,
 }
 
 /// A program in tests/workloads and how to build it. With frame pointers and debug information, unless told otherwise.
@@ -53,6 +55,12 @@ impl Workload {
     #[must_use]
     pub fn go(name: &str) -> Option<Self> {
         find_program("go").map(|_| Self::new(name, Language::Go, "go"))
+    }
+
+    /// The program of that name in Go and C; `None`, and why, where there is no Go.
+    #[must_use]
+    pub fn cgo(name: &str) -> Option<Self> {
+        find_program("go").map(|_| Self::new(name, Language::Cgo, "go"))
     }
 
     fn new(name: &str, language: Language, extension: &str) -> Self {
@@ -126,12 +134,13 @@ impl Workload {
                 command.args(["-C", "force-frame-pointers=yes"]);
                 command
             }
-            Language::Go => {
+            Language::Go | Language::Cgo => {
                 let mut command = Command::new("go");
                 command.arg("build");
                 // Nothing of the user's, and nothing from a network.
                 command.env("GOCACHE", build_directory().join("go-cache")).env("GO111MODULE", "off");
-                command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "").env("CGO_ENABLED", "0");
+                command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "");
+                command.env("CGO_ENABLED", if self.language == Language::Cgo { "1" } else { "0" });
                 command
             }
         }

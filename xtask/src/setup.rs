@@ -25,17 +25,19 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 10] = [
+const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
     ("go", "golang-go"),
+    ("etcd", "etcd-server"),
+    ("prometheus", "prometheus"),
+    ("node", "nodejs"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("perf", "linux-perf"),
     ("xz", "xz-utils"),
     ("debuginfod", "debuginfod"),
-    ("debuginfod-find", "debuginfod"),
 ];
 
 /// What the tests build against: a header and Debian's package of it.

@@ -4,6 +4,7 @@
 //! between two execs; a snapshot is what an image maps until an address changes its meaning.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::sync::Arc;
 
 use profiler_common::event::RecordKey;
@@ -11,12 +12,16 @@ use profiler_common::event::RecordKey;
 use crate::bpf::LifecycleEvent;
 use crate::process::{
     Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, cgroup, executable_name, is_running,
-    open_perf_map, read_mappings,
+    open_jit_dump, open_perf_map, read_mappings,
 };
 use crate::profile::RawFrame;
 
 /// Images kept of one process: a record refers to the current one, or to one that ended in the same window.
 const MAX_IMAGES: usize = 8;
+
+/// Times that a process's perf map is looked for as soon as it maps memory that becomes code; else once a window. V8 opens
+/// its own after the first of some ten such mappings.
+const MAX_PERF_MAP_TRIES: u32 = 32;
 
 /// Which processes are of interest before they have a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,8 @@ struct Process {
     jit: Option<u32>,
     /// Path of its cgroup, once somebody asked; a child's is its parent's until it executes something.
     cgroup: Option<String>,
+    /// Times that its perf map was looked for since it maps memory that becomes code.
+    perf_map_tries: u32,
 }
 
 /// The processes.
@@ -120,9 +127,11 @@ impl Processes {
         for mapping in mappings.iter() {
             self.objects.open(pid, mapping);
         }
+        let dump = mappings.iter().find_map(|mapping| open_jit_dump(pid, mapping));
         let process = self.table.entry(pid).or_insert_with(|| Process::new(Vec::new(), None, 0));
         process.images.push(Image::new(process.generation, mappings));
         self.added.push(pid);
+        self.keep_jit_dump(pid, dump);
     }
 
     /// Processes that were added since the last call.
@@ -227,6 +236,14 @@ impl Processes {
     }
 
     fn map(&mut self, pid: u32, mapping: Mapping) {
+        if !self.table.contains_key(&pid) {
+            return;
+        }
+        if matches!(mapping.backing, Backing::Anonymous(_)) {
+            self.look_for_perf_map(pid);
+        }
+        let dump = open_jit_dump(pid, &mapping);
+        self.keep_jit_dump(pid, dump);
         let Some(process) = self.table.get_mut(&pid) else { return };
         self.objects.open(pid, &mapping);
         let Some(image) = process.images.last_mut() else { return };
@@ -299,10 +316,34 @@ impl Processes {
         process.cgroup.get_or_insert_with(|| cgroup(pid).unwrap_or_default()).clone()
     }
 
+    /// Opens the perf map of a process that may end before the window does.
+    fn look_for_perf_map(&mut self, pid: u32) {
+        if self.table.get(&pid).is_none_or(|process| process.perf_map_tries >= MAX_PERF_MAP_TRIES) {
+            return;
+        }
+        let number = self.jit_number(pid) as usize;
+        if let (Some(process), Some(jit)) = (self.table.get_mut(&pid), self.jit.get_mut(number))
+            && jit.perf_map.is_none()
+        {
+            process.perf_map_tries += 1;
+            jit.perf_map = open_perf_map(pid);
+        }
+    }
+
+    /// Keeps the dump of a process that says by a mapping that it writes one.
+    fn keep_jit_dump(&mut self, pid: u32, dump: Option<File>) {
+        if dump.is_some() {
+            let number = self.jit_number(pid);
+            if let Some(jit) = self.jit.get_mut(number as usize) {
+                jit.jit_dump = dump;
+            }
+        }
+    }
+
     /// The number of a process that makes code at run time; its perf map is opened when there is one.
     fn jit_number(&mut self, pid: u32) -> u32 {
         let number = self.table.get(&pid).and_then(|process| process.jit).unwrap_or_else(|| {
-            self.jit.push(JitProcess { executable: executable_name(pid).unwrap_or_default(), perf_map: None });
+            self.jit.push(JitProcess { executable: executable_name(pid).unwrap_or_default(), ..JitProcess::default() });
             self.jit_pids.push(pid);
             u32::try_from(self.jit.len() - 1).unwrap_or(u32::MAX)
         });
@@ -354,6 +395,7 @@ impl Process {
             rescanned: false,
             jit: None,
             cgroup: None,
+            perf_map_tries: 0,
         }
     }
 

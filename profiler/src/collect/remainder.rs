@@ -5,7 +5,9 @@
 
 use profiler_common::counters::Outcome;
 use profiler_common::event::{FrameWord, MAX_REMAINDER_BYTES, MAX_USER_FRAMES, RecordKey};
-use profiler_common::unwind::{Step, interrupted_register, is_code_address, step, step_frame_pointer};
+use profiler_common::unwind::{
+    MAX_STACK_SWITCHES, Step, interrupted_register, is_code_address, step, step_frame_pointer,
+};
 
 use super::processes::Processes;
 use super::unwinding::Unwinding;
@@ -33,7 +35,7 @@ impl Finisher<'_> {
             bytes.map(|bytes| *word = u64::from_ne_bytes(*bytes)).is_some()
         };
         let mut leaf_registers = remainder.leaf;
-        let mut words = Vec::new();
+        let (mut words, mut switches) = (Vec::new(), 0);
         loop {
             if found + words.len() >= MAX_USER_FRAMES {
                 return (words, Outcome::DepthLimit);
@@ -50,7 +52,9 @@ impl Finisher<'_> {
                 stepped = step_frame_pointer(&mut registers, is_leaf, read);
             }
             match stepped {
-                Step::Caller | Step::Interrupted if is_code_address(registers.ip) => {
+                Step::Switched if switches >= MAX_STACK_SWITCHES => return (words, Outcome::BadUnwindRule),
+                Step::Caller | Step::Switched | Step::Interrupted if is_code_address(registers.ip) => {
+                    switches += u64::from(stepped == Step::Switched);
                     words.push(FrameWord::Native(registers.ip).to_word());
                     exact = stepped == Step::Interrupted;
                     if exact {
@@ -65,7 +69,9 @@ impl Finisher<'_> {
                     return (words, Outcome::NoTable);
                 }
                 Step::Stop(outcome) => return (words, outcome),
-                Step::Caller | Step::Interrupted | Step::NoRule => return (words, Outcome::BadUnwindRule),
+                Step::Caller | Step::Switched | Step::Interrupted | Step::NoRule => {
+                    return (words, Outcome::BadUnwindRule);
+                }
             }
         }
     }

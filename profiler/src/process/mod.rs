@@ -6,6 +6,7 @@
 pub(crate) mod elf;
 mod go;
 mod identity;
+mod jit_dump;
 mod mapping;
 mod memory;
 mod object;
@@ -17,6 +18,7 @@ pub use identity::{
     all, cgroup, children_of, command_name, descendants_of, end_of, executable_name, exists, is_running, is_thread,
     pid_namespace,
 };
+pub use jit_dump::open_jit_dump;
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use memory::read_memory;

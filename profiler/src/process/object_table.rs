@@ -7,6 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::jit_dump::pid_of;
 use super::mapping::{Backing, FileKey, Mapping, read_mappings};
 use super::object::{ObjectError, ObjectFile, open_backing};
 
@@ -47,7 +48,9 @@ impl ObjectTable {
                 if let Some(&object) = self.by_file.get(key) {
                     return Some(object);
                 }
-                if self.failed.contains_key(key) || self.objects.len() >= MAX_OBJECTS {
+                // A dump of run-time code is mapped to be found, and is no ELF file.
+                let is_dump = pid_of(path).is_some();
+                if is_dump || self.failed.contains_key(key) || self.objects.len() >= MAX_OBJECTS {
                     return None;
                 }
                 let opened = open_backing(pid, mapping.start, mapping.end, *key, path)

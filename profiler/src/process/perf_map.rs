@@ -10,6 +10,8 @@ pub struct JitProcess {
     pub executable: String,
     /// What it says it made, where it does.
     pub perf_map: Option<File>,
+    /// The same with lines, where it dumps what it made.
+    pub jit_dump: Option<File>,
 }
 
 /// Opens `/tmp/perf-PID.map` as the process sees it.
@@ -30,7 +32,7 @@ pub fn open_perf_map(pid: u32) -> Option<File> {
 }
 
 /// The pid of a process as it knows itself.
-fn inner_pid(pid: u32) -> Option<u32> {
+pub(super) fn inner_pid(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_ascii_whitespace().next_back()?.parse().ok()

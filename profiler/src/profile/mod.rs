@@ -239,11 +239,12 @@ impl Profile {
         totals
     }
 
-    /// Whether a location has the name of a function: `[JIT: NAME]` is none.
+    /// Whether a location has the name of a function: `[JIT: NAME]` and `[V8 builtin]` are none.
     #[must_use]
     pub fn is_named(&self, location: &Location) -> bool {
-        let label = |line: &Line| self.functions[line.function as usize].name.starts_with(JIT_LABEL);
-        location.lines.iter().any(|line| location.kind != FrameKind::Jit || !label(line))
+        let name = |line: &Line| self.functions[line.function as usize].name.as_str();
+        let is_jit = location.kind == FrameKind::Jit;
+        location.lines.iter().any(|line| name(line) != V8_BUILTIN && !(is_jit && name(line).starts_with(JIT_LABEL)))
     }
 
     /// The frames of a stack, leaf first, inlined ones told apart.
@@ -287,6 +288,9 @@ impl Profile {
 pub fn jit_label(process_name: &str) -> String {
     format!("{JIT_LABEL}{process_name}]")
 }
+
+/// What code that V8 was built with is called where a stripped file does not name it.
+pub const V8_BUILTIN: &str = "[V8 builtin]";
 
 /// What [`jit_label`] begins with.
 const JIT_LABEL: &str = "[JIT: ";

@@ -8,12 +8,14 @@ mod demangle;
 mod files;
 mod generics;
 mod guard;
+mod jit_dump;
 mod kernel;
 mod names;
 mod native;
 mod perf_map;
 mod plain;
 mod roots;
+mod v8;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -109,14 +111,14 @@ const MAX_ADVICE: usize = 4;
 /// What makes a runtime, known by the name of its executable, write what it made; `has_map`: it does, for some.
 fn jit_advice(executable: &str, has_map: bool) -> String {
     if has_map {
-        return "made before its process wrote its perf map, or not listed there".to_owned();
+        return "made before its process wrote its perf map or dump, or not listed there".to_owned();
     }
     let is = |name: &str| {
         let version = executable.strip_prefix(name);
         version.is_some_and(|version| version.chars().all(|letter| letter.is_ascii_digit() || letter == '.'))
     };
     match executable {
-        _ if is("node") || is("nodejs") => "node: start it with --perf-basic-prof",
+        _ if is("node") || is("nodejs") => "node: start it with --perf-basic-prof --interpreted-frames-native-stack",
         _ if is("java") => "java: start it with -XX:+UnlockDiagnosticVMOptions -XX:+DumpPerfMapAtExit, or use perf-map-agent",
         _ if is("python") => "python: start it with -X perf (3.12 and later)",
         _ if is("dotnet") => "dotnet: start it with DOTNET_PerfMapEnabled=1 in its environment",
@@ -222,7 +224,10 @@ impl Place {
             Self::Jit(process) => {
                 let process = sources.jit.get(process as usize);
                 let executable = process.map(|process| process.executable.as_str()).unwrap_or_default();
-                jit_advice(executable, process.is_some_and(|process| process.perf_map.is_some()))
+                jit_advice(
+                    executable,
+                    process.is_some_and(|process| process.perf_map.is_some() || process.jit_dump.is_some()),
+                )
             }
             Self::Object(number) => {
                 let object = &sources.objects[number as usize];
@@ -296,14 +301,22 @@ impl Naming {
             },
             Place::Object(number) => object(&sources.objects[number as usize], addresses, options),
             Place::Jit(process) => {
-                let perf_map = sources.jit.get(process as usize).and_then(|process| process.perf_map.as_ref());
-                (perf_map::names(perf_map, addresses), Vec::new())
+                let process = sources.jit.get(process as usize);
+                let mut names = perf_map::names(process.and_then(|process| process.perf_map.as_ref()), addresses);
+                // Which has lines as well.
+                names.extend(jit_dump::names(process.and_then(|process| process.jit_dump.as_ref()), addresses));
+                (names, Vec::new())
             }
         });
         let mut naming = Self { labels: jit_labels(raw), shorten: options.shorten, ..Self::default() };
-        for ((place, addresses), (names, warnings)) in wanted.into_iter().zip(found) {
-            if addresses.iter().any(|address| names.get(address).is_none_or(Vec::is_empty)) {
+        for ((place, addresses), (mut names, warnings)) in wanted.into_iter().zip(found) {
+            // That there is none was known, for some.
+            names.retain(|_, found| !found.is_empty());
+            if addresses.iter().any(|address| !names.contains_key(address)) {
                 naming.advice.insert(place, place.advice(sources));
+            }
+            if let Place::Object(number) = place {
+                v8::label_builtins(&sources.objects[number as usize].file, &addresses, &mut names);
             }
             naming.names.insert(place, names);
             let new = warnings.into_iter().filter(|warning| !naming.warnings.contains(warning)).collect::<Vec<_>>();

@@ -16,7 +16,7 @@ pub(super) struct Found {
     pub(super) line: u32,
 }
 
-/// Names by address. An address that has none is not in it, or has an empty list.
+/// Names by address. An address that has none is not in it; where it is kept that there is none, the list is empty.
 pub(super) type Names = HashMap<u64, Vec<Found>>;
 
 /// Threads that look names up: each holds an object's symbols of its own.

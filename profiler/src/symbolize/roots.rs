@@ -2,7 +2,7 @@
 //!
 //! The C library calls `main` from a function that has no frame pointer, on distributions that build it so: the walk
 //! ends there for want of a frame pointer, and nothing is missing. Go's runtime does some of its work on a stack of the
-//! system's: such a chain ends where it left the goroutine's stack.
+//! system's: where the walk did not follow it to the goroutine's, such a chain ends there.
 
 use profiler_common::counters::Outcome;
 

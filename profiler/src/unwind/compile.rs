@@ -369,7 +369,7 @@ fn row_of(state: &State, section: &[u8], tracks_rbx: bool, rules: &mut Rules) ->
                 Special::End => Kind::Outermost,
                 Special::Plt11 | Special::Plt10 => Kind::Plt,
                 Special::Signal => Kind::SignalFrame,
-                Special::None | Special::Bad => Kind::NotUnderstood,
+                Special::None | Special::Bad | Special::OtherStack => Kind::NotUnderstood,
             };
             (kind, Ok(Packed::special(special)))
         }

@@ -41,6 +41,12 @@ fn pack(go: GoCode, rules: &mut Rules) -> Packed {
         GoCode::Root => Packed::special(Special::End),
         GoCode::SignalReturn => Packed::special(Special::Signal),
         GoCode::Unknown => Packed::special(Special::None),
+        GoCode::OtherStack => Packed::special(Special::OtherStack),
+        GoCode::Goroutine { thread, current, frame_pointer, resumes } => {
+            let rule = Rule::goroutine(thread, current, frame_pointer, resumes);
+            // Where there is no room for it, the chain ends at the switch.
+            rules.pack(rule).unwrap_or(Packed::special(Special::End))
+        }
         GoCode::Depth(depth) => {
             let Some(offset) = i32::try_from(depth).ok().and_then(|depth| depth.checked_add(8)) else {
                 return Packed::special(Special::Bad);

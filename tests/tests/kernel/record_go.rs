@@ -19,6 +19,14 @@ pub(crate) fn workloads() -> Vec<Workload> {
     ]
 }
 
+/// Programs that leave their goroutines' stacks.
+pub(crate) fn switches() -> Vec<Workload> {
+    let (Some(go), Some(cgo)) = (Workload::go("switches"), Workload::cgo("calls")) else { return Vec::new() };
+    let stripped = "-ldflags=-s -w";
+    let pie = go.clone().called("switches-pie").flag(stripped).flag("-buildmode=pie");
+    vec![go.flag(stripped), pie, cgo.flag(stripped)]
+}
+
 /// Most that a share of the profile may differ from what the program measured.
 const MOST: f64 = 0.02;
 
@@ -44,6 +52,34 @@ fn go_is_named_inlined_and_split_as_it_measures_itself() {
             captured.share(|stack| stack.has("main.(*T).Half"), |s| s.has_chain(&["main.(*T).Half", "main.mix_[i]"]));
         assert!(inlined > 0.5, "{inlined} are in the inlined function\n{}", captured.folded());
         check_named(&captured, &program);
+    }
+}
+
+#[test]
+fn what_is_done_on_another_stack_belongs_to_the_goroutine_that_caused_it() {
+    let Some(_kernel) = require_bpf() else { return };
+    for workload in switches() {
+        let program = workload.build();
+        let target = Target::start(&program, &["4"]);
+        let captured = Record::new().rate(999).seconds(2).pid(target.pid()).run();
+        check_complete(&captured, 0.99);
+        if program.ends_with("calls") {
+            let chain = ["main.caller", "main._Cfunc_burn", "runtime.cgocall", "runtime.asmcgocall"];
+            let found = captured.share(|_| true, |stack| stack.has("runtime.goexit") && stack.has_chain(&chain));
+            println!("{:.2} % of C has its callers", 100.0 * found);
+            assert!(found >= 0.95, "{found}\n{}", captured.folded());
+            continue;
+        }
+        // The vDSO, a larger stack, memory and all else.
+        let caused =
+            [("time.now", "main.clock"), ("runtime.copystack", "main.deep"), ("runtime.systemstack", "runtime.goexit")];
+        for (done, cause) in caused {
+            let count = captured.count(|stack| stack.has(done));
+            let found =
+                captured.share(|stack| stack.has(done), |stack| stack.has(cause) && stack.has("runtime.goexit"));
+            println!("{count} in {done}, {:.2} % of them by {cause}", 100.0 * found);
+            assert!(count >= enough(40) && found >= 0.95, "{done}: {count}, {found}\n{}", captured.folded());
+        }
     }
 }
 
@@ -82,7 +118,7 @@ fn the_top_functions_are_those_of_gos_own_profile() {
     let directory = scratch();
     let own = directory.path().join("own.pprof");
     let Some(workload) = workloads().into_iter().nth(1) else { return };
-    let target = Target::start(&workload.build(), &["6", own.to_str().expect("UTF-8")]);
+    let target = Target::start(&workload.build(), &["10", own.to_str().expect("UTF-8")]);
     let captured = Record::new().rate(499).pid(target.pid()).run();
     let _ = target.truth();
     let options = ["-top", "-nodecount=1000", "-nodefraction=0"];
@@ -104,7 +140,7 @@ fn the_top_functions_are_those_of_gos_own_profile() {
 }
 
 /// Self and total in percent by function, of a table of `go tool pprof -top`.
-fn shares(table: &str) -> HashMap<String, [f64; 2]> {
+pub(crate) fn shares(table: &str) -> HashMap<String, [f64; 2]> {
     let row = |line: &str| {
         let mut columns = line.split_ascii_whitespace();
         let percent = |text: &str| text.strip_suffix('%')?.parse().ok();
@@ -112,7 +148,7 @@ fn shares(table: &str) -> HashMap<String, [f64; 2]> {
         percent(columns.next()?)?;
         let total = percent(columns.nth(1)?)?;
         let name = columns.collect::<Vec<_>>().join(" ");
-        Some((name.trim_end_matches(" (inline)").to_owned(), [own, total]))
+        Some((name.trim_end_matches(" (inline)").trim_end_matches(" (partial-inline)").to_owned(), [own, total]))
     };
     table.lines().filter_map(row).collect()
 }

@@ -22,6 +22,8 @@ fn workloads() -> Vec<Workload> {
         Workload::rust("split").called("split-rs-nofp").flag("-Cforce-frame-pointers=no"),
     ]);
     all.extend(crate::record_go::workloads());
+    all.extend(crate::record_go::switches());
+    all.extend(crate::record_go_servers::workloads());
     let frames = |name| Workload::c("frames").called(name);
     let mut without = vec![
         Workload::c("split").called("split-nofp"),

@@ -23,7 +23,7 @@ fn compare_step(objects: &Objects, stop: &Stop) -> Result<(), String> {
     let step = objects.step(&mut registers, rule, |number| stop.register(number), |address| stop.read(address));
     match (step, stop.frames.get(1)) {
         (Step::Root, None) if stop.whole => Ok(()),
-        (Step::Caller | Step::Interrupted, Some([ip, sp, fp])) => {
+        (Step::Caller | Step::Switched | Step::Interrupted, Some([ip, sp, fp])) => {
             let differences = [("return address", registers.ip != *ip), ("CFA", registers.sp != *sp)];
             let rbp = ("rbp", registers.fp != *fp);
             let names: Vec<_> = differences.into_iter().chain([rbp]).filter(|(_, differs)| *differs).collect();
@@ -49,7 +49,7 @@ fn walk(objects: &Objects, stop: &Stop) -> (Vec<u64>, Step) {
         let step = objects.step(&mut registers, rule, leaf, |address| stop.read(address));
         exact = step == Step::Interrupted;
         match step {
-            Step::Caller | Step::Interrupted if frames.len() < MAX_FRAMES => frames.push(registers.ip),
+            Step::Caller | Step::Switched | Step::Interrupted if frames.len() < MAX_FRAMES => frames.push(registers.ip),
             _ => return (frames, step),
         }
     }

@@ -39,7 +39,7 @@ fn sweep(path: &Path) -> Option<Outcome> {
         let leaf = |number: u8| Some(if number == 7 { FIRST_REGISTER } else { register(u64::from(number)) });
         let step = objects.step(&mut registers, rule, leaf, |address| Some(word_at(address)));
         let ours = match step {
-            Step::Caller | Step::Interrupted => 1,
+            Step::Caller | Step::Switched | Step::Interrupted => 1,
             Step::Root => 0,
             Step::NoRule | Step::Stop(_) => u64::MAX,
         };

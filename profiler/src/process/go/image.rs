@@ -194,7 +194,7 @@ impl<'f> Image<'f> {
     }
 
     /// Reads bytes at an address, all of which must be in the file.
-    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Option<()> {
+    pub(super) fn read(&mut self, address: u64, bytes: &mut [u8]) -> Option<()> {
         let segment = self.segments.iter().find(|segment| segment.contains(address))?;
         let inside = address - segment.address;
         if segment.size - inside < bytes.len() as u64 {

@@ -8,10 +8,12 @@
 //! Source: src/runtime/symtab.go, symtabinl.go, runtime2.go and src/cmd/link/internal/ld/pcln.go of Go 1.16 to 1.27.
 
 mod image;
+mod switches;
 
 use std::fs::File;
 
 use image::Image;
+use switches::Switches;
 
 /// What a table begins with: version, two zeros, the size of the smallest instruction (1), that of a pointer (8).
 const START: u64 = 0x0801_0000_0000_0000;
@@ -81,10 +83,15 @@ pub(crate) enum GoCode {
     SignalReturn,
     /// It sets the stack pointer to what only it knows.
     Unknown,
+    /// The frame pointer leads to the caller, on whichever stack that is.
+    OtherStack,
+    /// The caller is where the thread's goroutine was left: see [`profiler_common::unwind::Rule::goroutine`].
+    Goroutine { thread: i32, current: i32, frame_pointer: i16, resumes: bool },
 }
 
 /// Functions that nobody calls on the stack they run on: where goroutines and threads start, and those that go on on
-/// the system's stack. Source: src/runtime/asm_amd64.s, src/runtime/sys_linux_amd64.s.
+/// the system's stack, where `switches` does not know better.
+/// Source: src/runtime/asm_amd64.s, src/runtime/sys_linux_amd64.s.
 const ROOTS: [&str; 9] = [
     "runtime.goexit",
     "runtime.mstart",
@@ -181,6 +188,7 @@ impl<'f> LineTable<'f> {
     /// out. Ends early where the table is damaged.
     pub(crate) fn each_frame(&mut self, mut visit: impl FnMut(u64, u64, GoCode)) -> Option<()> {
         let mut done = 0;
+        let mut switches = Switches::default();
         for number in 0..self.parts.function_count {
             let (start, end) = (self.entry(number)?, self.entry(number + 1)?);
             if start < done || start >= end {
@@ -198,6 +206,13 @@ impl<'f> LineTable<'f> {
                 let offset = self.field(function, Field::Name)?;
                 let name = self.image.text(self.parts.names.checked_add(u64::from(offset))?, MAX_NAME_BYTES)?;
                 let known = ROOTS.contains(&name.as_str()) || flags & FIRST != 0;
+                let ranges = self.code_of(&name, start, end).and_then(|code| switches.of(&name, &code));
+                if let Some(ranges) = ranges {
+                    self.each_depth(program, start, end, &mut |from, to, code| {
+                        switches::split(from..to, code, start, &ranges, &mut visit);
+                    })?;
+                    continue;
+                }
                 if known || flags & WRITES_SP != 0 {
                     visit(start, end, if known { GoCode::Root } else { GoCode::Unknown });
                     continue;
@@ -211,6 +226,13 @@ impl<'f> LineTable<'f> {
             self.each_depth(program, start, end, &mut visit)?;
         }
         Some(())
+    }
+
+    /// The machine code of a function that may go on on another stack.
+    fn code_of(&mut self, name: &str, start: u64, end: u64) -> Option<Vec<u8>> {
+        let size = end.checked_sub(start).filter(|&size| switches::is_one(name) && size <= switches::MAX_BYTES)?;
+        let mut code = vec![0; usize::try_from(size).ok()?];
+        self.image.read(start, &mut code).map(|()| code)
     }
 
     fn is_signal_return(&mut self, function: GoFunction) -> Option<bool> {
@@ -419,8 +441,8 @@ impl Parts {
         };
         let (names, units, files, programs, functions) = (part(0)?, part(1)?, part(2)?, part(3)?, part(4)?);
         let entry_bytes = if version == Version::Go116 { 16 } else { 8 };
-        let last = functions.checked_add(entry_bytes * function_count.checked_sub(1)?)?;
-        (function_count <= MAX_FUNCTIONS && image.has(last)).then_some(Self {
+        let last = function_count.checked_sub(1).filter(|&last| last < MAX_FUNCTIONS)?;
+        image.has(functions.checked_add(entry_bytes * last)?).then_some(Self {
             version,
             names,
             units,

@@ -201,7 +201,8 @@ fn a_damaged_table_costs_names_and_a_bounded_time() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
-/// `PROFILER_GO_OBJECTS=PATH:PATH` names Go programs. A table may have a few entries without lines.
+/// `PROFILER_GO_OBJECTS=PATH:PATH` names Go programs. A table may have a few entries without lines. What the runtime does
+/// on other stacks must be understood in all of them.
 #[test]
 fn every_function_of_the_programs_named_is_told() {
     let Some(paths) = std::env::var_os("PROFILER_GO_OBJECTS") else { return };
@@ -222,5 +223,17 @@ fn every_function_of_the_programs_named_is_told() {
         let told =
             format!("{path}: {version:?}, {named} of {all} functions named, {inlined} in inlined calls, {took:?}");
         assert!(named * 100 >= all * 99 && table.knows_inlined() && inlined * 20 > all, "{told}");
+        let mut switched = Vec::new();
+        let whole = table.each_frame(|start, _, code| {
+            if matches!(code, GoCode::OtherStack | GoCode::Goroutine { .. }) {
+                switched.push(start);
+            }
+        });
+        assert!(whole.is_some());
+        let mut names: Vec<_> = switched.iter().filter_map(|&at| Some(table.look_up(at)?.pop()?.name)).collect();
+        names.dedup();
+        for name in ["runtime.systemstack", "runtime.morestack", "runtime.asmcgocall", "runtime.nanotime1"] {
+            assert!(names.iter().any(|found| found == name), "{told}; on other stacks only {names:?}");
+        }
     }
 }
