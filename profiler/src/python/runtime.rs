@@ -6,8 +6,9 @@ use profiler_common::python::PythonLayout;
 use thiserror::Error;
 
 use super::layout::{CodeLayout, DEBUG_OFFSETS_BYTES, of_debug_offsets, of_version};
-use super::symbols::Sections;
+use super::symbols::{bytes_at, symbols};
 use crate::process::ObjectFile;
+use crate::process::elf::Sections;
 
 /// The function whose native frame stands for a run of Python frames.
 const EVAL: &str = "_PyEval_EvalFrameDefault";
@@ -76,13 +77,13 @@ pub fn find_interpreter(object: &ObjectFile) -> Result<Option<Interpreter>, Runt
         return Ok(None);
     }
     let Some(sections) = Sections::read(&object.file) else { return Ok(None) };
-    let symbols = sections.symbols(&[EVAL, EVAL_COLD, RUNTIME, CODE_TYPE, VERSION]);
+    let symbols = symbols(&sections, &[EVAL, EVAL_COLD, RUNTIME, CODE_TYPE, VERSION]);
     // A program that has its interpreter in a library, or a library that is about Python.
     let Some(runtime) = symbols.get(RUNTIME) else { return Ok(None) };
     let path = || object.path.clone();
     let needed = |symbol| symbols.get(symbol).copied().ok_or_else(|| RuntimeError::NoSymbol { path: path(), symbol });
     let (eval, code_type) = (needed(EVAL)?, needed(CODE_TYPE)?);
-    let stated = symbols.get(VERSION).and_then(|symbol| sections.bytes_at(symbol.address, 4));
+    let stated = symbols.get(VERSION).and_then(|symbol| bytes_at(&sections, symbol.address, 4));
     let stated = stated.and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
     let version = stated.map(|number| (number >> 24, (number >> 16) & 0xff)).or_else(|| version_in(name));
     let unknown = |version: Option<(u32, u32)>| RuntimeError::UnknownVersion {
@@ -91,7 +92,7 @@ pub fn find_interpreter(object: &ObjectFile) -> Result<Option<Interpreter>, Runt
     };
     let layout = match version {
         Some(STATES_LAYOUT) => {
-            sections.bytes_at(runtime.address, DEBUG_OFFSETS_BYTES).and_then(|bytes| of_debug_offsets(&bytes))
+            bytes_at(&sections, runtime.address, DEBUG_OFFSETS_BYTES).and_then(|bytes| of_debug_offsets(&bytes))
         }
         Some(version) => of_version(version),
         None => None,
