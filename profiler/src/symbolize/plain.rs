@@ -99,10 +99,10 @@ pub(super) fn rewrite(sections: &Sections<'_>) -> Result<Plain, PlainError> {
         names.extend(plain);
         names.push(0);
     }
-    if let Some(section) = debugdata(sections) {
-        if let Err(error) = add_symbols(sections, section, &mut output, &mut headers, &mut names) {
-            problem.get_or_insert(error);
-        }
+    if let Some(section) = debugdata(sections)
+        && let Err(error) = add_symbols(sections, section, &mut output, &mut headers, &mut names)
+    {
+        problem.get_or_insert(error);
     }
     let mut strings = no_header();
     strings.sh_type.set(LE, elf::SHT_STRTAB);

@@ -28,7 +28,7 @@ fn thread(pid: u32, tid: u32, process_name: &str, thread_name: &str) -> Thread {
         exec_count: 2,
         process_name: process_name.to_owned(),
         thread_name: thread_name.to_owned(),
-        cgroup: if pid % 2 == 0 { String::new() } else { format!("/system.slice/docker-{:064x}.scope", pid) },
+        cgroup: if pid.is_multiple_of(2) { String::new() } else { format!("/system.slice/docker-{pid:064x}.scope") },
     }
 }
 
