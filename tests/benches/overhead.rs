@@ -13,57 +13,22 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use profiler_tests::{Target, Usage, Workload, collapse_perf, find_program, float, profiler, require_bpf, scratch};
+use anyhow::Context as _;
+use profiler_tests::{
+    Target, Usage, Workload, count_perf_samples, draw_perf, find_program, float, profiler, require_bpf, run_bench,
+    scratch,
+};
 
 /// Samples a second: what the comparisons that are published use.
 const RATE_HZ: &str = "999";
 
-/// The argument that makes this binary collapse and draw what `perf script` prints.
-const COLLAPSE: &str = "collapse";
-
 fn main() -> ExitCode {
-    let result = match parse() {
-        Ok(Run::Collapse(svg)) => collapse_perf(&svg).map(|()| true).map_err(anyhow::Error::from),
-        Ok(Run::Bench { seconds, repeats }) => bench(seconds, repeats),
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            println!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
-}
-
-/// What this process is to do.
-enum Run {
-    Collapse(PathBuf),
-    Bench { seconds: u32, repeats: usize },
-}
-
-fn parse() -> anyhow::Result<Run> {
-    let (mut seconds, mut repeats) = (5, 5);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
-        match argument.as_str() {
-            // Cargo says this to every benchmark.
-            "--bench" => {}
-            COLLAPSE => return Ok(Run::Collapse(value()?.into())),
-            "--seconds" => seconds = value()?.parse()?,
-            "--repeats" => repeats = value()?.parse()?,
-            _ => bail!("unknown argument {argument:?}: --seconds N, --repeats N"),
-        }
-    }
-    ensure!((2..=60).contains(&seconds) && (1..=50).contains(&repeats), "2 to 60 seconds, 1 to 50 repeats");
-    Ok(Run::Bench { seconds, repeats })
+    let options = [("seconds", 5, 2..=60), ("repeats", 5, 1..=50)];
+    run_bench(options, |[seconds, repeats]| bench(seconds, repeats as usize))
 }
 
 /// What to record.
@@ -196,25 +161,14 @@ fn record_with_perf(perf: &Path, scope: Scope, seconds: u32, pid: u32, directory
     record.args(["--", "sleep", &seconds.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
     let recorded = Usage::wait(&record.spawn().context("start perf record")?)?;
 
-    let mut script = Command::new(perf);
-    script.args(["script", "--no-inline", "-i"]).arg(&data).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut script = script.spawn().context("start perf script")?;
-    let mut collapse = Command::new(std::env::current_exe()?);
-    collapse.arg(COLLAPSE).arg(directory.join("perf.svg"));
-    let collapse = collapse.stdin(script.stdout.take().context("its output is a pipe")?).spawn();
-    let collapsed = Usage::wait(&collapse.context("start inferno")?)?;
-    let scripted = Usage::wait(&script)?;
+    let [scripted, collapsed] = draw_perf(perf, &data, &directory.join("perf.svg"))?;
     let extra_s = start.elapsed().as_secs_f64() - f64::from(seconds);
-
-    // A line for each sample. Not part of what is measured.
-    let mut list = Command::new(perf);
-    let list = list.args(["script", "-F", "tid", "-i"]).arg(&data).stderr(Stdio::null()).output()?;
-    let lines = list.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
+    let samples = count_perf_samples(perf, &data)?;
     Ok(Measured {
         cpu_s: recorded.cpu_s + scripted.cpu_s + collapsed.cpu_s,
         extra_s,
         peak_mb: recorded.peak_mb.max(scripted.peak_mb).max(collapsed.peak_mb),
-        samples: float(lines as u64),
+        samples: float(samples),
         ..Measured::default()
     })
 }

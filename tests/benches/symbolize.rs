@@ -19,10 +19,9 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use profiler_tests::{Target, Usage, collapse_perf, find_program, float, profiler, require_bpf, scratch};
-
-/// The argument that makes this binary collapse and draw what `perf script` prints.
-const COLLAPSE: &str = "collapse";
+use profiler_tests::{
+    Target, Usage, count_perf_samples, draw_perf, find_program, float, profiler, require_bpf, run_bench, scratch,
+};
 
 /// Paths through the program: distinct stacks.
 const PATHS: usize = 20_000;
@@ -34,43 +33,8 @@ const WIDTH: usize = 833;
 const GOAL: f64 = 10.0;
 
 fn main() -> ExitCode {
-    let result = match parse() {
-        Ok(Run::Collapse(svg)) => collapse_perf(&svg).map(|()| true).map_err(anyhow::Error::from),
-        Ok(Run::Bench { samples, rate_hz }) => bench(samples, rate_hz),
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            println!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
-}
-
-/// What this process is to do.
-enum Run {
-    Collapse(PathBuf),
-    Bench { samples: u32, rate_hz: u32 },
-}
-
-fn parse() -> anyhow::Result<Run> {
-    let (mut samples, mut rate_hz) = (1_000_000, 20_000);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
-        match argument.as_str() {
-            // Cargo says this to every benchmark.
-            "--bench" => {}
-            COLLAPSE => return Ok(Run::Collapse(value()?.into())),
-            "--samples" => samples = value()?.parse()?,
-            "--rate" => rate_hz = value()?.parse()?,
-            _ => bail!("unknown argument {argument:?}: --samples N, --rate HZ"),
-        }
-    }
-    ensure!((1000..=10_000_000).contains(&samples) && (99..=50_000).contains(&rate_hz), "1,000 to 10,000,000 samples");
-    Ok(Run::Bench { samples, rate_hz })
+    let options = [("samples", 1_000_000, 1000..=10_000_000), ("rate", 20_000, 99..=50_000)];
+    run_bench(options, |[samples, rate_hz]| bench(samples, rate_hz))
 }
 
 /// What one tool took.
@@ -160,23 +124,15 @@ fn theirs(perf: &Path, pid: u32, rate_hz: u32, time: Duration, directory: &Path)
     let start = Instant::now();
     interrupt(&record, pid);
     let recorded = Usage::wait(&record)?;
-    let mut script = Command::new(perf);
-    script.args(["script", "--no-inline", "-i"]).arg(&data).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut script = script.spawn().context("start perf script")?;
-    let mut collapse = Command::new(std::env::current_exe()?);
-    collapse.arg(COLLAPSE).arg(&svg).stdin(script.stdout.take().context("its output is a pipe")?);
-    let collapsed = Usage::wait(&collapse.spawn().context("start inferno")?)?;
-    let scripted = Usage::wait(&script)?;
+    let [scripted, collapsed] = draw_perf(perf, &data, &svg)?;
     let finish_s = start.elapsed().as_secs_f64();
     resume(pid);
-    // A line for each sample. Not part of what is measured.
-    let list = Command::new(perf).args(["script", "-F", "tid", "-i"]).arg(&data).stderr(Stdio::null()).output()?;
-    let samples = list.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
+    let samples = count_perf_samples(perf, &data)?;
     Ok(Measured {
         finish_s,
         cpu_s: recorded.cpu_s + scripted.cpu_s + collapsed.cpu_s,
         peak_mb: recorded.peak_mb.max(scripted.peak_mb).max(collapsed.peak_mb),
-        samples: samples as u64,
+        samples,
         stacks: PATHS as u64,
     })
 }

@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use profiler::bpf::{Kernel, Limits, Selection, TableParts};
 use profiler::process::{ObjectTable, read_mappings};
 use profiler::unwind::{Cache, Rules, compile, load_or_compile};
 use profiler_common::config::{MappingEntry, PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
-use profiler_tests::{Record, Target, Workload, find_program, float, require_bpf, scratch};
+use profiler_tests::{Record, Target, Workload, find_program, float, require_bpf, run_bench, scratch};
 
 /// Frames of the stacks that are walked.
 const DEPTHS: [u32; 6] = [8, 16, 38, 64, 122, 480];
@@ -33,30 +33,8 @@ const DEPTHS: [u32; 6] = [8, 16, 38, 64, 122, 480];
 const PROGRAMS: [&str; 3] = ["bench_walk", "bench_kernel_walk", "bench_nothing"];
 
 fn main() -> ExitCode {
-    let result = rounds().and_then(|rounds| Ok(walks(rounds)? & tables()? & start()?));
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            println!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn rounds() -> anyhow::Result<u32> {
-    let mut rounds = 2000;
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            // Cargo says this to every benchmark.
-            "--bench" => {}
-            "--rounds" => rounds = arguments.next().context("--rounds needs a value")?.parse()?,
-            _ => bail!("unknown argument {argument:?}: --rounds N"),
-        }
-    }
-    ensure!((100..=1_000_000).contains(&rounds), "100 to 1,000,000 rounds");
-    Ok(rounds)
+    let options = [("rounds", 2000, 100..=1_000_000)];
+    run_bench(options, |[rounds]| -> anyhow::Result<bool> { Ok(walks(rounds)? & tables()? & start()?) })
 }
 
 /// One walk of each program: ns each, and frames found by ours and the kernel's.

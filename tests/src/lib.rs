@@ -4,14 +4,15 @@
 //! A kernel test begins with [`require_bpf`], which also keeps others of its kind from running at the same time: each
 //! would be the other's load. Everything a test starts is bounded in time and ended by its pid.
 
+mod bench;
 mod bpf_objects;
 mod capture;
 mod environment;
 mod process;
 mod record;
-mod usage;
 mod workload;
 
+pub use bench::{BenchOption, Usage, count_perf_samples, draw_perf, run_bench};
 pub use bpf_objects::BpfObjects;
 pub use capture::{Captured, Stack, float};
 pub use environment::{
@@ -19,5 +20,4 @@ pub use environment::{
 };
 pub use process::{Ended, Target, owned_by, wait_until};
 pub use record::{Record, Recording, profiler_command, run_profiler};
-pub use usage::{Usage, collapse_perf};
 pub use workload::{Language, Workload};
