@@ -18,7 +18,7 @@ pub use identity::{
 };
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
-pub use memory::read_memory;
+pub use memory::{read_memory, read_memory_up_to};
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;
 pub use perf_map::{JitProcess, open_perf_map};

@@ -13,6 +13,7 @@ mod record_errors;
 mod record_fixtures;
 mod record_go;
 mod record_lasting;
+mod record_offcpu;
 mod record_python;
 mod record_symbols;
 mod record_targets;
