@@ -46,8 +46,17 @@ pub struct TaskOffsets {
     pub in_execve_mask: u32,
     /// `task_struct.thread.fsbase`: a thread's pointer to its own storage, which is its `pthread_t`.
     pub thread_pointer: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `task_struct.__state` (`state` before Linux 5.14).
+    pub state: u32,
+    /// `task_struct.sched_info.run_delay`; 0 where the kernel does not keep it.
+    pub run_delay: u32,
+    /// The byte of `task_struct.in_iowait`.
+    pub in_iowait: u32,
+    /// The bit of `task_struct.in_iowait` in that byte.
+    pub in_iowait_mask: u32,
+    /// Which argument of the tracepoint `sched_switch` is the state that the task leaves with, from 1; 0 where it has
+    /// none (before Linux 5.18).
+    pub switch_state_argument: u32,
 }
 
 /// Constants of one load, in frozen read-only memory, so that the verifier sees them as constants.
@@ -123,7 +132,11 @@ impl Config {
             in_execve: 0,
             in_execve_mask: 0,
             thread_pointer: 0,
-            reserved: 0,
+            state: 0,
+            run_delay: 0,
+            in_iowait: 0,
+            in_iowait_mask: 0,
+            switch_state_argument: 0,
         },
     };
 }
@@ -134,6 +147,13 @@ impl Config {
 pub struct Control {
     /// Which of the two generations of maps is written, 0 or 1.
     pub window: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When the recording began, in ns of the monotonic clock: a thread that is switched in for the first time has
+    /// waited since then. 0 while there is none, and once it ends.
+    pub began_ns: u64,
+    /// The same since boot: a thread that started later has not waited.
+    pub began_since_boot_ns: u64,
 }
 
 /// Entries into and exits from a program's use of a generation of maps, on one CPU.

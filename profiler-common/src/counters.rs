@@ -1,6 +1,6 @@
 //! Exact accounting: every hit of a probe ends in one counter, and the counters add up.
 //!
-//! `hits = filtered + idle + sum(outcomes)` holds three times over: for the user chain, for the kernel chain and for
+//! `hits = filtered + idle + sampled_out + sum(outcomes)` holds three times over: for the user chain, for the kernel chain and for
 //! the sample as a whole. The same list of outcomes is used in the kernel, in user space and in every output.
 
 /// How a sample, or one chain of it, ended.
@@ -37,6 +37,10 @@ pub enum Outcome {
     NoTable = 13,
     /// The process was executing another program: the memory of the one before was gone.
     Executing = 14,
+    /// The map of threads had no room for one more.
+    ThreadsFull = 15,
+    /// The thread ran on while user space read its stack.
+    Awoke = 16,
 }
 
 /// What an [`Outcome`] means for the sample.
@@ -52,7 +56,7 @@ pub enum Class {
 
 impl Outcome {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Complete,
         Self::NoFramePointer,
         Self::UnreadableStack,
@@ -68,6 +72,8 @@ impl Outcome {
         Self::BadUnwindRule,
         Self::NoTable,
         Self::Executing,
+        Self::ThreadsFull,
+        Self::Awoke,
     ];
 
     /// How many outcomes there are.
@@ -98,6 +104,8 @@ impl Outcome {
             Self::BadUnwindRule => "bad_unwind_rule",
             Self::NoTable => "no_table",
             Self::Executing => "executing",
+            Self::ThreadsFull => "threads_full",
+            Self::Awoke => "awoke",
         }
     }
 
@@ -126,6 +134,8 @@ impl Outcome {
             Self::BadUnwindRule => "call-frame information that cannot be followed: `profiler inspect` tells which",
             Self::NoTable => "code whose unwind table was not ready: it was mapped just now, or belongs to no file",
             Self::Executing => "the process was executing another program, whose stack there is not yet",
+            Self::ThreadsFull => "the map of threads was full: there are more threads than it has room for",
+            Self::Awoke => "the thread ran on while its stack was read",
         }
     }
 
@@ -142,6 +152,8 @@ impl Outcome {
             | Self::NoTable => Class::Truncated,
             Self::Exiting
             | Self::Executing
+            | Self::ThreadsFull
+            | Self::Awoke
             | Self::KernelStack
             | Self::ScratchBusy
             | Self::RingFull
@@ -156,7 +168,7 @@ impl Outcome {
     /// A sample that lost one chain to another reason stays in the profile, with a frame that names the reason.
     #[must_use]
     pub const fn loses_record(self) -> bool {
-        matches!(self, Self::ScratchBusy | Self::MapFull | Self::MapBusy)
+        matches!(self, Self::ScratchBusy | Self::MapFull | Self::MapBusy | Self::ThreadsFull)
     }
 }
 
@@ -168,7 +180,8 @@ impl Outcome {
 pub struct Counters {
     /// Times the program ran.
     pub hits: u64,
-    /// Sum of the events' own periods over the hits, in the event's unit (ns for the CPU clock).
+    /// Sum of the events' own periods over the hits, in the event's unit (ns for the CPU clock). Of waits: their exact
+    /// length, also of those that were sampled out.
     pub period_sum: u64,
     /// Periods of the event that passed without a hit while one task ran without a break: from one hit to the next.
     pub missed: i64,
@@ -176,6 +189,8 @@ pub struct Counters {
     pub filtered: u64,
     /// Hits on the idle task.
     pub idle: u64,
+    /// Hits that were left out by chance, others counting for them.
+    pub sampled_out: u64,
     /// Outcomes of the user chain, by [`Outcome`].
     pub user: [u64; Outcome::COUNT],
     /// Outcomes of the kernel chain, by [`Outcome`].
@@ -192,6 +207,7 @@ impl Counters {
         self.missed += other.missed;
         self.filtered += other.filtered;
         self.idle += other.idle;
+        self.sampled_out += other.sampled_out;
         for index in 0..Outcome::COUNT {
             self.user[index] += other.user[index];
             self.kernel[index] += other.kernel[index];

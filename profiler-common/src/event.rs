@@ -2,6 +2,7 @@
 
 use crate::python::MAX_PYTHON_FRAMES;
 use crate::unwind::{LEAF_REGISTERS, Registers};
+use crate::wait::WAIT_REASONS;
 
 /// A probe. Its number is its row in [`ORIGINS`] and its index in the counters map.
 #[repr(u16)]
@@ -9,6 +10,8 @@ use crate::unwind::{LEAF_REGISTERS, Registers};
 pub enum Origin {
     /// On-CPU samples.
     Cpu = 0,
+    /// Time off the CPU: waits, and waiting for a CPU.
+    OffCpu = 1,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -18,22 +21,37 @@ pub struct OriginRow {
     pub origin: Origin,
     /// Its name on the command line, in file names and in JSON.
     pub name: &'static str,
-    /// Unit of the folded stacks, the flamegraph and the report: the name of one of `columns`.
+    /// Unit of the folded stacks, the flamegraph and the report.
     pub unit: &'static str,
     /// Index in `columns` of that unit.
     pub primary: usize,
-    /// The value columns that are used, as pprof sample types: name and unit.
+    /// The value columns that are used, as pprof sample types: name and unit. The first counts events.
     pub columns: &'static [(&'static str, &'static str)],
+    /// Names of the reasons that a profile's samples have, by number from 1; empty for an origin without.
+    pub reasons: &'static [&'static str],
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 1] = [OriginRow {
-    origin: Origin::Cpu,
-    name: "cpu",
-    unit: "samples",
-    primary: 0,
-    columns: &[("samples", "count"), ("cpu", "nanoseconds")],
-}];
+pub static ORIGINS: [OriginRow; 2] = [
+    OriginRow {
+        origin: Origin::Cpu,
+        name: "cpu",
+        unit: "samples",
+        primary: 0,
+        columns: &[("samples", "count"), ("cpu", "nanoseconds")],
+        reasons: &[],
+    },
+    OriginRow {
+        origin: Origin::OffCpu,
+        name: "offcpu",
+        unit: "ns",
+        primary: 1,
+        // Waits that were kept; time; waits, those that the kept ones stand for included; variance of the time, by which
+        // an interval can be stated.
+        columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
+        reasons: &WAIT_REASONS,
+    },
+];
 
 impl Origin {
     /// This origin's row.
@@ -46,6 +64,19 @@ impl Origin {
     #[must_use]
     pub fn from_code(code: u16) -> Option<Self> {
         ORIGINS.get(usize::from(code)).map(|row| row.origin)
+    }
+
+    /// The name of a sample's reason; `None` where it has none.
+    #[must_use]
+    pub fn reason_name(self, reason: u16) -> Option<&'static str> {
+        self.row().reasons.get(usize::from(reason).checked_sub(1)?).copied()
+    }
+
+    /// The number of the reason of that name, if there is one.
+    #[must_use]
+    pub fn reason_of_name(self, name: &str) -> Option<u16> {
+        let index = self.row().reasons.iter().position(|&reason| reason == name)?;
+        u16::try_from(index + 1).ok()
     }
 
     /// The origin of that name, if there is one.
@@ -83,7 +114,8 @@ pub struct RecordKey {
     pub generation: u32,
     /// [`Origin`].
     pub origin: u16,
-    /// The probe's own reason; 0 where it has none.
+    /// The probe's own reason; 0 where it has none. Of a wait a [`crate::wait::Blocked`], which user space makes the
+    /// number of a reason of.
     pub reason: u16,
     /// Zero.
     pub reserved: u32,
@@ -310,8 +342,9 @@ mod tests {
     fn origins_are_numbered_as_listed() {
         for (index, row) in ORIGINS.iter().enumerate() {
             assert_eq!(row.origin as usize, index);
-            assert_eq!(row.columns[row.primary].0, row.unit);
-            assert!(row.columns.len() <= COLUMNS);
+            assert!(row.primary < row.columns.len() && row.columns.len() <= COLUMNS);
+            // The first column counts events.
+            assert_eq!(row.columns[0].1, "count");
         }
     }
 

@@ -11,3 +11,4 @@ pub mod counters;
 pub mod event;
 pub mod python;
 pub mod unwind;
+pub mod wait;

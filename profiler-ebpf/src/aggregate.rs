@@ -1,12 +1,12 @@
 //! The one way a record reaches user space: counted in the maps of the current window, its chains sent once.
 
 use aya_ebpf::maps::HashMap;
-use profiler_common::counters::Outcome;
+use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COLUMNS, MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord};
 
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{FILL, Fill, RECORDS_0, RECORDS_1, RING, SENT_0, SENT_1, Scratch};
+use crate::maps::{FILL, Fill, Programs, RECORDS_0, RECORDS_1, RING, SCRATCH, SENT_0, SENT_1, Scratch};
 use crate::stack::Chain;
 use crate::task::Task;
 use crate::window::Window;
@@ -32,6 +32,41 @@ impl Outcomes {
     #[inline(always)]
     pub(crate) const fn lost(outcome: Outcome) -> Self {
         Self { user: outcome as u64, kernel: outcome as u64, record: outcome as u64 }
+    }
+}
+
+/// Claims this CPU's scratch space for a program of that type.
+#[inline(always)]
+pub(crate) fn claim(programs: Programs) -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(programs as u32)?;
+    // SAFETY: the element is this CPU's; a program that interrupts this one sees the flag.
+    if unsafe { atomic::swap(&raw mut (*scratch).claimed, 1) } != 0 {
+        return None;
+    }
+    // SAFETY: the flag makes it this program's alone.
+    Some(unsafe { &mut *scratch })
+}
+
+/// Counts how a sample ended, once for each way of counting.
+#[inline(always)]
+pub(crate) fn count(counters: &mut Counters, outcomes: Outcomes) {
+    let complete = Outcome::Complete as u64;
+    let (user, kernel, whole) = if outcomes.record != complete {
+        (outcomes.record, outcomes.record, outcomes.record)
+    } else if outcomes.user != complete {
+        (outcomes.user, outcomes.kernel, outcomes.user)
+    } else {
+        (outcomes.user, outcomes.kernel, outcomes.kernel)
+    };
+    bump(&mut counters.user, user);
+    bump(&mut counters.kernel, kernel);
+    bump(&mut counters.whole, whole);
+}
+
+#[inline(always)]
+fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: u64) {
+    if let Some(counter) = outcomes.get_mut(outcome as usize) {
+        *counter += 1;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Atomic operations on map values. The BPF target has no `AtomicU64::fetch_add`, but the instruction is there.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
 
 /// Adds to `*counter` with a full barrier and returns what was there.
 ///
@@ -22,4 +22,15 @@ pub(crate) unsafe fn add(counter: *mut u64, value: u64) -> u64 {
 pub(crate) unsafe fn swap(cell: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(cell, value) }
+}
+
+/// Stores `value` where there is 0, with a full barrier; false where there is not.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn claim(cell: *mut u32, value: u32) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, 0, value).1 }
 }

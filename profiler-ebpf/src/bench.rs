@@ -10,7 +10,6 @@ use profiler_common::counters::Outcome;
 use profiler_common::event::MAX_USER_FRAMES;
 
 use crate::aggregate;
-use crate::cpu::claim;
 use crate::maps::{Programs, Scratch};
 use crate::stack;
 use crate::task::{Task, Wanted};
@@ -66,7 +65,7 @@ extern "C" fn bench_nothing(_context: *mut c_void) -> i32 {
 
 #[inline(always)]
 fn in_scratch(walk: impl FnOnce(&mut Scratch) -> Option<i32>) -> i32 {
-    let Some(scratch) = claim() else { return -1 };
+    let Some(scratch) = aggregate::claim(Programs::PerfEvent) else { return -1 };
     let result = walk(scratch);
     scratch.claimed = 0;
     result.unwrap_or(-1)

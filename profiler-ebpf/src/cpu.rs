@@ -7,8 +7,7 @@ use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 
-use crate::aggregate::{self, Outcomes};
-use crate::atomic;
+use crate::aggregate::{self, Outcomes, count};
 use crate::config::config;
 use crate::maps::{COUNTERS, CPU_PYTHON, LAST_HIT, LastHit, Programs, SCRATCH, Scratch};
 use crate::python;
@@ -54,7 +53,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
             return;
         }
     };
-    let Some(scratch) = claim() else {
+    let Some(scratch) = aggregate::claim(Programs::PerfEvent) else {
         count(counters, Outcomes::lost(Outcome::ScratchBusy));
         return;
     };
@@ -119,18 +118,6 @@ fn missed(task: &Task) -> i64 {
     ((now - last.time_ns + period / 2) / period) as i64 - 1
 }
 
-/// Claims this CPU's scratch space.
-#[inline(always)]
-pub(crate) fn claim() -> Option<&'static mut Scratch> {
-    let scratch = SCRATCH.get_ptr_mut(Programs::PerfEvent as u32)?;
-    // SAFETY: the element is this CPU's; a program that interrupts this one sees the flag.
-    if unsafe { atomic::swap(&raw mut (*scratch).claimed, 1) } != 0 {
-        return None;
-    }
-    // SAFETY: the flag makes it this program's alone.
-    Some(unsafe { &mut *scratch })
-}
-
 /// Adds the sample whose user chain is in the scratch space, or is `user`, and gives the scratch space back.
 ///
 /// `PYTHON`: whether the chain has a Python part.
@@ -158,27 +145,4 @@ fn conclude<const PYTHON: bool>(
     let outcomes = aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel);
     scratch.claimed = 0;
     count(counters, outcomes);
-}
-
-/// Counts how a sample ended, once for each way of counting.
-#[inline(always)]
-fn count(counters: &mut Counters, outcomes: Outcomes) {
-    let complete = Outcome::Complete as u64;
-    let (user, kernel, whole) = if outcomes.record != complete {
-        (outcomes.record, outcomes.record, outcomes.record)
-    } else if outcomes.user != complete {
-        (outcomes.user, outcomes.kernel, outcomes.user)
-    } else {
-        (outcomes.user, outcomes.kernel, outcomes.kernel)
-    };
-    bump(&mut counters.user, user);
-    bump(&mut counters.kernel, kernel);
-    bump(&mut counters.whole, whole);
-}
-
-#[inline(always)]
-fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: u64) {
-    if let Some(counter) = outcomes.get_mut(outcome as usize) {
-        *counter += 1;
-    }
 }

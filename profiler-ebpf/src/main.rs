@@ -17,12 +17,15 @@ mod bench;
 mod config;
 mod cpu;
 mod maps;
+mod offcpu;
 mod process;
 mod python;
 mod remainder;
 mod stack;
 mod task;
+mod threads;
 mod unwind;
+mod waiting;
 mod window;
 
 #[cfg(not(test))]

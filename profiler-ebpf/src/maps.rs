@@ -5,9 +5,12 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
-use profiler_common::event::{ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord};
+use profiler_common::event::{
+    COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
+};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::unwind::{MAX_RULES, Rule};
+use profiler_common::wait::{Pace, Threshold, Wait, WaitingRecord};
 
 use crate::python::PythonWalk;
 use crate::unwind::Walk;
@@ -83,7 +86,28 @@ pub(crate) static CHILDREN_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static LAST_HIT: PerCpuArray<LastHit> = PerCpuArray::with_max_entries(1, 0);
 
-/// Scratch space by type of program, claimed by its flag.
+/// Threads that were asked for, from when they are first switched out until they end. Written by `offcpu` and `waiting`.
+/// One element where time off the CPU is not recorded.
+#[map]
+pub(crate) static WAITS: Array<Wait> = Array::with_max_entries(1, 0);
+
+/// What waits are held against. Written and read by `offcpu`, read by user space.
+#[map]
+pub(crate) static THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 0);
+
+/// What is known of a CPU's switches. Written and read by `offcpu`.
+#[map]
+pub(crate) static PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
+/// What `waiting` works on.
+#[map]
+pub(crate) static WAITING: PerCpuArray<Waiting> = PerCpuArray::with_max_entries(1, 0);
+
+/// Waits of threads for which [`WAITS`] had no room. Written and read by `offcpu`.
+#[map]
+pub(crate) static THREADS_REFUSED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
@@ -91,6 +115,14 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 /// space.
 #[map]
 pub(crate) static CPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
+/// The same for waits.
+#[map]
+pub(crate) static OFFCPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
+/// The same for waits that a kprobe sees: all programs of such a map are of one type.
+#[map]
+pub(crate) static OFFCPU_PROBE_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
@@ -102,6 +134,8 @@ pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(
 pub(crate) enum Programs {
     /// Of perf events.
     PerfEvent = 0,
+    /// Of switches between tasks.
+    Scheduler = 1,
 }
 
 /// How full a generation of the maps is.
@@ -145,4 +179,25 @@ pub(crate) struct Scratch {
     /// which verifiers before Linux 6.8 round each function's part up to 32.
     pub(crate) key: RecordKey,
     pub(crate) value: RecordValue,
+    /// Of a wait: the part in which the thread was blocked, and the part in which it waited for a CPU.
+    pub(crate) parts: [Part; 2],
+    /// And what it waited for: a [`profiler_common::wait::Blocked`].
+    pub(crate) blocked: u64,
+}
+
+/// A thread that waits, as it is written to user space.
+#[repr(C)]
+pub(crate) struct Waiting {
+    /// What is known of it.
+    pub(crate) record: WaitingRecord,
+    /// Its kernel chain, leaf first.
+    pub(crate) kernel: [u64; MAX_KERNEL_FRAMES],
+}
+
+/// What a part of a wait counts for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// Its value columns; all zero when it is left out.
+    pub(crate) columns: [u64; COLUMNS],
 }

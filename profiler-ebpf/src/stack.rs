@@ -24,12 +24,62 @@ mod offset {
         [80, 96, 88, 40, 104, 112, RBP, RSP, 72, 64, 56, 48, 24, 16, 8, 0];
     pub(super) const RBP: usize = 32;
     pub(super) const RBX: usize = 40;
+    pub(super) const RSI: usize = 104;
+    pub(super) const RDI: usize = 112;
+    pub(super) const ORIG_RAX: usize = 120;
 }
 
 /// Privilege level of user mode, in the code segment.
 const USER_MODE: u64 = 3;
 /// `__USER32_CS`. Source: arch/x86/include/asm/segment.h.
 const COMPAT_CODE_SEGMENT: u64 = 0x23;
+
+/// What a task entered the kernel with.
+pub(crate) struct EntryRegisters {
+    /// The word that holds the number of a system call.
+    pub(crate) number: u64,
+    pub(crate) first_argument: u64,
+    pub(crate) second_argument: u64,
+}
+
+/// What the running task entered the kernel with.
+#[inline(always)]
+pub(crate) fn entry_registers(task: &Task) -> EntryRegisters {
+    // SAFETY: the helper takes a task pointer the verifier knows.
+    let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
+    macro_rules! register {
+        ($offset:expr) => {
+            // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
+            unsafe { *registers.add($offset).cast::<u64>() }
+        };
+    }
+    EntryRegisters {
+        number: register!(offset::ORIG_RAX),
+        first_argument: register!(offset::RDI),
+        second_argument: register!(offset::RSI),
+    }
+}
+
+/// Reads what a task entered the kernel with: instruction pointer and registers by their DWARF number; returns the code
+/// segment.
+#[inline(always)]
+pub(crate) fn read_registers(task: &Task, ip: &mut u64, by_number: &mut [u64; LEAF_REGISTERS]) -> u64 {
+    // SAFETY: the helper takes a task pointer the verifier knows.
+    let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
+    macro_rules! register {
+        ($offset:expr) => {
+            // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
+            unsafe { *registers.add($offset).cast::<u64>() }
+        };
+    }
+    let mut number = 0;
+    while number < LEAF_REGISTERS {
+        by_number[number] = register!(offset::BY_NUMBER[number]);
+        number += 1;
+    }
+    *ip = register!(offset::RIP);
+    register!(offset::CS)
+}
 
 /// A chain that was walked.
 #[derive(Clone, Copy)]

@@ -90,6 +90,19 @@ impl Task {
         Some(Self { pointer, pid, tid })
     }
 
+    /// The running task, numbered as the initial pid namespace does. Without the calls that other namespaces need.
+    #[inline(always)]
+    pub(crate) fn running() -> Self {
+        // SAFETY: takes no argument.
+        Self::other(unsafe { bpf_get_current_task_btf() }.cast::<u8>().cast_const())
+    }
+
+    /// A task that does not run: `pointer` is known to the verifier. Numbered as the initial pid namespace does.
+    #[inline(always)]
+    pub(crate) fn other(pointer: *const u8) -> Self {
+        Self { pointer, pid: field!(pointer, task.tgid, u32), tid: field!(pointer, task.pid, u32) }
+    }
+
     /// Whether to sample it.
     #[inline(always)]
     pub(crate) fn wanted(&self) -> Wanted {
@@ -124,9 +137,25 @@ impl Task {
         Wanted::Yes(process)
     }
 
+    /// Whether it was asked for, and is none of the idle tasks. As [`Task::wanted`], without what is known of its process.
+    #[inline(always)]
+    pub(crate) fn is_wanted(&self) -> bool {
+        if config!(filter) == Filter::All as u32 {
+            return self.pid != config!(self_pid);
+        }
+        matches!(self.wanted(), Wanted::Yes(_))
+    }
+
+    /// What is known of its process.
+    #[inline(always)]
+    pub(crate) fn process(&self) -> Option<&'static Process> {
+        // SAFETY: as in `wanted`.
+        unsafe { PROCESSES.get(self.pid) }
+    }
+
     /// Whether the thread or its process has the name asked for.
     #[inline(always)]
-    fn has_asked_comm(&self) -> bool {
+    pub(crate) fn has_asked_comm(&self) -> bool {
         is_asked(&self.thread_comm()) || is_asked(&self.process_comm())
     }
 
@@ -158,6 +187,33 @@ impl Task {
     #[inline(always)]
     pub(crate) fn switches(&self) -> u64 {
         field!(self.pointer, task.voluntary_switches, u64) + field!(self.pointer, task.involuntary_switches, u64)
+    }
+
+    /// Whether it runs, and what it sleeps in where it does not.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> u32 {
+        field!(self.pointer, task.state, u32)
+    }
+
+    /// How long it has waited for a CPU, by the kernel's own account; 0 where the kernel keeps none.
+    #[inline(always)]
+    pub(crate) fn run_delay_ns(&self) -> u64 {
+        if config!(task.run_delay) == 0 {
+            return 0;
+        }
+        field!(self.pointer, task.run_delay, u64)
+    }
+
+    /// Whether the kernel counts it as waiting for a block device.
+    #[inline(always)]
+    pub(crate) fn is_in_io_wait(&self) -> bool {
+        kernel_word(self.pointer, config!(task.in_iowait)) & u64::from(config!(task.in_iowait_mask)) != 0
+    }
+
+    /// Start of the thread since boot, in ns.
+    #[inline(always)]
+    pub(crate) fn thread_start_time_ns(&self) -> u64 {
+        field!(self.pointer, task.start_time, u64)
     }
 
     /// Start of the process since boot, in ns.

@@ -24,11 +24,11 @@ pub(crate) fn enter() -> Option<Window> {
     // A second turn is needed only when user space flips between the two reads; it does so about once a second.
     for _ in 0..2 {
         // SAFETY: the pointer is to a map element; user space may write it at any time, hence volatile.
-        let seen = unsafe { core::ptr::read_volatile(control) };
-        let index = (seen.window & 1) as usize;
+        let seen = unsafe { core::ptr::read_volatile(&raw const (*control).window) };
+        let index = (seen & 1) as usize;
         count(in_flight, true, index);
         // SAFETY: as above.
-        if unsafe { core::ptr::read_volatile(control) }.window & 1 == seen.window & 1 {
+        if unsafe { core::ptr::read_volatile(&raw const (*control).window) } & 1 == seen & 1 {
             return Some(Window { index, in_flight });
         }
         count(in_flight, false, index);

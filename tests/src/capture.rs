@@ -5,19 +5,20 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use profiler::profile::{Accounting, Profile};
+use profiler_common::event::Origin;
 use serde_json::Value;
 
 use crate::environment::find_program;
 use crate::process::{Ended, truth_in};
 
-/// A line of `cpu.folded`.
+/// A line of a folded file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
     /// The command name.
     pub process: String,
     /// The frames, root first.
     pub frames: Vec<String>,
-    /// Samples.
+    /// Samples, or ns off the CPU.
     pub count: u64,
 }
 
@@ -70,18 +71,19 @@ impl Stack {
     }
 }
 
-/// A finished recording, checked for what must hold of every one.
+/// A finished recording, checked for what must hold of every one. Its stacks, accounting and profile are those of the first
+/// origin that was recorded.
 #[derive(Debug)]
 pub struct Captured {
     /// How the profiler ended.
     pub ended: Ended,
     /// `report.json`.
     pub report: Value,
-    /// The `cpu` accounting of it.
+    /// The origin's accounting.
     pub accounting: Accounting,
-    /// `cpu.folded`.
+    /// Its folded stacks.
     pub stacks: Vec<Stack>,
-    /// `cpu.pb.gz`.
+    /// Its pprof file.
     pub profile: Profile,
     directory: tempfile::TempDir,
 }
@@ -99,43 +101,66 @@ impl Captured {
             fs::read(path.join(name)).unwrap_or_else(|error| panic!("cannot read {name}: {error}; {}", ended.stderr))
         };
         let report: Value = serde_json::from_slice(&read("report.json")).expect("report.json is JSON");
-        let accounting = serde_json::from_value(report["accounting"]["cpu"].clone()).expect("the accounting of cpu");
-        let folded = String::from_utf8(read("cpu.folded")).expect("cpu.folded is UTF-8");
-        let stacks = folded.lines().map(parse).collect();
-        let profile = profiler::output::pprof::decode(&read("cpu.pb.gz")).expect("cpu.pb.gz is a profile");
-        for name in ["capture.json", "cpu.svg", "report.md"] {
+        for name in ["capture.json", "report.md"] {
             assert!(!read(name).is_empty(), "{name} is empty");
         }
-        let captured = Self { ended, report, accounting, stacks, profile, directory };
-        captured.check();
-        captured
+        let origins = report["origins"].as_object().expect("origins").keys();
+        let mut origins: Vec<_> = origins.map(|name| Origin::from_name(name).expect("a known origin")).collect();
+        origins.sort_unstable();
+        let first = *origins.first().expect("an origin");
+        let (accounting, stacks, profile) = read_origin(first, &report, &read);
+        Self { ended, report, accounting, stacks, profile, directory }.check().with_others(&origins[1..])
+    }
+
+    /// The recording as that of another of its origins.
+    ///
+    /// # Panics
+    ///
+    /// When that was not recorded.
+    #[must_use]
+    pub fn into_origin(mut self, origin: Origin) -> Self {
+        let path = self.path();
+        let read = |name: &str| fs::read(path.join(name)).unwrap_or_else(|error| panic!("cannot read {name}: {error}"));
+        (self.accounting, self.stacks, self.profile) = read_origin(origin, &self.report, &read);
+        self.check()
+    }
+
+    /// Checks the other origins too.
+    fn with_others(self, others: &[Origin]) -> Self {
+        let first = self.profile.origin;
+        others.iter().fold(self, |captured, &origin| captured.into_origin(origin)).into_origin(first)
     }
 
     /// What must hold of every recording.
-    fn check(&self) {
+    fn check(self) -> Self {
+        let row = self.profile.origin.row();
         let accounting = &self.accounting;
         assert!(accounting.adds_up(), "hits are not accounted for: {accounting:#?}");
-        let total = self.total();
-        assert_eq!(total, accounting.samples(), "the report's total is not complete + truncated: {accounting:#?}");
-        assert_eq!(self.count(|_| true), total, "cpu.folded does not sum to the report's total");
-        assert_eq!(self.profile.totals()[0], total, "cpu.pb.gz does not sum to the report's total");
-        assert_eq!(self.report["origins"]["cpu"]["n"], self.report["origins"]["cpu"]["total"]);
-        let marked = self.count(|stack| stack.frames.iter().any(|frame| is_marker(frame)));
+        let (total, totals) = (self.total(), self.profile.totals());
+        let n = self.report["origins"][row.name]["n"].as_u64();
+        assert_eq!(n, Some(accounting.samples()), "the report's n is not complete + truncated: {accounting:#?}");
+        assert_eq!(n, Some(totals[0]), "the pprof file does not sum to the report's n");
+        assert_eq!(self.count(|_| true), total, "the folded file does not sum to the report's total");
+        assert_eq!(totals[row.primary], total, "the pprof file does not sum to the report's total");
+        let is_cut = |stack: u32| self.profile.frames(stack).any(|frame| is_marker(&frame.name));
+        let marked: u64 =
+            self.profile.samples.iter().filter(|sample| is_cut(sample.stack)).map(|sample| sample.values[0]).sum();
         let incomplete: u64 = accounting.truncated.values().sum();
         assert_eq!(marked, incomplete, "samples cut short and samples with a marker differ: {accounting:#?}");
+        self
     }
 
-    /// Samples, by the report.
+    /// The origin's values in all, by the report.
     ///
     /// # Panics
     ///
     /// When the report has no such figure.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.report["origins"]["cpu"]["total"].as_u64().expect("a total")
+        self.report["origins"][self.profile.origin.row().name]["total"].as_u64().expect("a total")
     }
 
-    /// Samples of the stacks that are wanted.
+    /// Values of the stacks that are wanted: samples, or ns off the CPU.
     #[must_use]
     pub fn count(&self, wanted: impl Fn(&Stack) -> bool) -> u64 {
         self.stacks.iter().filter(|stack| wanted(stack)).map(|stack| stack.count).sum()
@@ -206,7 +231,7 @@ impl Captured {
         self.report["overhead"]["peak_rss_bytes"].as_u64().expect("bytes")
     }
 
-    /// `cpu.folded`, the most frequent stacks first, for a failing test's message.
+    /// The folded stacks, the most frequent stacks first, for a failing test's message.
     #[must_use]
     pub fn folded(&self) -> String {
         let mut stacks: Vec<_> = self.stacks.iter().collect();
@@ -216,7 +241,7 @@ impl Captured {
         lines.collect::<String>() + &self.ended.stderr
     }
 
-    /// What `go tool pprof` prints with `options` of `cpu.pb.gz`; `None` where Go is not installed.
+    /// What `go tool pprof` prints with `options` of the pprof file; `None` where Go is not installed.
     ///
     /// # Panics
     ///
@@ -227,11 +252,24 @@ impl Captured {
         let mut command = Command::new(go);
         // Nothing of it outside the test's own directory; no symbols from elsewhere.
         command.env("HOME", self.directory.path()).env("PPROF_TMPDIR", self.directory.path());
-        command.args(["tool", "pprof", "-symbolize=none"]).args(options).arg(self.path().join("cpu.pb.gz"));
+        command
+            .args(["tool", "pprof", "-symbolize=none"])
+            .args(options)
+            .arg(self.path().join(format!("{}.pb.gz", self.profile.origin.row().name)));
         let output = command.output().expect("start go tool pprof");
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// What there is of one origin.
+fn read_origin(origin: Origin, report: &Value, read: &dyn Fn(&str) -> Vec<u8>) -> (Accounting, Vec<Stack>, Profile) {
+    let name = origin.row().name;
+    let accounting = serde_json::from_value(report["accounting"][name].clone()).expect("the origin's accounting");
+    let folded = String::from_utf8(read(&format!("{name}.folded"))).expect("the folded file is UTF-8");
+    let profile = profiler::output::pprof::decode(&read(&format!("{name}.pb.gz"))).expect("a pprof file");
+    assert!(!read(&format!("{name}.svg")).is_empty(), "{name}.svg is empty");
+    (accounting, folded.lines().map(parse).collect(), profile)
 }
 
 fn is_marker(frame: &str) -> bool {

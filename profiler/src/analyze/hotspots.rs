@@ -44,7 +44,9 @@ impl Functions {
         let mut locations = Vec::with_capacity(weighted.profile.locations.len());
         for location in (0..).take(weighted.profile.locations.len()) {
             let mut ids = Vec::new();
-            for frame in weighted.profile.location_frames(location) {
+            // A reason is no function: the time is that of the function that waited.
+            let frames = weighted.profile.location_frames(location).filter(|frame| frame.kind != FrameKind::Reason);
+            for frame in frames {
                 let object = frame.object.map_or_else(String::new, |object| object.path.clone());
                 let id = keys.intern(Key { name: frame.name.into_owned(), object, kind: frame.kind });
                 files.resize(files.len().max(id as usize + 1), String::new());

@@ -5,11 +5,14 @@
 
 mod hotspots;
 mod objects;
+mod reasons;
 mod threads;
 
 use std::collections::BTreeMap;
 
-use crate::profile::{Breakdown, Capture, Profile, Report};
+pub use reasons::classify;
+
+use crate::profile::{Breakdown, Capture, FrameKind, Profile, Report};
 
 /// Analyzes every origin of a capture.
 #[must_use]
@@ -71,15 +74,23 @@ fn breakdown(weighted: &Weighted<'_>) -> Breakdown {
     let mut self_by_kind: BTreeMap<String, u64> = BTreeMap::new();
     let mut stacks = 0;
     for (stack, value) in weighted.iter() {
-        let kind = stack.first().map_or("none", |&leaf| weighted.profile.locations[leaf as usize].kind.name());
+        let kinds = stack.iter().map(|&location| weighted.profile.locations[location as usize].kind);
+        let kind = kinds.filter(|&kind| kind != FrameKind::Reason).map(FrameKind::name).next().unwrap_or("none");
         *self_by_kind.entry(kind.to_owned()).or_default() += value;
         stacks += 1;
+    }
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+    for sample in &weighted.profile.samples {
+        if let Some(name) = weighted.profile.origin.reason_name(sample.reason) {
+            *reasons.entry(name.to_owned()).or_default() += sample.values[weighted.column];
+        }
     }
     Breakdown {
         total: weighted.total,
         threads: threads::count(weighted),
         processes: threads::count_processes(weighted),
         stacks,
+        reasons,
         self_by_kind,
     }
 }

@@ -23,7 +23,8 @@ pub(super) fn add(weighted: &Weighted<'_>, index: &Index, report: &mut Report) {
     let profile = weighted.profile;
     let mut objects: HashMap<(&str, &str), Sums> = HashMap::new();
     for (stack, value) in weighted.iter() {
-        for (depth, &location) in stack.iter().enumerate() {
+        let is_code = |location: &&u32| profile.locations[**location as usize].kind != FrameKind::Reason;
+        for (depth, &location) in stack.iter().filter(is_code).enumerate() {
             let location = &profile.locations[location as usize];
             // No code, and code that no object holds.
             let elsewhere = location.kind == FrameKind::Interpreted && location.object.is_none();

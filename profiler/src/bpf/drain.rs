@@ -78,8 +78,7 @@ impl Kernel {
         let old = self.current;
         self.current = 1 - old;
         let window = u32::from(self.current == 1);
-        let control = Shared(Control { window });
-        self.control.set(0, control, 0).map_err(|error| BpfError::map("flip", "CONTROL", error))?;
+        self.write_control(Control { window, ..self.controlled })?;
         let unsettled = !self.wait_until_left(old)?;
         self.read_ring();
         let records = self.generations[old].records.take_all()?;

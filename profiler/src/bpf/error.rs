@@ -37,6 +37,12 @@ pub enum BpfError {
         "this kernel has no bpf_task_pt_regs, the registers with which a task left user space: run Linux 5.15 or later"
     )]
     TooOld,
+    /// Nothing shows when a thread comes back to a CPU.
+    #[error(
+        "this kernel has neither the tracepoint sched_exit_tp (Linux 6.15) nor kprobes (CONFIG_KPROBES=y): time off the \
+         CPU cannot be recorded here; -e cpu can"
+    )]
+    NoWaits,
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

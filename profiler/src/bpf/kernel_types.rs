@@ -11,8 +11,12 @@ use super::BpfError;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
+const KIND_POINTER: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNCTION: u32 = 12;
+const KIND_FUNCTION_PROTOTYPE: u32 = 13;
 /// Anonymous members inside `task_struct` are followed to this depth.
 const MAX_NESTING: u32 = 8;
 
@@ -28,6 +32,30 @@ pub fn read_task_offsets() -> Result<TaskOffsets, BpfError> {
     task_offsets(&types)
 }
 
+/// What of the kernel's tracing a recording of waits can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WaitHooks {
+    /// Whether there is the tracepoint `sched_exit_tp` (Linux 6.15).
+    pub(super) exit_tracepoint: bool,
+    /// Number of the function that stands for the iterator over tasks.
+    pub(super) task_iterator: Option<u32>,
+}
+
+/// What of the kernel's tracing a recording of waits can use.
+///
+/// # Errors
+///
+/// [`BpfError::NoBtf`] when the kernel publishes no types.
+pub(super) fn read_wait_hooks() -> Result<WaitHooks, BpfError> {
+    let no_btf = |reason: String| BpfError::NoBtf { path: BTF_PATH.to_owned(), reason };
+    let bytes = fs::read(BTF_PATH).map_err(|error| no_btf(error.to_string()))?;
+    let types = Types::parse(&bytes).ok_or_else(|| no_btf("not in BTF format".to_owned()))?;
+    Ok(WaitHooks {
+        exit_tracepoint: types.find(KIND_TYPEDEF, "btf_trace_sched_exit_tp").is_some(),
+        task_iterator: types.find(KIND_FUNCTION, "bpf_iter_task"),
+    })
+}
+
 fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
     let structure = "task_struct";
     let task = types.find_struct(structure).ok_or(BpfError::NoField { structure, field: "(itself)" })?;
@@ -37,6 +65,7 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
             .find_map(|name| types.member_offset(task, name, MAX_NESTING))
             .ok_or(BpfError::NoField { structure, field: names[0] })
     };
+    let in_iowait = types.member_bits(task, "in_iowait", MAX_NESTING);
     let in_execve = types.member_bits(task, "in_execve", MAX_NESTING);
     Ok(TaskOffsets {
         tgid: offset(&["tgid"])?,
@@ -54,7 +83,11 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
         thread_pointer: types
             .inner_offset(task, "thread", "fsbase")
             .ok_or(BpfError::NoField { structure, field: "thread.fsbase" })?,
-        reserved: 0,
+        state: offset(&["__state", "state"])?,
+        run_delay: types.inner_offset(task, "sched_info", "run_delay").unwrap_or(0),
+        in_iowait: in_iowait.map_or(0, |bits| bits / 8),
+        in_iowait_mask: in_iowait.map_or(0, |bits| 1 << (bits % 8)),
+        switch_state_argument: types.argument("btf_trace_sched_switch", "prev_state").unwrap_or(0),
     })
 }
 
@@ -120,6 +153,29 @@ impl<'a> Types<'a> {
             self.header(start).is_some_and(|header| {
                 header.kind == KIND_STRUCT && header.members > 0 && self.is_named(header.name, name)
             })
+        })
+    }
+
+    /// Number of the type of this kind and name.
+    fn find(&self, kind: u32, name: &str) -> Option<u32> {
+        let index = self.starts.iter().position(|&start| {
+            self.header(start as usize).is_some_and(|header| header.kind == kind && self.is_named(header.name, name))
+        })?;
+        u32::try_from(index + 1).ok()
+    }
+
+    /// Which argument of a tracepoint has this name, from 1.
+    fn argument(&self, tracepoint: &str, name: &str) -> Option<u32> {
+        let behind = |id: u32| Some(*self.starts.get((id as usize).checked_sub(1)?)? as usize);
+        let pointer = behind(word(self.types, behind(self.find(KIND_TYPEDEF, tracepoint)?)? + 8)?)?;
+        let prototype = behind(word(self.types, pointer + 8)?)?;
+        let (pointer, header) = (self.header(pointer)?, self.header(prototype)?);
+        if pointer.kind != KIND_POINTER || header.kind != KIND_FUNCTION_PROTOTYPE {
+            return None;
+        }
+        // The first parameter is the tracepoint's own.
+        (1..header.members).find(|&index| {
+            word(self.types, prototype + 12 + 8 * index as usize).is_some_and(|at| self.is_named(at, name))
         })
     }
 
@@ -208,6 +264,11 @@ mod tests {
         assert_ne!(offsets.start_time, offsets.mm);
         assert_eq!(offsets.thread_pointer % 8, 0);
         assert_ne!(offsets.thread_pointer, 0);
+        assert_ne!(offsets.state, offsets.flags);
+        assert_ne!(offsets.in_iowait_mask, 0);
+        // Preempted or not, the task, the next one, the state.
+        assert!([0, 4].contains(&offsets.switch_state_argument));
+        assert!(read_wait_hooks().unwrap().task_iterator > Some(1));
     }
 
     #[test]

@@ -3,18 +3,20 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramFd, ProgramType, RawTracePoint};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
+use profiler_common::python::PythonLayout;
 use profiler_common::unwind::{Packed, Rule};
+use profiler_common::wait::{MAX_WAITS, Threshold};
 
 use super::BpfError;
 use super::drain::Generation;
+use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
 use super::tables::{PlacedTable, TableParts, Tables};
 
@@ -58,12 +60,21 @@ pub struct Limits {
     pub mappings: u32,
     /// Unwind tables, MiB.
     pub table_shards: usize,
+    /// Whether waits are recorded: 3 MB for the threads.
+    pub waits: bool,
 }
 
 impl Default for Limits {
     /// About 9 MB: 8,192 records are what two busy CPUs make of 10 s at 99 Hz if no two samples are alike.
     fn default() -> Self {
-        Self { records: 8_192, ring_bytes: 4 << 20, processes: 16_384, mappings: 32_768, table_shards: 64 }
+        Self {
+            records: 8_192,
+            ring_bytes: 4 << 20,
+            processes: 16_384,
+            mappings: 32_768,
+            table_shards: 64,
+            waits: false,
+        }
     }
 }
 
@@ -81,13 +92,14 @@ impl Plain for Process {}
 impl Plain for MappingEntry {}
 impl Plain for Rule {}
 impl Plain for PythonLayout {}
+impl Plain for Threshold {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
 
 /// The loaded object. Everything ends when it is dropped.
 pub struct Kernel {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     pub(super) control: Array<MapData, Shared<Control>>,
     pub(super) in_flight: PerCpuArray<MapData, Shared<InFlight>>,
     pub(super) counters: PerCpuArray<MapData, Shared<Counters>>,
@@ -95,15 +107,13 @@ pub struct Kernel {
     pub(super) ring: RingBuf<MapData>,
     pub(super) generations: [Generation; 2],
     pub(super) current: usize,
+    /// What changes while the programs run, as it was written last.
+    pub(super) controlled: Control,
+    pub(super) threshold: Array<MapData, Shared<Threshold>>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
-    python_layouts: Array<MapData, Shared<PythonLayout>>,
-    /// The program for them, once it is needed, and its slots, one for each layout.
-    python_program: Option<ProgramFd>,
-    python_walks: ProgramArray<MapData>,
-    /// Those that are in that map.
-    known_layouts: Vec<PythonLayout>,
+    pub(super) pythons: Pythons,
     children_missed: Array<MapData, u64>,
     /// Keeps the kernel's run-time statistics on.
     _statistics: Option<OwnedFd>,
@@ -134,7 +144,9 @@ impl Kernel {
             .map_max_entries("SENT_1", limits.records)
             .map_max_entries("RING", limits.ring_bytes)
             .map_max_entries("MAPPINGS", limits.mappings)
-            .map_max_entries("PROCESSES", limits.processes);
+            .map_max_entries("PROCESSES", limits.processes)
+            .map_max_entries("WAITS", if limits.waits { MAX_WAITS } else { 1 })
+            .map_max_entries("SCRATCH", if limits.waits { 2 } else { 1 });
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
         let generations = [
@@ -151,13 +163,12 @@ impl Kernel {
             processes: typed(&mut ebpf, "PROCESSES")?,
             tables,
             runs: Runs::new(typed(&mut ebpf, "MAPPINGS")?),
-            python_layouts: typed(&mut ebpf, "PYTHON_LAYOUTS")?,
-            python_program: None,
-            python_walks: typed(&mut ebpf, "CPU_PYTHON")?,
-            known_layouts: Vec::new(),
+            pythons: Pythons::new(&mut ebpf)?,
             children_missed: typed(&mut ebpf, "CHILDREN_MISSED")?,
             generations,
             current: 0,
+            controlled: Control::default(),
+            threshold: typed(&mut ebpf, "THRESHOLD")?,
             ebpf,
             _statistics: statistics,
         })
@@ -175,42 +186,8 @@ impl Kernel {
         // An older verifier may stumble over something else first.
         program.load().map_err(|cause| if lacks_registers() { BpfError::TooOld } else { failed(cause) })?;
         let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+        self.pythons.expect(PythonProgram::CPU);
         fd.map_err(|error| BpfError::map("duplicate", NAME, error))
-    }
-
-    /// Loads a program that goes on with a sample.
-    fn load_walk(&mut self, name: &'static str) -> Result<ProgramFd, BpfError> {
-        let program: &mut PerfEvent = self.program(name)?;
-        program.load().map_err(|cause| program_error("load", name, cause))?;
-        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|cause| program_error("load", name, cause))
-    }
-
-    /// Makes a layout of Python known to the programs, and returns its number for [`Process::python_layout`]; `None` when
-    /// there are too many. The first one loads the program that walks Python's frames, which nobody else pays for.
-    ///
-    /// # Errors
-    ///
-    /// When the verifier refuses it, or a map cannot be written.
-    pub fn python_layout(&mut self, layout: PythonLayout) -> Result<Option<u32>, BpfError> {
-        let known = self.known_layouts.iter().position(|known| *known == layout);
-        let index = known.unwrap_or(self.known_layouts.len());
-        if index >= MAX_PYTHON_LAYOUTS {
-            return Ok(None);
-        }
-        let number = u32::try_from(index).unwrap_or(u32::MAX);
-        if known.is_none() {
-            let written = self.python_layouts.set(number, Shared(layout), 0);
-            written.map_err(|error| BpfError::map("write", "PYTHON_LAYOUTS", error))?;
-            if self.python_program.is_none() {
-                self.python_program = Some(self.load_walk("cpu_python")?);
-            }
-            if let Some(program) = &self.python_program {
-                let set = self.python_walks.set(number, program, 0);
-                set.map_err(|error| BpfError::map("write", "CPU_PYTHON", error))?;
-            }
-            self.known_layouts.push(layout);
-        }
-        Ok(Some(number + 1))
     }
 
     /// Loads and attaches the programs that follow forks and execs.
@@ -240,7 +217,7 @@ impl Kernel {
         fd.map_err(|error| BpfError::map("duplicate", name, error))
     }
 
-    fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
+    pub(super) fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
     {
@@ -441,11 +418,11 @@ fn lacks_registers() -> bool {
     supported.is_ok_and(|supported| !supported)
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {
     ebpf.take_map(name).ok_or(BpfError::Missing(name))
 }
 
-fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+pub(super) fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
@@ -469,7 +446,11 @@ fn load_error(error: EbpfError) -> BpfError {
     if is_permission(&error) { BpfError::Permission("create BPF maps") } else { BpfError::Load(Box::new(error)) }
 }
 
-fn program_error(action: &'static str, program: &'static str, cause: aya::programs::ProgramError) -> BpfError {
+pub(super) fn program_error(
+    action: &'static str,
+    program: &'static str,
+    cause: aya::programs::ProgramError,
+) -> BpfError {
     BpfError::Program { action, program, cause: Box::new(cause) }
 }
 

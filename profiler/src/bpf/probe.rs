@@ -6,7 +6,9 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 
-use super::{Kernel, Limits, SamplingEvent, Selection, TableParts, max_sample_rate, online_cpus, read_task_offsets};
+use super::{
+    Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus, read_task_offsets,
+};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -57,6 +59,7 @@ pub fn checks() -> Vec<Check> {
         sampling_program(),
         sampling_event(),
         sample_rate(),
+        time_off_the_cpu(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -93,7 +96,7 @@ fn map_types() -> Check {
 
 fn sampling_program() -> Check {
     const NAME: &str = "sampling program";
-    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1 };
+    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, waits: false };
     let table = TableParts { first_page: 1, pages: &[(0, 1)], rows: &[0] };
     let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id()).and_then(|mut kernel| {
         kernel.place_table(table)?;
@@ -126,6 +129,14 @@ fn sample_rate() -> Check {
         Check::ok(NAME, format!("{rate} Hz (kernel.perf_event_max_sample_rate)"))
     } else {
         Check::degraded(NAME, format!("{rate} Hz"), "sysctl kernel.perf_event_max_sample_rate=100000, to sample faster")
+    }
+}
+
+fn time_off_the_cpu() -> Check {
+    const NAME: &str = "time off the CPU";
+    match WaitHook::detect() {
+        Ok(hook) => Check::ok(NAME, hook.name()),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e offcpu does not work; -e cpu does"),
     }
 }
 

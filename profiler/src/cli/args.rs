@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
+use profiler_common::event::Origin;
 
 /// A kernel-level profiler for production Linux hosts.
 #[derive(Debug, Parser)]
@@ -51,7 +52,7 @@ pub(super) struct RecordArgs {
     /// Sample the whole host
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
-    /// What to record: cpu, the stacks on the CPUs
+    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for
     #[arg(
         short = 'e',
         long = "events",
@@ -108,6 +109,18 @@ pub(super) struct RecordArgs {
 pub(super) enum Event {
     /// On-CPU stacks
     Cpu,
+    /// Waits, and waiting for a CPU
+    Offcpu,
+}
+
+impl Event {
+    /// Its origin.
+    pub(super) const fn origin(self) -> Origin {
+        match self {
+            Self::Cpu => Origin::Cpu,
+            Self::Offcpu => Origin::OffCpu,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,8 +1,9 @@
 //! `profiler record`.
 
 use anyhow::{Context as _, bail};
+use profiler_common::event::Origin;
 
-use super::args::{Event, RecordArgs};
+use super::args::RecordArgs;
 use super::files::{OutputDirectory, default_name};
 use super::progress::ProgressLine;
 use super::{CommandResult, Failure, print};
@@ -95,8 +96,9 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         let name = process::command_name(first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
         (TargetSelection::Processes { pids: args.pids.clone(), children: args.children }, name)
     };
-    // There is one so far, and it is the default.
-    let Event::Cpu = args.events.first().copied().unwrap_or(Event::Cpu);
+    let mut origins: Vec<Origin> = args.events.iter().map(|event| event.origin()).collect();
+    origins.sort_unstable();
+    origins.dedup();
     let limits = Limits {
         records: args.map_entries,
         ring_bytes: args.buffer_mb << 20,
@@ -113,7 +115,7 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         debuginfod: args.debuginfod,
         shorten: args.short_names,
     };
-    Ok((RecordConfig { target, rate_hz: args.rate_hz, duration: args.duration, limits, cache, naming }, name))
+    Ok((RecordConfig { target, origins, rate_hz: args.rate_hz, duration: args.duration, limits, cache, naming }, name))
 }
 
 /// Says what was recorded and where it is.
@@ -132,7 +134,9 @@ fn tell(capture: &Capture, report: &Report, directory: &OutputDirectory, json: b
     }
     // Standard output belongs to the command that was run.
     eprint!("{}", summary(&capture.index, report));
-    eprintln!("wrote {}: report.md, cpu.svg, cpu.pb.gz and more", directory.path().display());
+    let pictures = capture.index.origins.keys().map(|origin| format!("{origin}.svg, {origin}.pb.gz"));
+    let pictures: Vec<String> = pictures.collect();
+    eprintln!("wrote {}: report.md, {} and more", directory.path().display(), pictures.join(", "));
     Ok(())
 }
 
@@ -141,23 +145,33 @@ fn summary(index: &Index, report: &Report) -> String {
     let mut text = String::new();
     for (name, accounting) in &index.accounting {
         let share = |count: u64| 100.0 * ratio(count, accounting.samples() + accounting.samples_lost());
+        let what = if is_of_time(index, name) {
+            let total = index.origins.get(name).map_or(0, |summary| summary.total);
+            format!("{:.3} s in {} samples", ratio(total, 1_000_000_000), accounting.samples())
+        } else {
+            format!("{} samples", accounting.samples())
+        };
         text.push_str(&format!(
-            "{name}: {} samples of {} in {:.1} s: {:.1} % complete, {:.1} % truncated, {:.1} % lost\n",
-            accounting.samples(),
+            "{name}: {what} of {} in {:.1} s: {:.1} % complete, {:.1} % truncated, {:.1} % lost\n",
             index.target.description,
             ratio(index.duration_ns, 1_000_000_000),
             share(accounting.complete),
             share(accounting.samples() - accounting.complete),
             share(accounting.samples_lost()),
         ));
-    }
-    for hotspot in report.hotspots.iter().take(3) {
-        text.push_str(&format!("  {:5.1} %  {}\n", 100.0 * hotspot.self_share, hotspot.function));
+        for hotspot in report.hotspots.iter().filter(|hotspot| hotspot.origin == *name).take(3) {
+            text.push_str(&format!("  {:5.1} %  {}\n", 100.0 * hotspot.self_share, hotspot.function));
+        }
     }
     for warning in &index.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
     text
+}
+
+/// Whether an origin's values are times.
+fn is_of_time(index: &Index, name: &str) -> bool {
+    index.origins.get(name).is_some_and(|summary| summary.unit == "ns")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

@@ -3,6 +3,7 @@
 //! Input: a validated [`RecordConfig`]. Output: a [`Recording`]. Prints nothing and writes no file.
 
 mod command;
+mod gathered;
 mod host;
 mod place;
 mod processes;
@@ -13,6 +14,8 @@ mod session;
 mod summary;
 mod target;
 mod unwinding;
+mod waiting;
+mod warnings;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use record::{Progress, Recording, record};

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
 
+use super::gathered::{Gathered, OfOrigin};
 use super::processes::Processes;
 use super::pythons::Pythons;
 use super::remainder::Finisher;
@@ -13,23 +14,22 @@ use crate::bpf::{Drained, Remainder};
 use crate::profile::{RawFrame, RawProfile, Thread};
 use crate::python::merge;
 
-/// Adds a window to a profile.
-///
-/// Returns what is known better now than when the programs counted it.
+/// Adds a window to the profiles of its records' origins, and to what is known better now than when the programs counted
+/// it.
 pub(super) fn place_window(
     drained: &Drained,
     finisher: &mut Finisher<'_>,
     pythons: &mut Pythons,
-    profile: &mut RawProfile,
-) -> Corrections {
+    gathered: &mut Gathered,
+) {
     let mut exec_counts: std::collections::HashMap<u32, BTreeSet<u32>> = std::collections::HashMap::new();
     for (key, _) in &drained.records {
         exec_counts.entry(key.pid).or_default().insert(key.exec_count);
     }
     finisher.processes.learn_exec_counts(&exec_counts);
-    let mut corrections = Corrections::default();
     let mut chains: HashMap<ChainKey, Vec<u32>> = HashMap::new();
     for (key, value) in &drained.records {
+        let Some(OfOrigin { profile, corrections }) = gathered.of(key.origin) else { continue };
         let events = value.columns[0];
         let mut stack = Vec::new();
         for (chain, is_kernel) in [(key.kernel_stack, true), (key.user_stack, false)] {
@@ -68,7 +68,6 @@ pub(super) fn place_window(
         });
         profile.add(stack, thread, key.reason, key.span, &value.columns);
     }
-    corrections
 }
 
 /// A chain with what was left of it, instead of the marker that it ends in.
@@ -124,21 +123,12 @@ impl Corrections {
             }
         }
     }
-
-    /// Adds another window's.
-    pub(super) fn merge(&mut self, other: &Self) {
-        let lists = [(&mut self.user, &other.user), (&mut self.kernel, &other.kernel), (&mut self.whole, &other.whole)];
-        for (mine, theirs) in lists {
-            for (&key, &events) in theirs {
-                *mine.entry(key).or_default() += events;
-            }
-        }
-    }
 }
 
-/// What a chain's frames depend on.
+/// What a chain's frames depend on. Frames are numbered by origin.
 #[derive(PartialEq, Eq, Hash)]
 struct ChainKey {
+    origin: u16,
     pid: u32,
     start_time_ns: u64,
     exec_count: u32,
@@ -150,9 +140,10 @@ impl ChainKey {
     /// A kernel chain is the same whoever runs it.
     const fn new(key: &RecordKey, chain: u64, is_kernel: bool) -> Self {
         if is_kernel {
-            return Self { pid: 0, start_time_ns: 0, exec_count: 0, generation: 0, chain };
+            return Self { origin: key.origin, pid: 0, start_time_ns: 0, exec_count: 0, generation: 0, chain };
         }
         Self {
+            origin: key.origin,
             pid: key.pid,
             start_time_ns: key.start_time_ns,
             exec_count: key.exec_count,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process};
+use profiler_common::event::Origin;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{HeldCommand, RunningCommand};
@@ -13,7 +14,7 @@ use super::session::{Session, Stop, TARGET_PROCESS};
 use super::summary::{Facts, summarize};
 use super::target::{Caches, NamingConfig, RecordConfig, TargetSelection};
 use super::unwinding::Unwinding;
-use crate::bpf::{Kernel, Lifecycle, Sampler, SamplingEvent};
+use crate::bpf::{BpfError, Kernel, Lifecycle, Limits, Sampler, SamplingEvent};
 use crate::process;
 use crate::profile::Capture;
 use crate::symbolize::Options;
@@ -50,25 +51,45 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     raise_file_limit();
     // From here on a signal ends the recording in good order.
     let mut stop = Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
-    let event = SamplingEvent::detect();
-    let period_ns = event.period_ns(config.rate_hz);
+    let asked_for = |origin| config.origins.contains(&origin);
+    let event = asked_for(Origin::Cpu).then(SamplingEvent::detect);
+    let period_ns = event.map_or(0, |event| event.period_ns(config.rate_hz));
     let Caches { tables, names } = config.cache.open()?;
     let unwinding = Unwinding::new(tables);
-    let mut kernel = Kernel::load(&selection, config.limits, period_ns, std::process::id())?;
-    let program = kernel.load_sampling_program()?;
+    let limits = Limits { waits: asked_for(Origin::OffCpu), ..config.limits };
+    let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
+    let program = event.map(|event| Ok::<_, BpfError>((event, kernel.load_sampling_program()?))).transpose()?;
+    let hook = asked_for(Origin::OffCpu).then(|| kernel.record_waits()).transpose()?;
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
     let target = config.target.describe(targets.held.as_ref().map(|held| held.pid));
     let ends_with_target = matches!(config.target, TargetSelection::Processes { .. } | TargetSelection::Command(_));
-    let mut session = Session::new(kernel, lifecycle, targets.processes, targets.roots, ends_with_target, unwinding)?;
-    let mut sampler = Sampler::start(event, config.rate_hz, program)?;
+    let mut session = Session::new(
+        kernel,
+        lifecycle,
+        targets.processes,
+        targets.roots,
+        ends_with_target,
+        unwinding,
+        &config.origins,
+    )?;
+    let sampler = program.map(|(event, program)| Sampler::start(event, config.rate_hz, program));
+    let mut sampler = sampler.transpose()?;
+    if let Some(hook) = hook {
+        session.kernel.begin_waits(hook)?;
+    }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;
-    let interrupted = session.run(&mut sampler, config.duration, started, &mut stop, progress).await?;
+    let interrupted = session.run(sampler.as_mut(), config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
-    progress(Progress { elapsed: duration, samples: session.profile.events(), stage: Some("naming frames") });
-    let facts = Facts { target, event, rate_hz: config.rate_hz, duration, started_at, limits: config.limits };
+    progress(Progress { elapsed: duration, samples: session.gathered.events(), stage: Some("naming frames") });
+    let sampled = event.map(|event| (event, config.rate_hz));
+    let cgroup = match &config.target {
+        TargetSelection::Cgroup(path) => Some(path.clone()),
+        _ => None,
+    };
+    let facts = Facts { target, cgroup, sampled, hook, duration, started_at, limits };
     let NamingConfig { debug_directories, debuginfod, shorten } = config.naming.clone();
     let naming = Options { debug_directories, debuginfod, shorten, cache: names };
     summarize(session, facts, sampler, &naming, interrupted)

@@ -12,15 +12,15 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
-use super::place::{Corrections, place_window};
+use super::gathered::Gathered;
+use super::place::place_window;
 use super::processes::{Interest, Processes};
 use super::pythons::Pythons;
 use super::record::Progress;
 use super::remainder::Finisher;
 use super::unwinding::Unwinding;
-use crate::bpf::{Kernel, Lifecycle, Sampler};
+use crate::bpf::{Drained, Kernel, Lifecycle, Sampler};
 use crate::process;
-use crate::profile::RawProfile;
 
 /// Length of a window: what a record can lag behind, and how often the maps are emptied.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -54,8 +54,7 @@ pub(super) struct Session {
     pub(super) pythons: Pythons,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
-    pub(super) profile: RawProfile,
-    pub(super) corrections: Corrections,
+    pub(super) gathered: Gathered,
     /// Windows in which programs were still writing when they were drained.
     pub(super) unsettled: u64,
     pub(super) command: Option<RunningCommand>,
@@ -81,6 +80,7 @@ impl Session {
         roots: Vec<u32>,
         ends_with_target: bool,
         unwinding: Unwinding,
+        origins: &[Origin],
     ) -> Result<Self> {
         let mut session = Self {
             kernel,
@@ -89,8 +89,7 @@ impl Session {
             unwinding,
             pythons: Pythons::default(),
             roots,
-            profile: RawProfile::new(Origin::Cpu),
-            corrections: Corrections::default(),
+            gathered: Gathered::new(origins),
             unsettled: 0,
             command: None,
             ends_with_target,
@@ -102,7 +101,7 @@ impl Session {
     /// The loop; returns whether a signal ended it.
     pub(super) async fn run(
         &mut self,
-        sampler: &mut Sampler,
+        mut sampler: Option<&mut Sampler>,
         duration: Option<Duration>,
         started: Instant,
         stop: &mut Stop,
@@ -163,8 +162,10 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
-                    sampler.follow_cpus()?;
-                    let (elapsed, samples) = (started.elapsed(), self.profile.events());
+                    if let Some(sampler) = &mut sampler {
+                        sampler.follow_cpus()?;
+                    }
+                    let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
                     if self.ended() {
                         return Ok(false);
@@ -252,6 +253,12 @@ impl Session {
             && self.processes.alive().all(|pid| !process::is_running(pid))
     }
 
+    /// Adds records to what there is.
+    pub(super) fn place(&mut self, drained: &Drained) {
+        let Self { kernel, unwinding, processes, pythons, gathered, .. } = self;
+        place_window(drained, &mut Finisher { kernel, unwinding, processes }, pythons, gathered);
+    }
+
     /// Takes in what the programs have counted since the last call.
     pub(super) fn end_window(&mut self) -> Result<()> {
         let drained = self.kernel.drain()?;
@@ -260,10 +267,7 @@ impl Session {
             self.learn_exec_count(pid);
         }
         self.unsettled += u64::from(drained.unsettled);
-        let Self { kernel, unwinding, processes, pythons, .. } = self;
-        let mut finisher = Finisher { kernel, unwinding, processes };
-        let corrections = place_window(&drained, &mut finisher, pythons, &mut self.profile);
-        self.corrections.merge(&corrections);
+        self.place(&drained);
         self.publish_added()?;
         for pid in self.processes.end_window() {
             self.kernel.remove_process(pid);

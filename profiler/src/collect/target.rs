@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use profiler_common::event::COMM_LEN;
+use profiler_common::event::{COMM_LEN, Origin};
 use thiserror::Error;
 
 use crate::bpf::{Limits, Selection};
@@ -23,6 +23,8 @@ use crate::unwind::Cache;
 pub struct RecordConfig {
     /// What to sample.
     pub target: TargetSelection,
+    /// What to record of it, in the order of their numbers.
+    pub origins: Vec<Origin>,
     /// Samples a second on each CPU.
     pub rate_hz: u64,
     /// How long; without it until the target ends or somebody interrupts.

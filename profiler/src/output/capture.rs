@@ -87,6 +87,9 @@ pub(super) fn rounded(index: &Index) -> Index {
         accounting.expected = thousandths(accounting.expected);
         accounting.not_delivered = thousandths(accounting.not_delivered);
     }
+    for by_length in index.origins.values_mut().filter_map(|summary| summary.by_length.as_mut()) {
+        by_length.standard_error_ns = thousandths(by_length.standard_error_ns);
+    }
     index.overhead.bpf_ns_per_sample = thousandths(index.overhead.bpf_ns_per_sample);
     index
 }
@@ -138,7 +141,7 @@ fn counts(accounting: &Accounting) -> impl Iterator<Item = u64> {
     let maps = [&accounting.truncated, &accounting.lost]
         .into_iter()
         .chain(chains.into_iter().flat_map(|chain| [&chain.truncated, &chain.lost]));
-    let single = [accounting.hits, accounting.filtered, accounting.idle, accounting.complete];
+    let single = [accounting.hits, accounting.filtered, accounting.idle, accounting.sampled_out, accounting.complete];
     single.into_iter().chain(chains.map(|chain| chain.complete)).chain(maps.flat_map(|map| {
         let too_many = (map.len() > 64).then_some(u64::MAX);
         map.values().copied().chain(too_many)

@@ -9,7 +9,7 @@ use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 
 use super::folded::{Folded, clean};
-use super::numbers::{count, seconds, tenths};
+use super::numbers::{NANOSECONDS, count, duration, seconds, tenths};
 use crate::profile::{FrameKind, Index, NamedFrame, Profile};
 
 /// Longest target description in the title, in characters: more does not fit 1,200 pixels.
@@ -26,6 +26,7 @@ enum Tint {
     Jit,
     Interpreted,
     Marker,
+    Reason,
     Process,
 }
 
@@ -38,6 +39,7 @@ impl Tint {
             FrameKind::Jit => Self::Jit,
             FrameKind::Interpreted => Self::Interpreted,
             FrameKind::Marker => Self::Marker,
+            FrameKind::Reason => Self::Reason,
         }
     }
 
@@ -50,6 +52,7 @@ impl Tint {
             Self::Jit => "JIT",
             Self::Interpreted => "interpreted",
             Self::Marker => "stack cut or lost",
+            Self::Reason => "waited for",
             Self::Process => "process",
         }
     }
@@ -63,6 +66,7 @@ impl Tint {
             Self::Jit => ([122, 198, 98], [26, 22, 26]),
             Self::Interpreted => ([170, 152, 226], [20, 20, 18]),
             Self::Marker => ([158, 158, 158], [10, 10, 10]),
+            Self::Reason => ([112, 150, 214], [16, 18, 20]),
             Self::Process => ([216, 216, 216], [14, 14, 14]),
         }
     }
@@ -154,11 +158,17 @@ fn title(profile: &Profile, index: &Index) -> String {
         0 => seconds(index.duration_ns),
         rate => format!("{} at {} Hz", seconds(index.duration_ns), count(rate)),
     });
-    parts.push(format!("{} {}", count(profile.totals()[row.primary]), row.unit));
+    let total = profile.totals()[row.primary];
+    parts.push(match row.unit {
+        NANOSECONDS => format!("{} off the CPU", duration(total)),
+        unit => format!("{} {unit}", count(total)),
+    });
     if let Some(accounting) = index.accounting.get(row.name) {
         parts.push(format!("{} lost", count(accounting.samples_lost())));
         parts.push(format!("{} truncated", count(accounting.truncated.values().sum())));
-        parts.push(format!("{} not delivered", tenths(accounting.not_delivered)));
+        if rate > 0 {
+            parts.push(format!("{} not delivered", tenths(accounting.not_delivered)));
+        }
     }
     parts.join(" · ")
 }

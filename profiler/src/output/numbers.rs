@@ -28,6 +28,24 @@ pub(super) fn seconds(ns: u64) -> String {
     format!("{} s", tenths(float(ns) / 1e9))
 }
 
+/// The unit of times.
+pub(super) const NANOSECONDS: &str = "ns";
+
+/// A time with as many digits as say something: `1.234 s`, `12.3 ms`, `850 us`.
+pub(super) fn duration(ns: u64) -> String {
+    let value = float(ns);
+    match ns {
+        0..100_000 => format!("{:.1} us", value / 1e3),
+        100_000..100_000_000 => format!("{:.2} ms", value / 1e6),
+        _ => format!("{:.3} s", value / 1e9),
+    }
+}
+
+/// A value in its unit's own way: a time as [`duration`], all else as [`count`].
+pub(super) fn value(value: u64, unit: &str) -> String {
+    if unit == NANOSECONDS { duration(value) } else { count(value) }
+}
+
 /// A part of a whole in per cent: `12.34 %`; `-` of nothing.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     ratio(float(part), float(whole))
@@ -85,6 +103,10 @@ mod tests {
         assert_eq!(tenths(-1.54), "-1.5");
         assert_eq!(tenths(-0.01), "0.0");
         assert_eq!(seconds(5_049_000_000), "5.0 s");
+        assert_eq!(duration(5_049_000_000), "5.049 s");
+        assert_eq!(duration(1_500_000), "1.50 ms");
+        assert_eq!(duration(880), "0.9 us");
+        assert_eq!((value(1500, "ns"), value(1500, "samples")), ("1.5 us".to_owned(), "1,500".to_owned()));
         assert_eq!(percent(1, 3), "33.33 %");
         assert_eq!(percent(0, 0), "-");
         assert_eq!(bytes(512), "512 B");

@@ -4,8 +4,9 @@
 //! place for is kept so:
 //!
 //! - The origin is a comment, `origin=NAME`; the sample types are the columns of its row.
-//! - Who ran is labels: `process` and `thread` (names), `cgroup` (path) and `container`, which follows from it, `pid`, `tid`, `process_start_time` (ns since boot) and
-//!   `process_exec`; the probe's own are `reason` and `span`. A number that is 0 is left out.
+//! - Who ran is labels: `process` and `thread` (names), `cgroup` (path) and `container`, which follows from it, `pid`,
+//!   `tid`, `process_start_time` (ns since boot) and `process_exec`; the probe's own are `reason`, by name where the
+//!   origin's row names its reasons, and `span`. A number that is 0 is left out.
 //! - An object's addresses are as its file states them, and all files begin near 0, so each object's addresses are
 //!   moved by a bias to a place of its own. `address - memory_start + file_offset` is the file offset as always. The
 //!   bias is a private field; a frame's kind is one too, where it does not follow from the mapping.

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::profile::{
-    Accounting, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION, Target,
-    ThreadShare,
+    Accounting, ByLength, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION,
+    Target, ThreadShare,
 };
 
 /// Writes the report of a capture.
@@ -64,12 +64,18 @@ struct Origin<'a> {
     n: u64,
     event: &'a str,
     rate_hz: u64,
+    /// How intervals were chosen, where that is by their length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_length: Option<ByLength>,
     /// CPUs in use on average: samples times period by duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpus: Option<f64>,
     threads: u64,
     processes: u64,
     stacks: u64,
+    /// Values by reason, where the origin has reasons.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    reasons: BTreeMap<&'a str, u64>,
     self_by_kind: BTreeMap<&'a str, u64>,
 }
 
@@ -83,15 +89,19 @@ impl<'a> Origin<'a> {
             n: summary.n,
             event: &summary.event,
             rate_hz: summary.rate_hz,
+            by_length: summary.by_length,
             cpus: super::cpus(index, name).map(thousandths),
             threads: breakdown.map_or(0, |breakdown| breakdown.threads),
             processes: breakdown.map_or(0, |breakdown| breakdown.processes),
             stacks: breakdown.map_or(0, |breakdown| breakdown.stacks),
-            self_by_kind: breakdown
-                .map(|breakdown| breakdown.self_by_kind.iter().map(|(kind, &value)| (kind.as_str(), value)).collect())
-                .unwrap_or_default(),
+            reasons: breakdown.map(|breakdown| by_name(&breakdown.reasons)).unwrap_or_default(),
+            self_by_kind: breakdown.map(|breakdown| by_name(&breakdown.self_by_kind)).unwrap_or_default(),
         }
     }
+}
+
+fn by_name(values: &BTreeMap<String, u64>) -> BTreeMap<&str, u64> {
+    values.iter().map(|(name, &value)| (name.as_str(), value)).collect()
 }
 
 /// Rounded: more digits than that say nothing.

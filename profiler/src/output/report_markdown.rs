@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use profiler_common::counters::Outcome;
 
 use self::text::{code, name, prose};
-use super::numbers::{bytes, count, float, percent, ratio, seconds, tenths, timestamp};
+use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
 use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report};
 
 /// Functions in each table.
@@ -26,12 +26,13 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         let breakdown = report.breakdowns.get(origin).cloned().unwrap_or_default();
         let section = Section { origin, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
+        section.write_reasons(writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;
         section.write_objects(writer)?;
         if let Some(accounting) = index.accounting.get(origin) {
-            write_accounting(accounting, writer)?;
+            write_accounting(accounting, summary.rate_hz > 0, writer)?;
         }
     }
     write_overhead(index, writer)
@@ -78,7 +79,11 @@ impl Section<'_> {
     fn write_summary(&self, writer: &mut impl Write) -> io::Result<()> {
         let Self { origin, summary, breakdown, .. } = self;
         writeln!(writer, "## Summary: {origin}\n")?;
-        write!(writer, "{} {}", count(summary.total), prose(&summary.unit))?;
+        if summary.unit == NANOSECONDS {
+            write!(writer, "{} off the CPU, in {} samples", duration(summary.total), count(summary.n))?;
+        } else {
+            write!(writer, "{} {}", count(summary.total), prose(&summary.unit))?;
+        }
         if summary.rate_hz > 0 {
             write!(writer, " of {} at {} Hz a CPU", code(&summary.event), count(summary.rate_hz))?;
         }
@@ -87,6 +92,16 @@ impl Section<'_> {
             write!(writer, ": **{cpus:.2} CPUs** in use on average, of {}", self.index.host.cpus)?;
         }
         writeln!(writer, ".")?;
+        if let Some(by_length) = &summary.by_length {
+            writeln!(
+                writer,
+                "Every wait of {} or more is in it with its own length; shorter ones are there by chance, others counting \
+                 for them. In all it was {}; the standard error of the estimate is at most {}.",
+                duration(by_length.threshold_ns),
+                duration(by_length.measured_ns),
+                duration(nanoseconds(by_length.standard_error_ns)),
+            )?;
+        }
         let total = breakdown.total;
         if total == 0 {
             return writeln!(writer, "There are no samples: the target may have been idle.\n");
@@ -115,6 +130,26 @@ impl Section<'_> {
         }
     }
 
+    fn write_reasons(&self, writer: &mut impl Write) -> io::Result<()> {
+        if self.breakdown.reasons.is_empty() {
+            return Ok(());
+        }
+        let mut reasons: Vec<_> = self.breakdown.reasons.iter().collect();
+        // The map is in the order of the names, and this keeps the order of equals.
+        reasons.sort_by_key(|&(_, &time)| std::cmp::Reverse(time));
+        writeln!(writer, "### What was waited for\n\n| time | % | reason |\n|--:|--:|:--|")?;
+        for (reason, &time) in reasons {
+            let share = percent(time, self.breakdown.total);
+            writeln!(writer, "| {} | {share} | {} |", self.value(time), prose(reason))?;
+        }
+        writeln!(writer)
+    }
+
+    /// A value as its unit is written.
+    fn value(&self, number: u64) -> String {
+        value(number, &self.summary.unit)
+    }
+
     /// The leading functions by `value`, those without any left out.
     fn hotspots(&self, value: impl Fn(&Hotspot) -> u64) -> Vec<&Hotspot> {
         let mine = self.report.hotspots.iter().filter(|hotspot| hotspot.origin == self.origin);
@@ -141,9 +176,9 @@ impl Section<'_> {
                 writeln!(
                     writer,
                     "| {rank} | {} | {} | {} | {} | {} | {} |",
-                    count(hotspot.self_value),
+                    self.value(hotspot.self_value),
                     percent(hotspot.self_value, self.breakdown.total),
-                    count(hotspot.total_value),
+                    self.value(hotspot.total_value),
                     percent(hotspot.total_value, self.breakdown.total),
                     code(&hotspot.function),
                     code(name(&hotspot.object)),
@@ -165,7 +200,7 @@ impl Section<'_> {
             writeln!(
                 writer,
                 "| {} | {} | {} | {} |",
-                count(edge.value),
+                self.value(edge.value),
                 percent(edge.value, self.breakdown.total),
                 code(&edge.caller),
                 code(&edge.callee)
@@ -186,7 +221,7 @@ impl Section<'_> {
             let (head, line) = if contained { (" container |", ":--|") } else { ("", "") };
             writeln!(writer, "| {unit} | % | pid | process | threads |{head}\n|--:|--:|--:|:--|--:|{line}")?;
             for process in &processes {
-                let (value, share) = (count(process.value), percent(process.value, total));
+                let (value, share) = (self.value(process.value), percent(process.value, total));
                 let (pid, threads) = (process.pid, count(process.threads));
                 write!(writer, "| {value} | {share} | {pid} | {} | {threads} |", code(&process.process))?;
                 if contained {
@@ -203,7 +238,7 @@ impl Section<'_> {
             writeln!(writer, "### Threads\n")?;
             writeln!(writer, "| {unit} | % | pid | tid | process | thread |\n|--:|--:|--:|--:|:--|:--|")?;
             for thread in &threads {
-                let (value, share) = (count(thread.value), percent(thread.value, total));
+                let (value, share) = (self.value(thread.value), percent(thread.value, total));
                 let (pid, tid) = (thread.pid, thread.tid);
                 let (process, thread) = (code(&thread.process), code(&thread.thread));
                 writeln!(writer, "| {value} | {share} | {pid} | {tid} | {process} | {thread} |")?;
@@ -245,7 +280,8 @@ fn rest(all: u64, shown: usize, writer: &mut impl Write) -> io::Result<()> {
     }
 }
 
-fn write_accounting(accounting: &Accounting, writer: &mut impl Write) -> io::Result<()> {
+/// `by_time`: whether samples are taken by time, so that some may not have been delivered.
+fn write_accounting(accounting: &Accounting, by_time: bool, writer: &mut impl Write) -> io::Result<()> {
     let (truncated, lost) = (accounting.truncated.values().sum::<u64>(), accounting.samples_lost());
     let samples = accounting.samples() + lost;
     writeln!(writer, "### How complete\n")?;
@@ -262,15 +298,33 @@ fn write_accounting(accounting: &Accounting, writer: &mut impl Write) -> io::Res
     writeln!(writer)?;
     writeln!(
         writer,
-        "hits {} {} filtered {} + idle {} + complete {} + truncated {} + lost {}  ",
+        "hits {} {} filtered {} + idle {}{} + complete {} + truncated {} + lost {}{}",
         count(accounting.hits),
         if accounting.adds_up() { "=" } else { "≠" },
         count(accounting.filtered),
         count(accounting.idle),
+        if accounting.sampled_out > 0 {
+            format!(" + sampled out {}", count(accounting.sampled_out))
+        } else {
+            String::new()
+        },
         count(accounting.complete),
         count(truncated),
-        count(lost)
+        count(lost),
+        if by_time { "  " } else { "\n" }
     )?;
+    if by_time {
+        write_delivery(accounting, writer)?;
+    }
+    writeln!(writer, "| stacks | complete | truncated | lost |\n|:--|--:|--:|--:|")?;
+    for (name, chain) in [("user", &accounting.user), ("kernel", &accounting.kernel)] {
+        let (truncated, lost) = (chain.truncated.values().sum(), chain.lost.values().sum());
+        writeln!(writer, "| {name} | {} | {} | {} |", count(chain.complete), count(truncated), count(lost))?;
+    }
+    writeln!(writer)
+}
+
+fn write_delivery(accounting: &Accounting, writer: &mut impl Write) -> io::Result<()> {
     writeln!(
         writer,
         "not delivered by the kernel: {} of {} expected ({}){}",
@@ -287,12 +341,13 @@ fn write_accounting(accounting: &Accounting, writer: &mut impl Write) -> io::Res
             count(accounting.idle_periods)
         )?;
     }
-    writeln!(writer, "| stacks | complete | truncated | lost |\n|:--|--:|--:|--:|")?;
-    for (name, chain) in [("user", &accounting.user), ("kernel", &accounting.kernel)] {
-        let (truncated, lost) = (chain.truncated.values().sum(), chain.lost.values().sum());
-        writeln!(writer, "| {name} | {} | {} | {} |", count(chain.complete), count(truncated), count(lost))?;
-    }
-    writeln!(writer)
+    Ok(())
+}
+
+/// An estimate in whole ns: saturating, and never below zero.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown with a few digits")]
+fn nanoseconds(value: f64) -> u64 {
+    value as u64
 }
 
 fn write_overhead(index: &Index, writer: &mut impl Write) -> io::Result<()> {

@@ -21,7 +21,7 @@ pub use identity::{
 pub use jit_dump::open_jit_dump;
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
-pub use memory::read_memory;
+pub use memory::{read_memory, read_memory_up_to};
 pub(crate) use object::build_id;
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The accounting of one origin, in events.
 ///
-/// `hits = filtered + idle + complete + sum(truncated) + sum(lost)`, for the sample as a whole and for its `user` and
+/// `hits = filtered + idle + sampled_out + complete + sum(truncated) + sum(lost)`, for the sample as a whole and for its `user` and
 /// `kernel` chains apart; `expected = hits + not_delivered`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accounting {
@@ -20,6 +20,9 @@ pub struct Accounting {
     pub filtered: u64,
     /// Hits on the idle task.
     pub idle: u64,
+    /// Hits left out by chance, others counting for them; 0 for an origin that keeps all.
+    #[serde(default)]
+    pub sampled_out: u64,
     /// Samples of which nothing is missing.
     pub complete: u64,
     /// Samples in the profile with a chain cut short or lost, by reason.
@@ -84,6 +87,7 @@ impl Accounting {
             hits: counters.hits,
             filtered: counters.filtered,
             idle: counters.idle,
+            sampled_out: counters.sampled_out,
             #[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^53")]
             not_delivered: expected - counters.hits as f64,
             user: ChainAccounting::new(&counters.user),
@@ -116,7 +120,7 @@ impl Accounting {
     /// Whether every hit is accounted for, for the sample and for both of its chains.
     #[must_use]
     pub fn adds_up(&self) -> bool {
-        let apart = self.filtered + self.idle;
+        let apart = self.filtered + self.idle + self.sampled_out;
         [self.samples() + self.samples_lost(), self.user.total(), self.kernel.total()]
             .into_iter()
             .all(|total| total + apart == self.hits)

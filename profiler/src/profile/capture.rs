@@ -97,10 +97,25 @@ pub struct OriginSummary {
     pub total: u64,
     /// Events that make up the total.
     pub n: u64,
-    /// The event that was sampled: `cpu-clock` or `cycles`.
+    /// The event that was sampled: `cpu-clock` or `cycles`; of waits, the hooks that saw them.
     pub event: String,
-    /// Samples a second and CPU that were asked for.
+    /// Samples a second and CPU that were asked for; 0 for an origin that does not sample by time.
     pub rate_hz: u64,
+    /// How intervals were chosen, for an origin that chooses by length.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by_length: Option<ByLength>,
+}
+
+/// How intervals were chosen by their length: one of `d` is kept with probability `min(1, d / threshold)` and counts for
+/// `max(d, threshold)`, by a threshold that follows the load.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ByLength {
+    /// The highest threshold there was, ns: every interval that was as long is in the profile, with its own length.
+    pub threshold_ns: u64,
+    /// The exact sum of all intervals, ns, those that were left out included; what the origin's total estimates.
+    pub measured_ns: u64,
+    /// Standard error of the origin's total, ns.
+    pub standard_error_ns: f64,
 }
 
 /// What a recording cost, from its start to the last byte that `record` could still count.

@@ -10,7 +10,9 @@ mod raw;
 mod report;
 
 pub use accounting::{Accounting, ChainAccounting};
-pub use capture::{Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind};
+pub use capture::{
+    ByLength, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind,
+};
 pub use intern::Interner;
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
@@ -104,6 +106,8 @@ pub enum FrameKind {
     Interpreted,
     /// No code: says why the stack ends here, as `[truncated: reason]` or `[lost: reason]`.
     Marker,
+    /// No code: says what the thread waited for on this stack, as `[disk]`; the leaf.
+    Reason,
 }
 
 /// An address in an object, with the functions that are there.
@@ -207,7 +211,7 @@ impl NamedFrame<'_> {
             FrameKind::Jit => "_[j]",
             FrameKind::Interpreted => "_[p]",
             FrameKind::Native if self.inlined => "_[i]",
-            FrameKind::Native | FrameKind::Marker => "",
+            FrameKind::Native | FrameKind::Marker | FrameKind::Reason => "",
         }
     }
 }

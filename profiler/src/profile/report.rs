@@ -34,7 +34,10 @@ pub struct Breakdown {
     pub processes: u64,
     /// Distinct stacks.
     pub stacks: u64,
-    /// Values by the kind of the leaf frame: `kernel`, `native`, `jit`, `interpreted`, `marker`, `none` (empty stack).
+    /// Values by reason, for an origin that has reasons.
+    #[serde(default)]
+    pub reasons: BTreeMap<String, u64>,
+    /// Values by the kind of the leaf frame, below the one that says a reason: `kernel`, `native`, `jit`, `interpreted`, `marker`, `none` (empty stack).
     pub self_by_kind: BTreeMap<String, u64>,
 }
 
@@ -152,7 +155,7 @@ pub struct ObjectShare {
 
 impl FrameKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Native, Self::Kernel, Self::Jit, Self::Interpreted, Self::Marker];
+    pub const ALL: [Self; 6] = [Self::Native, Self::Kernel, Self::Jit, Self::Interpreted, Self::Marker, Self::Reason];
 
     /// The name used in JSON.
     #[must_use]
@@ -163,6 +166,7 @@ impl FrameKind {
             Self::Jit => "jit",
             Self::Interpreted => "interpreted",
             Self::Marker => "marker",
+            Self::Reason => "reason",
         }
     }
 }

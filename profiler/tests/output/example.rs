@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use profiler::profile::{
-    Accounting, Capture, ChainAccounting, FrameKind, Function, Host, Index, Line, Location, Object, ObjectSummary,
-    OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread, marker_name,
+    Accounting, ByLength, Capture, ChainAccounting, FrameKind, Function, Host, Index, Line, Location, Object,
+    ObjectSummary, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread, marker_name,
 };
 use profiler_common::counters::Outcome;
 use profiler_common::event::Origin;
+use profiler_common::wait::Reason;
 
 const PERIOD_NS: u64 = 10_101_010;
 
@@ -86,6 +87,76 @@ pub(crate) fn profile() -> Profile {
     profile
 }
 
+/// Waits of the same program, of each kind that the outputs treat in its own way.
+pub(crate) fn waits() -> Profile {
+    let mut profile = Profile::new(Origin::OffCpu);
+    let names =
+        ["main", "flush", "fsync", "do_syscall_64", "io_schedule", "[disk]", "[run queue]", "futex_wait", "[lock]"];
+    profile.functions = names.map(|name| Function { name: name.to_owned(), file: String::new() }).to_vec();
+    profile.objects = vec![
+        object("/opt/app/server", "bb02", 0x1000, 0x9000, 0x400),
+        object("[kernel]", "cc03", 0xffff_ffff_8100_0000, 0xffff_ffff_8200_0000, 0),
+    ];
+    profile.locations = vec![
+        location(FrameKind::Native, Some(0), 0x1234, &[(0, 10)]),
+        location(FrameKind::Native, Some(0), 0x2345, &[(1, 42)]),
+        location(FrameKind::Native, Some(0), 0x3456, &[(2, 0)]),
+        location(FrameKind::Kernel, Some(1), 0xffff_ffff_8100_1000, &[(3, 0)]),
+        location(FrameKind::Kernel, Some(1), 0xffff_ffff_8100_2000, &[(4, 0)]),
+        location(FrameKind::Reason, None, 0, &[(5, 0)]),
+        location(FrameKind::Reason, None, 0, &[(6, 0)]),
+        location(FrameKind::Kernel, Some(1), 0xffff_ffff_8100_3000, &[(7, 0)]),
+        location(FrameKind::Reason, None, 0, &[(8, 0)]),
+    ];
+    profile.stacks = vec![vec![5, 4, 3, 2, 1, 0], vec![6, 4, 3, 2, 1, 0], vec![8, 7, 3, 0]];
+    profile.threads = vec![thread(42, 42, "server", "server"), thread(42, 43, "server", "worker")];
+    let waits = [
+        (0, 0, Reason::Disk, [40, 1_200_000_000, 70, 90_000]),
+        (1, 0, Reason::RunQueue, [3, 2_500_000, 3, 0]),
+        (2, 1, Reason::Lock, [1, 4_999_000_000, 1, 0]),
+    ];
+    let sample = |(stack, thread, reason, values): (u32, u32, Reason, _)| Sample {
+        stack,
+        thread,
+        reason: reason as u16,
+        span: 0,
+        values,
+    };
+    profile.samples = waits.map(sample).to_vec();
+    profile
+}
+
+/// The capture that holds both [`profile`] and [`waits`].
+pub(crate) fn capture_with_waits() -> Capture {
+    let mut capture = capture();
+    let waits = waits();
+    let [n, total, ..] = waits.totals();
+    let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
+    let accounting = Accounting {
+        expected: 1_000.0,
+        hits: 1_000,
+        filtered: 926,
+        sampled_out: 30,
+        complete: n,
+        user: chain.clone(),
+        kernel: chain,
+        ..Accounting::default()
+    };
+    assert!(accounting.adds_up());
+    let summary = OriginSummary {
+        unit: "ns".to_owned(),
+        total,
+        n,
+        event: "sched_switch, sched_exit_tp".to_owned(),
+        rate_hz: 0,
+        by_length: Some(ByLength { threshold_ns: 250_000, measured_ns: 6_200_000_000, standard_error_ns: 300_000.0 }),
+    };
+    capture.index.origins.insert("offcpu".to_owned(), summary);
+    capture.index.accounting.insert("offcpu".to_owned(), accounting);
+    capture.profiles.push(waits);
+    capture
+}
+
 fn reasons(reasons: &[(Outcome, u64)]) -> BTreeMap<String, u64> {
     reasons.iter().map(|&(outcome, count)| (outcome.name().to_owned(), count)).collect()
 }
@@ -99,6 +170,7 @@ pub(crate) fn capture() -> Capture {
         hits: 1299,
         filtered: 50,
         idle: 12,
+        sampled_out: 0,
         complete: 1192,
         truncated: reasons(&[(Outcome::NoFramePointer, 31), (Outcome::RingFull, 11)]),
         lost: reasons(&[(Outcome::MapFull, 3)]),
@@ -137,7 +209,14 @@ pub(crate) fn capture() -> Capture {
         },
         origins: BTreeMap::from([(
             "cpu".to_owned(),
-            OriginSummary { unit: "samples".to_owned(), total: n, n, event: "cpu-clock".to_owned(), rate_hz: 99 },
+            OriginSummary {
+                unit: "samples".to_owned(),
+                total: n,
+                n,
+                event: "cpu-clock".to_owned(),
+                rate_hz: 99,
+                by_length: None,
+            },
         )]),
         accounting: BTreeMap::from([("cpu".to_owned(), accounting)]),
         overhead: Overhead {

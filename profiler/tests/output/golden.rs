@@ -63,6 +63,11 @@ fn a_capture_is_written_as_blessed() {
 }
 
 #[test]
+fn a_capture_of_two_origins_is_written_as_blessed() {
+    golden(&example::capture_with_waits(), "waits");
+}
+
+#[test]
 fn a_capture_without_samples_is_written_as_blessed() {
     let mut capture = example::capture();
     capture.profiles[0].samples.clear();
@@ -75,10 +80,12 @@ fn a_capture_without_samples_is_written_as_blessed() {
 
 #[test]
 fn every_other_file_follows_from_the_capture() {
-    let capture = example::capture();
+    let capture = example::capture_with_waits();
     let written = files(&capture, &analyze(&capture)).unwrap();
     let again = read_back(&written).unwrap();
-    assert_eq!(again.profiles[0].canonical(), capture.profiles[0].canonical());
+    for (again, profile) in again.profiles.iter().zip(&capture.profiles) {
+        assert_eq!(again.canonical(), profile.canonical());
+    }
     let derived = derived(&again, &analyze(&again)).unwrap();
     assert!(!derived.is_empty());
     for file in derived {

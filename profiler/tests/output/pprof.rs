@@ -13,7 +13,7 @@ const META: Meta =
 
 #[test]
 fn decoding_gives_back_what_was_encoded() {
-    let mut profiles = vec![example::profile(), Profile::new(Origin::Cpu)];
+    let mut profiles = vec![example::profile(), example::waits(), Profile::new(Origin::Cpu)];
     let mut random = Random(1);
     profiles.extend((0..500).map(|_| random::profile(&mut random)));
     for profile in profiles {

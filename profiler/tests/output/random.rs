@@ -47,7 +47,7 @@ pub(crate) fn profile(random: &mut Random) -> Profile {
         profile.objects.push(Object { path: random.name(), build_id: random.name(), start, end, file_offset });
     }
     for _ in 0..16 {
-        let kind = FrameKind::ALL[usize::try_from(random.below(5)).unwrap()];
+        let kind = FrameKind::ALL[usize::try_from(random.below(6)).unwrap()];
         let object = (random.below(3) > 0).then(|| random.small(4));
         let lines = (0..random.below(3)).map(|_| Line { function: random.small(4), line: random.small(3) }).collect();
         profile.locations.push(Location { kind, object, address: random.address(), lines });

@@ -16,6 +16,7 @@ mod record_go_servers;
 mod record_lasting;
 mod record_names;
 mod record_node;
+mod record_offcpu;
 mod record_python;
 mod record_symbols;
 mod record_targets;

@@ -36,6 +36,9 @@ pub enum DecodeError {
     /// No origin has these sample types.
     #[error("unknown origin: sample types {0}")]
     Origin(String),
+    /// The origin has no such reason.
+    #[error("unknown reason {0:?}")]
+    Reason(String),
     /// Something refers to a thing that is not there.
     #[error("{what} {id} is referred to and not defined")]
     Missing {
@@ -106,7 +109,7 @@ pub fn decode_message(message: &proto::Profile) -> Result<Profile, DecodeError> 
         }
         let stack: Result<Vec<_>, _> =
             sample.location_id.iter().map(|&id| find(&location_ids, "location", id)).collect();
-        let (thread, reason, span) = read_labels(&sample.label, strings)?;
+        let (thread, reason, span) = read_labels(&sample.label, strings, origin)?;
         let key = (stacks.intern(stack?), threads.intern(thread), reason, span);
         let values = samples.entry(key).or_default();
         for ((sum, total), &value) in values.iter_mut().zip(&mut totals).zip(&sample.value) {
@@ -186,7 +189,11 @@ fn read_location(
 }
 
 /// The thread, the reason and the span.
-fn read_labels(labels: &[proto::Label], strings: Strings<'_>) -> Result<(Thread, u16, u64), DecodeError> {
+fn read_labels(
+    labels: &[proto::Label],
+    strings: Strings<'_>,
+    origin: Origin,
+) -> Result<(Thread, u16, u64), DecodeError> {
     let mut thread = Thread {
         pid: 0,
         tid: 0,
@@ -207,6 +214,10 @@ fn read_labels(labels: &[proto::Label], strings: Strings<'_>) -> Result<(Thread,
             label::TID => thread.tid = narrow("a tid")?,
             label::START_TIME => thread.start_time_ns = found.num.cast_unsigned(),
             label::EXEC => thread.exec_count = narrow("an exec count")?,
+            label::REASON if found.str != 0 => {
+                let name = strings.get(found.str)?;
+                reason = origin.reason_of_name(name).ok_or_else(|| DecodeError::Reason(name.to_owned()))?;
+            }
             label::REASON => reason = u16::try_from(found.num).map_err(|_| range("a reason", found.num))?,
             label::SPAN => span = found.num.cast_unsigned(),
             _ => {}

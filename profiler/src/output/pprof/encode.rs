@@ -43,8 +43,12 @@ fn accounting(accounting: &Accounting) -> String {
         let words: Vec<String> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         if words.is_empty() { "0".to_owned() } else { words.join(", ") }
     };
+    let sampled_out = match accounting.sampled_out {
+        0 => String::new(),
+        number => format!(" + sampled out {number}"),
+    };
     format!(
-        "hits {} = filtered {} + idle {} + complete {} + truncated ({}) + lost ({}); not delivered {:.1}",
+        "hits {} = filtered {} + idle {}{sampled_out} + complete {} + truncated ({}) + lost ({}); not delivered {:.1}",
         accounting.hits,
         accounting.filtered,
         accounting.idle,
@@ -84,7 +88,10 @@ pub fn encode_message(profile: &Profile, meta: &Meta) -> proto::Profile {
         .iter()
         .map(|sample| {
             let mut label = threads[sample.thread as usize].clone();
-            label.extend(number(keys.reason, i64::from(sample.reason), 0));
+            label.extend(match profile.origin.reason_name(sample.reason) {
+                Some(name) => Some(proto::Label { key: keys.reason, str: strings.id(name), num: 0, num_unit: 0 }),
+                None => number(keys.reason, i64::from(sample.reason), 0),
+            });
             label.extend(number(keys.span, sample.span.cast_signed(), 0));
             proto::Sample {
                 location_id: profile.stacks[sample.stack as usize].iter().map(|&id| u64::from(id) + 1).collect(),

@@ -1,0 +1,123 @@
+//! Layouts of Python that the programs know, and the programs that walk by them: loaded when the first process with one
+//! comes, which nobody else pays for.
+
+use aya::Ebpf;
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{KProbe, PerfEvent, ProgramFd, RawTracePoint};
+use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
+
+use super::BpfError;
+use super::load::{Kernel, Shared, program_error, typed};
+
+/// A program that goes on with a Python chain where another one has begun, and the map of its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PythonProgram {
+    program: &'static str,
+    map: &'static str,
+}
+
+impl PythonProgram {
+    /// For samples on the CPU.
+    pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
+    /// For waits.
+    pub(super) const OFF_CPU: Self = Self { program: "offcpu_python", map: "OFFCPU_PYTHON" };
+    /// For waits that a kprobe sees.
+    pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
+}
+
+/// A [`PythonProgram`] and what is known of it.
+struct Walk {
+    names: PythonProgram,
+    slots: ProgramArray<MapData>,
+    /// Whether something that is attached calls it.
+    expected: bool,
+    /// Once it is loaded.
+    loaded: Option<ProgramFd>,
+}
+
+/// The layouts and the programs.
+pub(super) struct Pythons {
+    layouts: Array<MapData, Shared<PythonLayout>>,
+    walks: Vec<Walk>,
+    /// The layouts that are in the map.
+    known: Vec<PythonLayout>,
+}
+
+impl Pythons {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        let mut walks = Vec::new();
+        for names in [PythonProgram::CPU, PythonProgram::OFF_CPU, PythonProgram::OFF_CPU_PROBE] {
+            walks.push(Walk { names, slots: typed(ebpf, names.map)?, expected: false, loaded: None });
+        }
+        Ok(Self { layouts: typed(ebpf, "PYTHON_LAYOUTS")?, walks, known: Vec::new() })
+    }
+
+    /// Says that a program is needed, once there is a layout.
+    pub(super) fn expect(&mut self, names: PythonProgram) {
+        for walk in self.walks.iter_mut().filter(|walk| walk.names == names) {
+            walk.expected = true;
+        }
+    }
+}
+
+impl Kernel {
+    /// Makes a layout of Python known to the programs, and returns its number for
+    /// [`Process::python_layout`](profiler_common::config::Process::python_layout); `None` when there are too many.
+    ///
+    /// # Errors
+    ///
+    /// When the verifier refuses the programs that walk by it, or a map cannot be written.
+    pub fn python_layout(&mut self, layout: PythonLayout) -> Result<Option<u32>, BpfError> {
+        let known = self.pythons.known.iter().position(|known| *known == layout);
+        let index = known.unwrap_or(self.pythons.known.len());
+        if index >= MAX_PYTHON_LAYOUTS {
+            return Ok(None);
+        }
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        if known.is_none() {
+            let written = self.pythons.layouts.set(number, Shared(layout), 0);
+            written.map_err(|error| BpfError::map("write", "PYTHON_LAYOUTS", error))?;
+            for walk in 0..self.pythons.walks.len() {
+                self.set_walk(walk, number)?;
+            }
+            self.pythons.known.push(layout);
+        }
+        Ok(Some(number + 1))
+    }
+
+    /// Puts a program that is needed into a slot, and loads it when it is the first one.
+    fn set_walk(&mut self, walk: usize, slot: u32) -> Result<(), BpfError> {
+        let Walk { names, expected, loaded, .. } = &self.pythons.walks[walk];
+        let names = *names;
+        if !expected {
+            return Ok(());
+        }
+        if loaded.is_none() {
+            let loaded = self.load_walk(names)?;
+            self.pythons.walks[walk].loaded = Some(loaded);
+        }
+        let Walk { slots, loaded, .. } = &mut self.pythons.walks[walk];
+        match loaded {
+            Some(program) => slots.set(slot, program, 0).map_err(|error| BpfError::map("write", names.map, error)),
+            None => Ok(()),
+        }
+    }
+
+    fn load_walk(&mut self, names: PythonProgram) -> Result<ProgramFd, BpfError> {
+        let name = names.program;
+        let failed = |cause| program_error("load", name, cause);
+        if names == PythonProgram::CPU {
+            let program: &mut PerfEvent = self.program(name)?;
+            program.load().map_err(failed)?;
+            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
+        } else if names == PythonProgram::OFF_CPU {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.load().map_err(failed)?;
+            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
+        } else {
+            let program: &mut KProbe = self.program(name)?;
+            program.load().map_err(failed)?;
+            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the records of a recording have come to so far, by origin.
+
+use profiler_common::event::Origin;
+
+use super::place::Corrections;
+use crate::profile::RawProfile;
+
+/// What the records of one origin have come to.
+pub(super) struct OfOrigin {
+    /// Stacks and values.
+    pub(super) profile: RawProfile,
+    /// What is known better now than when the programs counted it.
+    pub(super) corrections: Corrections,
+}
+
+/// The origins that were asked for.
+pub(super) struct Gathered(Vec<OfOrigin>);
+
+impl Gathered {
+    /// Nothing yet of each origin.
+    pub(super) fn new(origins: &[Origin]) -> Self {
+        let of_origin = |&origin| OfOrigin { profile: RawProfile::new(origin), corrections: Corrections::default() };
+        Self(origins.iter().map(of_origin).collect())
+    }
+
+    /// What there is of a record's origin; `None` for one that was not asked for.
+    pub(super) fn of(&mut self, origin: u16) -> Option<&mut OfOrigin> {
+        self.0.iter_mut().find(|gathered| gathered.profile.origin as u16 == origin)
+    }
+
+    /// The profile of an origin, if it was asked for.
+    pub(super) fn profile(&self, origin: Origin) -> Option<&RawProfile> {
+        self.0.iter().map(|gathered| &gathered.profile).find(|profile| profile.origin == origin)
+    }
+
+    /// Events of all origins.
+    pub(super) fn events(&self) -> u64 {
+        self.0.iter().map(|gathered| gathered.profile.events()).sum()
+    }
+
+    /// One after another, in the order of their numbers.
+    pub(super) fn origins(&self) -> &[OfOrigin] {
+        &self.0
+    }
+
+    /// One after another, in the order of their numbers.
+    pub(super) fn into_origins(self) -> Vec<OfOrigin> {
+        self.0
+    }
+}
