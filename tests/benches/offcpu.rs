@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use profiler_tests::{Workload, find_program, profiler, require_bpf, run_bench, scratch};
 use serde_json::Value;
 
