@@ -16,10 +16,11 @@ const LAYERS: [&[&str]; 4] = [
 ];
 
 /// Names that only some modules may use: names, modules, and the sentence they stand for.
-const ONLY_IN: [(&[&str], &[&str], &str); 9] = [
+const ONLY_IN: [(&[&str], &[&str], &str); 10] = [
     (&["aya", "perf_event_open", "SYS_perf_event_open", "SYS_bpf"], &["bpf"], "only bpf knows eBPF and perf events"),
     (&["clap"], &["cli"], "only cli knows clap"),
-    (&["print", "println", "eprint", "eprintln", "stdout", "stderr", "indicatif"], &["cli"], "only cli prints"),
+    (&["print", "println", "eprint", "eprintln", "indicatif"], &["cli"], "only cli prints"),
+    (&["stdout", "stderr"], &["cli", "symbolize"], "only cli prints; symbolize reads what debuginfod-find prints"),
     (&["ExitCode"], &["cli", "main"], "only cli chooses an exit code"),
     (&["prost", "inferno"], &["output"], "only output knows a format's bytes"),
     (

@@ -19,6 +19,9 @@ use crate::profile::RawFrame;
 /// Images kept of one process: a record refers to the current one, or to one that ended in the same window.
 const MAX_IMAGES: usize = 8;
 
+/// Processes whose files about code made at run time are opened before they have a sample: a descriptor or two each.
+const MAX_JIT_PROCESSES: usize = 4096;
+
 /// Times that a process's perf map is looked for as soon as it maps memory that becomes code; else once a window. V8 opens
 /// its own after the first of some ten such mappings.
 const MAX_PERF_MAP_TRIES: u32 = 32;
@@ -226,6 +229,8 @@ impl Processes {
 
     fn exec(&mut self, pid: u32) {
         if let Some(process) = self.table.get_mut(&pid) {
+            // Another program makes its own code, and says so in files of its own.
+            (process.jit, process.perf_map_tries) = (None, 0);
             // What starts a container moves itself before it executes what is in it.
             process.cgroup = cgroup(pid).or_else(|| process.cgroup.take());
             process.images.push(Image::new(process.generation, Mappings::default()));
@@ -318,7 +323,8 @@ impl Processes {
 
     /// Opens the perf map of a process that may end before the window does.
     fn look_for_perf_map(&mut self, pid: u32) {
-        if self.table.get(&pid).is_none_or(|process| process.perf_map_tries >= MAX_PERF_MAP_TRIES) {
+        let has_tries = self.table.get(&pid).is_some_and(|process| process.perf_map_tries < MAX_PERF_MAP_TRIES);
+        if !has_tries || self.jit.len() >= MAX_JIT_PROCESSES {
             return;
         }
         let number = self.jit_number(pid) as usize;
@@ -332,7 +338,7 @@ impl Processes {
 
     /// Keeps the dump of a process that says by a mapping that it writes one.
     fn keep_jit_dump(&mut self, pid: u32, dump: Option<File>) {
-        if dump.is_some() {
+        if dump.is_some() && self.jit.len() < MAX_JIT_PROCESSES {
             let number = self.jit_number(pid);
             if let Some(jit) = self.jit.get_mut(number as usize) {
                 jit.jit_dump = dump;
@@ -357,9 +363,11 @@ impl Processes {
     ///
     /// Returns the processes that have ended.
     pub(super) fn end_window(&mut self) -> Vec<u32> {
-        for (process, &pid) in self.jit.iter_mut().zip(&self.jit_pids) {
-            if process.perf_map.is_none() {
-                process.perf_map = open_perf_map(pid);
+        for (number, (jit, &pid)) in (0..).zip(self.jit.iter_mut().zip(&self.jit_pids)) {
+            // The number may be another process's by now.
+            let is_its = self.table.get(&pid).is_some_and(|process| process.jit == Some(number) && !process.exited);
+            if jit.perf_map.is_none() && is_its {
+                jit.perf_map = open_perf_map(pid);
             }
         }
         let exited = self.table.iter().filter(|(_, process)| process.exited).map(|(&pid, _)| pid);

@@ -12,6 +12,8 @@ use super::folded::{Folded, clean};
 use super::numbers::{NANOSECONDS, count, duration, seconds, tenths};
 use crate::profile::{FrameKind, Index, NamedFrame, Profile};
 
+/// Column of the CPU origin that has its time, in ns.
+pub(super) const CPU_NS: usize = 1;
 /// Longest target description in the title, in characters: more does not fit 1,200 pixels.
 const MAX_TARGET_CHARS: usize = 60;
 /// Stands in inferno's subtitle for the legend, which has colours that inferno's subtitles cannot have.
@@ -105,16 +107,36 @@ pub(super) fn write_folded(
     index: &Index,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    let title = title(profile, index);
+    draw(&title(profile, index), profile.origin.row().unit, &[profile], folded, writer)
+}
+
+/// Writes time on the CPUs and off them in one picture, from both folded together.
+pub(super) fn write_wall(
+    [cpu, offcpu]: [&Profile; 2],
+    folded: &Folded,
+    index: &Index,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    let parts = [
+        target(index),
+        seconds(index.duration_ns),
+        format!("{} on the CPU", duration(cpu.totals()[CPU_NS])),
+        format!("{} off the CPU", duration(offcpu.totals()[offcpu.origin.row().primary])),
+    ];
+    draw(&parts.join(" · "), NANOSECONDS, &[cpu, offcpu], folded, writer)
+}
+
+/// Draws stacks; `profiles` tells what the frames are.
+fn draw(title: &str, unit: &str, profiles: &[&Profile], folded: &Folded, writer: &mut impl Write) -> io::Result<()> {
     if folded.stacks.is_empty() {
-        return write_empty(&title, writer);
+        return write_empty(title, writer);
     }
     let mut tints = BTreeSet::from([Tint::Process]);
-    let mut palette = palette(profile, &mut tints);
+    let mut palette = palette(profiles, &mut tints);
     let mut options = Options::default();
-    options.title.clone_from(&title);
+    title.clone_into(&mut options.title);
     options.subtitle = Some(LEGEND_MARK.to_owned());
-    options.count_name = profile.origin.row().unit.to_owned();
+    options.count_name = unit.to_owned();
     options.bgcolors = Some(BackgroundColor::Flat(Color { r: 250, g: 250, b: 250 }));
     options.palette_map = Some(&mut palette);
     options.text_truncate_direction = TextTruncateDirection::Right;
@@ -133,7 +155,7 @@ pub(super) fn write_folded(
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
     let svg = String::from_utf8(svg).map_err(io::Error::other)?;
-    writer.write_all(with_legend(&svg, &title, &tints).as_bytes())
+    writer.write_all(with_legend(&svg, title, &tints).as_bytes())
 }
 
 /// `_[w]` is a suffix nobody here uses that inferno takes off where it shows a name; it leaves `_[p]` on.
@@ -144,15 +166,20 @@ fn for_inferno(frame: &str) -> String {
     }
 }
 
-/// The title: target, duration, rate, samples, losses.
-fn title(profile: &Profile, index: &Index) -> String {
-    let row = profile.origin.row();
+/// The target, as much of it as a title has room for.
+fn target(index: &Index) -> String {
     let description = clean(&index.target.description);
     let mut target: String = description.chars().take(MAX_TARGET_CHARS).collect();
     if target.len() < description.len() {
         target.push('…');
     }
-    let mut parts = vec![target];
+    target
+}
+
+/// The title: target, duration, rate, samples, losses.
+fn title(profile: &Profile, index: &Index) -> String {
+    let row = profile.origin.row();
+    let mut parts = vec![target(index)];
     let rate = index.origins.get(row.name).map_or(0, |summary| summary.rate_hz);
     parts.push(match rate {
         0 => seconds(index.duration_ns),
@@ -174,16 +201,16 @@ fn title(profile: &Profile, index: &Index) -> String {
 }
 
 /// The colour of every frame by the name inferno sees, and in `tints` what there is.
-fn palette(profile: &Profile, tints: &mut BTreeSet<Tint>) -> PaletteMap {
+fn palette(profiles: &[&Profile], tints: &mut BTreeSet<Tint>) -> PaletteMap {
     let mut palette = PaletteMap::default();
     // The frame that holds everything.
     palette.insert("", Tint::Process.shade(""));
-    for thread in &profile.threads {
+    for thread in profiles.iter().flat_map(|profile| &profile.threads) {
         let name = clean(&thread.process_name);
         palette.insert(&name, Tint::Process.shade(&name));
     }
-    for id in (0..).take(profile.locations.len()) {
-        for frame in profile.location_frames(id) {
+    for profile in profiles {
+        for frame in (0..).take(profile.locations.len()).flat_map(|id| profile.location_frames(id)) {
             let tint = Tint::new(&frame);
             tints.insert(tint);
             let name = clean(&frame.name);

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use hashbrown::HashMap;
 
-use crate::profile::{Profile, StackId};
+use crate::profile::{LocationId, Profile, StackId};
 
 /// Writes the values of the origin's primary column.
 ///
@@ -30,37 +30,41 @@ pub(super) struct Folded {
 impl Folded {
     /// Folds the origin's primary column.
     pub(super) fn new(profile: &Profile) -> Self {
-        let column = profile.origin.row().primary;
-        let mut values: HashMap<(&str, StackId), u64> = HashMap::new();
-        for sample in &profile.samples {
-            let process = profile.threads[sample.thread as usize].process_name.as_str();
-            *values.entry((process, sample.stack)).or_default() += sample.values[column];
+        Self::of(&[(profile, profile.origin.row().primary)])
+    }
+
+    /// Folds one column of each profile into one.
+    pub(super) fn of(columns: &[(&Profile, usize)]) -> Self {
+        let mut values: HashMap<(usize, &str, StackId), u64> = HashMap::new();
+        for (number, &(profile, column)) in columns.iter().enumerate() {
+            for sample in &profile.samples {
+                let process = profile.threads[sample.thread as usize].process_name.as_str();
+                *values.entry((number, process, sample.stack)).or_default() += sample.values[column];
+            }
         }
         values.retain(|_, value| *value > 0);
         // Frames by number, in the order of their text: so stacks are compared number by number.
-        let of_location = |location| {
-            let mut texts: Vec<String> = profile
-                .location_frames(location)
-                .map(|frame| format!("{}{}", clean(&frame.name), frame.suffix()))
-                .collect();
-            texts.reverse();
-            texts
-        };
-        let locations: Vec<Vec<String>> = (0..).take(profile.locations.len()).map(of_location).collect();
+        let locations: Vec<Vec<Vec<String>>> = columns
+            .iter()
+            .map(|&(profile, _)| (0..).take(profile.locations.len()).map(|location| texts(profile, location)).collect())
+            .collect();
         let processes: HashMap<&str, String> =
-            values.keys().map(|&(process, _)| (process, clean(process).into_owned())).collect();
-        let mut frames: Vec<&String> = locations.iter().flatten().chain(processes.values()).collect();
+            values.keys().map(|&(_, process, _)| (process, clean(process).into_owned())).collect();
+        let mut frames: Vec<&String> = locations.iter().flatten().flatten().chain(processes.values()).collect();
         frames.sort_unstable();
         frames.dedup();
         // 32 bits are enough for what a profile numbers by 32 bits.
         let numbers: HashMap<&str, u32> = (0..).zip(&frames).map(|(number, text)| (text.as_str(), number)).collect();
         let number = |text: &String| numbers.get(text.as_str()).copied().unwrap_or(u32::MAX);
-        let locations: Vec<Vec<u32>> = locations.iter().map(|texts| texts.iter().map(number).collect()).collect();
+        let locations: Vec<Vec<Vec<u32>>> = locations
+            .iter()
+            .map(|locations| locations.iter().map(|texts| texts.iter().map(number).collect()).collect())
+            .collect();
         let mut stacks: Vec<(Vec<u32>, u64)> = values
             .into_iter()
-            .map(|((process, stack), value)| {
-                let rootward = profile.stacks[stack as usize].iter().rev();
-                let frames = rootward.flat_map(|&location| &locations[location as usize]).copied();
+            .map(|((profile, process, stack), value)| {
+                let rootward = columns[profile].0.stacks[stack as usize].iter().rev();
+                let frames = rootward.flat_map(|&location| &locations[profile][location as usize]).copied();
                 (processes.get(process).map(number).into_iter().chain(frames).collect(), value)
             })
             .collect();
@@ -93,6 +97,14 @@ impl Folded {
             line.push_str(&frames[frame as usize]);
         }
     }
+}
+
+/// The frames of a location as they are in a line, root-most first.
+fn texts(profile: &Profile, location: LocationId) -> Vec<String> {
+    let mut texts: Vec<String> =
+        profile.location_frames(location).map(|frame| format!("{}{}", clean(&frame.name), frame.suffix())).collect();
+    texts.reverse();
+    texts
 }
 
 /// A name that cannot be taken for anything else in a line: no separator, no control character, no space at the ends,

@@ -15,6 +15,8 @@ pub mod report_markdown;
 
 use std::io;
 
+use profiler_common::event::Origin;
+
 use crate::profile::{Capture, Report};
 
 /// A file of a capture.
@@ -43,6 +45,17 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         flamegraph::write_folded(profile, &folded, index, &mut bytes)?;
         files.push(OutputFile { name: format!("{name}.svg"), bytes });
+    }
+    let of = |origin| capture.profiles.iter().find(|profile| profile.origin == origin);
+    if let (Some(cpu), Some(offcpu)) = (of(Origin::Cpu), of(Origin::OffCpu)) {
+        let primary = offcpu.origin.row().primary;
+        let folded = folded::Folded::of(&[(cpu, flamegraph::CPU_NS), (offcpu, primary)]);
+        let mut bytes = Vec::new();
+        folded.write(&mut bytes)?;
+        files.push(OutputFile { name: "wall.folded".to_owned(), bytes });
+        let mut bytes = Vec::new();
+        flamegraph::write_wall([cpu, offcpu], &folded, index, &mut bytes)?;
+        files.push(OutputFile { name: "wall.svg".to_owned(), bytes });
     }
     let mut bytes = Vec::new();
     report_json::write(index, report, &mut bytes)?;

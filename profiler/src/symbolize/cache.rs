@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,10 +20,11 @@ use super::files::NameFile;
 use super::names::{Found, Names, Strings};
 use super::plain::makes_names;
 use crate::disk_cache::{DiskCache, HEAD_BYTES, Key, seal, unseal};
+use crate::process::ObjectFile;
 use crate::process::elf::{Sections, has_content};
 
 /// Version of what is looked up and how it is written: one more when either changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"namesprf";
 
@@ -31,6 +33,9 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// Symbols and debug information below this size are parsed as fast as they are digested.
 const MIN_BYTES: u64 = 4 << 20;
+
+/// Bytes that are digested for one file: debug information of the largest programs known.
+const MAX_DIGESTED: u64 = 4 << 30;
 
 /// Addresses that an entry holds: all that a year of profiles of one program has seen. Beyond, it begins anew.
 const MAX_ADDRESSES: usize = 500_000;
@@ -53,21 +58,40 @@ impl NameCache {
     }
 
     /// The key of what these files say; `None` when it does not pay.
-    pub(super) fn key(&self, files: &[NameFile]) -> Option<Key> {
+    pub(super) fn key(&self, object: &ObjectFile, files: &[NameFile]) -> Option<Key> {
         let mut digest = Sha256::new();
+        // By these it is judged how far a symbol without a size goes.
+        digest.update((object.sections.len() as u64).to_le_bytes());
+        for section in &object.sections {
+            digest.update(section.start.to_le_bytes());
+            digest.update(section.end.to_le_bytes());
+        }
         let mut bytes = 0;
         for file in files {
+            // Such a file system belongs to a process, which may serve each reader another content.
+            if file.parsed().is_some_and(is_on_fuse) {
+                return None;
+            }
             // A package is in the name of its program's; what a damaged file has is not worth keeping.
             if file.problem.is_some() {
                 return None;
             }
-            bytes += digest_names(&file.original, &mut digest)?;
+            bytes += digest_names(file.parsed()?, &mut digest)?;
             digest.update([u8::from(file.package.is_some())]);
             if let Some(package) = &file.package {
-                bytes += digest_names(package, &mut digest)?;
+                bytes += digest_names(package.parsed(), &mut digest)?;
             }
         }
         (bytes >= self.min_bytes).then(|| Key::of(digest))
+    }
+
+    /// What tells whether files were written to since they were digested. Whoever owns one can do so at any time, and what
+    /// was read of it then has nothing to do with the key.
+    pub(super) fn stamps(files: &[NameFile]) -> Vec<(i64, i64, u64)> {
+        let parsed = files.iter().filter_map(NameFile::parsed);
+        let all = parsed.chain(files.iter().filter_map(|file| Some(file.package.as_ref()?.parsed())));
+        let metadata = all.filter_map(|file| file.metadata().ok());
+        metadata.map(|metadata| (metadata.ctime(), metadata.ctime_nsec(), metadata.len())).collect()
     }
 
     /// What is known; nothing when there is no entry that can be used.
@@ -89,11 +113,21 @@ impl NameCache {
     }
 }
 
+/// Whether a file is on a file system of a process's own. Source: `FUSE_SUPER_MAGIC`, include/uapi/linux/magic.h.
+fn is_on_fuse(file: &File) -> bool {
+    const FUSE: i64 = 0x6573_5546;
+    // SAFETY: an all-zero structure is a valid one; the descriptor is open.
+    unsafe {
+        let mut status: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(file.as_raw_fd(), &raw mut status) == 0 && status.f_type == FUSE
+    }
+}
+
 /// Digests the sections that names come from; returns how many bytes.
 fn digest_names(file: &File, digest: &mut Sha256) -> Option<u64> {
     const PIECE: usize = 1 << 20;
     let sections = Sections::read(file)?;
-    let mut all = 0;
+    let mut all: u64 = 0;
     let mut buffer = vec![0; PIECE];
     for section in sections.headers.iter().filter(|section| has_content(section)) {
         let name = sections.name(section);
@@ -104,6 +138,7 @@ fn digest_names(file: &File, digest: &mut Sha256) -> Option<u64> {
         digest.update(object::pod::bytes_of(section));
         digest.update((name.len() as u64).to_le_bytes());
         digest.update(name);
+        all = size.checked_add(all).filter(|&all| all <= MAX_DIGESTED)?;
         let mut done = 0;
         while done < size {
             let piece = &mut buffer[..usize::try_from(size - done).unwrap_or(PIECE).min(PIECE)];
@@ -111,7 +146,6 @@ fn digest_names(file: &File, digest: &mut Sha256) -> Option<u64> {
             digest.update(&*piece);
             done += piece.len() as u64;
         }
-        all += size;
     }
     Some(all)
 }

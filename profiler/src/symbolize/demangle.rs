@@ -4,9 +4,10 @@
 //! is `f::{{closure}}`. Only debug information tells such a closure from any other, by its name there, `{async_fn#0}`.
 
 use std::collections::HashMap as Map;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use gimli::{AttributeValue, Dwarf, EndianSlice, LittleEndian, UnitOffset};
+use gimli::{AbbreviationsCacheStrategy, AttributeValue, Dwarf, EndianSlice, LittleEndian, UnitOffset};
 use hashbrown::HashSet;
 
 use super::names::{Names, Strings};
@@ -14,6 +15,12 @@ use crate::process::elf::Sections;
 
 /// Bytes of one section that are read in the search for async functions: beyond, they keep their closures' names.
 const MAX_SECTION_BYTES: u64 = 512 << 20;
+
+/// Bytes of a name: a symbol may refer to its own parts again and again, and stand for one without end.
+const MAX_NAME_BYTES: usize = 64 << 10;
+
+/// Entries that are looked at in that search: ten times those of the largest programs known.
+const MAX_ENTRIES: u64 = 1 << 30;
 
 /// What the name of an async function's closure begins with. Source: rustc_codegen_llvm/src/debuginfo/type_names.rs.
 const ASYNC: &str = "{async_fn#";
@@ -23,11 +30,28 @@ fn demangle(symbol: &str) -> String {
     if !symbol.starts_with('_') {
         return symbol.to_owned();
     }
-    if let Ok(name) = rustc_demangle::try_demangle(symbol) {
-        return format!("{name:#}");
+    let mut name = Bounded(String::new());
+    let told = match rustc_demangle::try_demangle(symbol) {
+        Ok(demangled) => write!(name, "{demangled:#}").is_ok(),
+        Err(_) if symbol.starts_with("_Z") => cpp_demangle::Symbol::new(symbol).is_ok_and(|demangled| {
+            demangled.structured_demangle(&mut name, &cpp_demangle::DemangleOptions::default()).is_ok()
+        }),
+        Err(_) => false,
+    };
+    if told { name.0 } else { symbol.to_owned() }
+}
+
+/// A name that may not become longer than [`MAX_NAME_BYTES`].
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > MAX_NAME_BYTES {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
     }
-    let name = symbol.starts_with("_Z").then(|| cpp_demangle::Symbol::new(symbol).ok()?.demangle().ok()).flatten();
-    name.unwrap_or_else(|| symbol.to_owned())
 }
 
 /// A closure's name without the part that says so; `None` for what is none.
@@ -81,7 +105,7 @@ pub(super) fn demangle_all(names: &mut Names, symbols: &Names, file: Option<&Sec
 }
 
 /// Those of `closures`, by their symbols, that are the body of an async function.
-fn async_functions(sections: &Sections<'_>, closures: &HashSet<Arc<str>>) -> Option<Vec<Arc<str>>> {
+fn async_functions(sections: &Sections<'_>, closures: &HashSet<Arc<str>>) -> Option<HashSet<Arc<str>>> {
     let content = |name: &str| {
         let section = sections.find(name)?;
         sections.content(section, MAX_SECTION_BYTES).ok()
@@ -101,8 +125,9 @@ fn async_functions(sections: &Sections<'_>, closures: &HashSet<Arc<str>>) -> Opt
             LittleEndian,
         ))
     });
-    let dwarf = dwarf.ok()?;
-    let mut found = Vec::new();
+    let mut dwarf = dwarf.ok()?;
+    dwarf.populate_abbreviations_cache(AbbreviationsCacheStrategy::Duplicates);
+    let (mut found, mut left) = (HashSet::new(), MAX_ENTRIES);
     let mut headers = dwarf.units();
     // What is damaged ends the search.
     while let Ok(Some(header)) = headers.next() {
@@ -111,6 +136,8 @@ fn async_functions(sections: &Sections<'_>, closures: &HashSet<Arc<str>>) -> Opt
         while !entries.is_empty() {
             let Ok(abbreviation) = entries.read_abbreviation() else { return Some(found) };
             let Some(abbreviation) = abbreviation else { continue };
+            let Some(rest) = left.checked_sub(1 + abbreviation.attributes().len() as u64) else { return Some(found) };
+            left = rest;
             if abbreviation.tag() != gimli::DW_TAG_subprogram {
                 if entries.skip_attributes(abbreviation.attributes()).is_err() {
                     return Some(found);
@@ -131,7 +158,7 @@ fn async_functions(sections: &Sections<'_>, closures: &HashSet<Arc<str>>) -> Opt
                 && let Some(symbol) = text(symbol)
                 && let Some(symbol) = std::str::from_utf8(symbol.slice()).ok().and_then(|symbol| closures.get(symbol))
             {
-                found.push(Arc::clone(symbol));
+                found.insert(Arc::clone(symbol));
             }
         }
     }
@@ -156,6 +183,19 @@ mod tests {
         ] {
             assert_eq!(demangle(symbol), name);
         }
+    }
+
+    #[test]
+    fn a_symbol_that_stands_for_a_name_without_end_stays_as_it_is() {
+        // Each type has the one before a hundred times: 2 KB for 10^10 of the first.
+        let types = ["S0_", "S2_", "S4_", "S6_", "S8_"]
+            .iter()
+            .zip('B'..)
+            .map(|(before, name)| format!("1{name}I{}E", before.repeat(100)));
+        let symbol = format!("_Z1f1AIiE{}", types.collect::<String>());
+        assert_eq!(demangle(&symbol), symbol);
+        let short = format!("_Z1f1AIiE1BI{}E", "S0_".repeat(3));
+        assert_eq!(demangle(&short), "f(A<int>, B<A<int>, A<int>, A<int> >)");
     }
 
     #[test]

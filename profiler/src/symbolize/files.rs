@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Options;
-use super::plain::{is_needed, rewrite};
+use super::plain::{Plain, is_needed, rewrite};
 use crate::process::elf::Sections;
 use crate::process::{ObjectFile, build_id};
 
@@ -31,9 +31,9 @@ pub(super) struct NameFile {
     /// As it is: what it is known by.
     pub(super) original: File,
     /// Rewritten, where it has to be.
-    pub(super) plain: Option<File>,
+    pub(super) plain: Option<Plain>,
     /// The package beside it.
-    pub(super) package: Option<File>,
+    pub(super) package: Option<Package>,
     /// Whether it has debug information that can be read.
     pub(super) has_debug: bool,
     /// What is missing in it, for a person.
@@ -41,15 +41,17 @@ pub(super) struct NameFile {
 }
 
 impl NameFile {
-    fn new(original: File, package: Option<File>) -> Self {
+    /// `trusted`: from a directory of debug files.
+    fn new(original: File, package: Option<Package>, trusted: bool) -> Self {
         let (mut plain, mut problem, mut has_debug) = (None, None, false);
         if let Some(sections) = Sections::read(&original) {
             has_debug = [".debug_info", ".zdebug_info", ".debug_line"].iter().any(|name| sections.find(name).is_some());
-            if is_needed(&sections) {
-                match rewrite(&sections) {
+            // Other files are looked for by debug information alone.
+            if is_needed(&sections, trusted || !has_debug) {
+                match rewrite(&sections, trusted) {
                     Ok(rewritten) => {
-                        plain = Some(rewritten.file);
-                        problem = rewritten.problem.map(|error| error.to_string());
+                        problem = rewritten.problem.as_ref().map(ToString::to_string);
+                        plain = Some(rewritten);
                         has_debug &= problem.is_none();
                     }
                     Err(error) => (problem, has_debug) = (Some(error.to_string()), false),
@@ -61,7 +63,24 @@ impl NameFile {
 
     /// What is parsed; `None` when it would have to be rewritten, and cannot be.
     pub(super) fn parsed(&self) -> Option<&File> {
-        self.plain.as_ref().or_else(|| self.problem.is_none().then_some(&self.original))
+        let plain = self.plain.as_ref().map(|plain| &plain.file);
+        plain.or_else(|| self.problem.is_none().then_some(&self.original))
+    }
+}
+
+/// A package of split debug information.
+#[derive(Debug)]
+pub(super) enum Package {
+    AsItIs(File),
+    Rewritten(Plain),
+}
+
+impl Package {
+    /// What is parsed.
+    pub(super) fn parsed(&self) -> &File {
+        match self {
+            Self::AsItIs(file) | Self::Rewritten(Plain { file, .. }) => file,
+        }
     }
 }
 
@@ -74,13 +93,29 @@ pub(super) fn descriptor_path(file: &File) -> PathBuf {
 pub(super) fn find(object: &ObjectFile, options: &Options, warnings: &mut Vec<String>) -> Vec<NameFile> {
     let debug = debug_file(object, options, warnings);
     let own = object.file.try_clone().ok();
-    let package = open_regular(Path::new(&format!("{}.dwp", object.path)));
-    let files = debug.map(|file| NameFile::new(file, None)).into_iter();
-    files.chain(own.map(|file| NameFile::new(file, package))).collect()
+    let package =
+        absolute(object).and_then(|path| open_regular(Path::new(&format!("{path}.dwp")))).and_then(plain_package);
+    let files = debug.map(|(file, trusted)| NameFile::new(file, None, trusted)).into_iter();
+    files.chain(own.map(|file| NameFile::new(file, package, false))).collect()
 }
 
-/// The object's debug file.
-fn debug_file(object: &ObjectFile, options: &Options, warnings: &mut Vec<String>) -> Option<File> {
+/// The path of an object that has one.
+fn absolute(object: &ObjectFile) -> Option<&str> {
+    let path = object.path.strip_suffix(" (deleted)").unwrap_or(&object.path);
+    path.starts_with('/').then_some(path)
+}
+
+/// A package that can be parsed; `None` for a damaged one.
+fn plain_package(file: File) -> Option<Package> {
+    let sections = Sections::read(&file)?;
+    if !is_needed(&sections, false) {
+        return Some(Package::AsItIs(file));
+    }
+    rewrite(&sections, false).ok().filter(|plain| plain.problem.is_none()).map(Package::Rewritten)
+}
+
+/// The object's debug file, and whether it is from a directory of debug files.
+fn debug_file(object: &ObjectFile, options: &Options, warnings: &mut Vec<String>) -> Option<(File, bool)> {
     let sections = Sections::read(&object.file);
     let is_whole = sections
         .as_ref()
@@ -90,17 +125,17 @@ fn debug_file(object: &ObjectFile, options: &Options, warnings: &mut Vec<String>
         paths.filter_map(|path| open_regular(&path)).find(|file| build_id(file) == object.build_id)
     };
     if let Some(found) = by_id() {
-        return Some(found);
+        return Some((found, true));
     }
     let link = sections.as_ref().and_then(debug_link);
     if let Some(found) = link.and_then(|(name, checksum)| by_link(object, options, &name, checksum)) {
-        return Some(found);
+        return Some((found, false));
     }
     if is_whole || !options.debuginfod || object.build_id.is_empty() {
         return None;
     }
     match fetch(&object.build_id) {
-        Ok(file) => file,
+        Ok(file) => file.map(|file| (file, false)),
         Err(problem) => {
             // Once is enough.
             if !warnings.contains(&problem) {
@@ -137,7 +172,7 @@ fn debug_link(sections: &Sections<'_>) -> Option<(Vec<u8>, u32)> {
 /// Looks beside the object and in the same place below the directories.
 fn by_link(object: &ObjectFile, options: &Options, name: &[u8], checksum: u32) -> Option<File> {
     let name = OsStr::from_bytes(name);
-    let beside = Path::new(object.path.strip_suffix(" (deleted)").unwrap_or(&object.path)).parent()?;
+    let beside = Path::new(absolute(object)?).parent()?;
     let below = beside.strip_prefix("/").unwrap_or(beside);
     let places = [beside.to_owned(), beside.join(".debug")];
     let places = places.into_iter().chain(options.debug_directories.iter().map(|directory| directory.join(below)));
@@ -158,6 +193,8 @@ fn is_linked(file: &File, object: &ObjectFile, checksum: u32) -> bool {
     loop {
         match file.read_at(&mut bytes, at) {
             Ok(0) => return computed.sum() == checksum,
+            // It may grow meanwhile.
+            Ok(_) if at > MAX_CHECKED_BYTES => return false,
             Ok(read) => {
                 computed.update(&bytes[..read]);
                 at += read as u64;

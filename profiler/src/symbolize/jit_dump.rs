@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use super::names::{Found, Names};
 
@@ -21,6 +22,11 @@ const MAX_CODES: usize = 1 << 20;
 const MAX_NAME_BYTES: usize = 4096;
 /// Bytes of lines that are read of one dump.
 const MAX_LINE_BYTES: u64 = 256 << 20;
+/// Lines of one piece of code.
+const MAX_LINES: usize = 1 << 20;
+/// Addresses that records are noted for, each once a record: a process that says for each of millions of records that
+/// it covers everything is not followed to its end.
+const MAX_STEPS: usize = 1 << 28;
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 64 * 1024;
 
@@ -39,6 +45,8 @@ const RECORD_HEAD: u64 = 16;
 /// The record's pid, tid, address, address of the code, its size and number, before its name.
 const LOAD_HEAD: u64 = RECORD_HEAD + 40;
 /// The address of the code and the number of lines.
+/// Bytes of a record of code that was moved.
+const MOVE_HEAD: u64 = RECORD_HEAD + 48;
 const DEBUG_HEAD: u64 = RECORD_HEAD + 16;
 /// Address, line and discriminator, before the file's name.
 const LINE_HEAD: u64 = 16;
@@ -84,8 +92,9 @@ pub(super) fn names(file: Option<&File>, addresses: &[u64]) -> Names {
         let lines = lines.and_then(|lines| lines_of(&mut window, lines, code.start)).unwrap_or_default();
         for (address, made_at) in addresses {
             let before = lines.partition_point(|line| line.0 <= made_at).checked_sub(1);
-            let (file, line) = before.map(|index| (lines[index].2.clone(), lines[index].1)).unwrap_or_default();
-            names.insert(address, vec![Found { name: name.as_str().into(), file: file.as_str().into(), line }]);
+            let (file, line) =
+                before.map_or_else(|| ("".into(), 0), |index| (Arc::clone(&lines[index].2), lines[index].1));
+            names.insert(address, vec![Found { name: name.as_str().into(), file, line }]);
         }
     }
     names
@@ -99,7 +108,7 @@ fn assign(window: &mut Window<'_>, addresses: &[u64], found: &mut [Option<(Code,
     }
     let mut at = u64::from(number(head, 8)?);
     let mut codes: HashMap<u64, Code> = HashMap::new();
-    let mut lines = None;
+    let (mut lines, mut steps) = (None, MAX_STEPS);
     loop {
         let head = window.bytes(at, RECORD_HEAD)?;
         let (kind, size) = (number(head, 0)?, u64::from(number(head, 4)?));
@@ -113,15 +122,15 @@ fn assign(window: &mut Window<'_>, addresses: &[u64], found: &mut [Option<(Code,
                     lines: lines.take().filter(|&(_, of)| of == start).map(|(at, _)| at),
                     start,
                 };
-                assign_range(addresses, found, start, bytes, code);
+                steps = steps.checked_sub(assign_range(addresses, found, start, bytes, code))?;
                 if codes.len() < MAX_CODES || codes.contains_key(&index) {
                     codes.insert(index, code);
                 }
             }
-            MOVE => {
+            MOVE if size >= MOVE_HEAD => {
                 let [_, _, _, start, bytes, index] = window.words(body)?;
                 if let Some(&code) = codes.get(&index) {
-                    assign_range(addresses, found, start, bytes, code);
+                    steps = steps.checked_sub(assign_range(addresses, found, start, bytes, code))?;
                 }
             }
             DEBUG_INFO if size >= DEBUG_HEAD => {
@@ -135,28 +144,33 @@ fn assign(window: &mut Window<'_>, addresses: &[u64], found: &mut [Option<(Code,
     }
 }
 
-/// Notes what code is at addresses from `start` on.
-fn assign_range(addresses: &[u64], found: &mut [Option<(Code, u64)>], start: u64, bytes: u64, code: Code) {
+/// Notes what code is at addresses from `start` on; returns how many.
+fn assign_range(addresses: &[u64], found: &mut [Option<(Code, u64)>], start: u64, bytes: u64, code: Code) -> usize {
     let first = addresses.partition_point(|&address| address < start);
     let inside = addresses[first..].iter().take_while(|&&address| address - start < bytes).count();
     found[first..first + inside].fill(Some((code, start)));
+    inside
 }
 
 /// The lines of a piece of code by address, ascending: address, line and file.
-fn lines_of(window: &mut Window<'_>, record: (u64, u64), start: u64) -> Option<Vec<(u64, u32, String)>> {
+fn lines_of(window: &mut Window<'_>, record: (u64, u64), start: u64) -> Option<Vec<(u64, u32, Arc<str>)>> {
     let (at, end) = record;
     let [_, count] = window.words(at + RECORD_HEAD)?;
     let mut at = at + DEBUG_HEAD;
-    let mut lines: Vec<(u64, u32, String)> = Vec::new();
+    let mut lines: Vec<(u64, u32, Arc<str>)> = Vec::new();
     for _ in 0..count {
-        if at + LINE_HEAD >= end {
+        if at + LINE_HEAD >= end || lines.len() >= MAX_LINES {
             break;
         }
         let [address, line] = window.words(at)?;
         let name_at = at + LINE_HEAD;
         let (file, bytes) = window.text_and_size(name_at, end)?;
         // The file of the line before.
-        let file = if bytes == 2 && window.bytes(name_at, 1)? == [0xff] { lines.last()?.2.clone() } else { file };
+        let file = if bytes == 2 && window.bytes(name_at, 1)? == [0xff] {
+            Arc::clone(&lines.last()?.2)
+        } else {
+            file.as_str().into()
+        };
         #[expect(clippy::cast_possible_truncation, reason = "the lower half is the line, the upper the discriminator")]
         lines.push((address, line as u32, file));
         at = name_at + bytes;
@@ -272,6 +286,31 @@ mod tests {
 
     fn told(names: &Names, address: u64) -> Option<(&str, &str, u32)> {
         names.get(&address).map(|found| (&*found[0].name, &*found[0].file, found[0].line))
+    }
+
+    #[test]
+    fn what_a_dump_says_again_and_again_has_an_end() {
+        // Lines whose file is that of the line before, a long one.
+        let mut lines = Vec::new();
+        lines.extend([0x1000_u64, 1].map(u64::to_le_bytes).concat());
+        lines.extend(vec![b'x'; 4000]);
+        lines.push(0);
+        for _ in 0..3 * MAX_LINES / 2 {
+            lines.extend([0x1000_u64, 2].map(u64::to_le_bytes).concat());
+            lines.extend(b"\xff\0");
+        }
+        let head = [0x1000_u64, u64::try_from(2 * MAX_LINES).unwrap()].map(u64::to_le_bytes).concat();
+        let record = |kind: u32, body: &[u8]| {
+            let size = u32::try_from(body.len() + 16).unwrap();
+            [&kind.to_le_bytes()[..], &size.to_le_bytes(), &[0; 8], body].concat()
+        };
+        let mut bytes = [MAGIC, VERSION, 40].map(u32::to_le_bytes).concat();
+        bytes.resize(40, 0);
+        bytes.extend(record(DEBUG_INFO, &[head, lines].concat()));
+        let load = [[0; 8], 0x1000_u64.to_le_bytes(), 0x1000_u64.to_le_bytes(), 64_u64.to_le_bytes(), [0; 8]].concat();
+        bytes.extend(record(LOAD, &[load, b"hot\0".to_vec(), vec![0x90; 64]].concat()));
+        let names = read(&bytes, &[0x1010]);
+        assert_eq!(told(&names, 0x1010).map(|(name, file, _)| (name, file.len())), Some(("hot", 4000)));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod roots;
 mod v8;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,7 +169,8 @@ fn known_or_looked_up(
     warnings: &mut Vec<String>,
 ) -> Names {
     let files = files::find(object, options, warnings);
-    let cache = options.cache.as_ref().and_then(|cache| Some((cache, cache.key(&files)?)));
+    let stamps = NameCache::stamps(&files);
+    let cache = options.cache.as_ref().and_then(|cache| Some((cache, cache.key(object, &files)?)));
     let Some((cache, key)) = cache else {
         return native::names(object, &files, addresses, &options.debug_directories, problems);
     };
@@ -184,7 +186,7 @@ fn known_or_looked_up(
             known.retain(|address, _| addresses.binary_search(address).is_ok());
         }
         known.extend(found);
-        if problems.is_empty() {
+        if problems.is_empty() && NameCache::stamps(&files) == stamps {
             cache.store(&key, &known);
         }
     }
@@ -299,7 +301,13 @@ impl Naming {
                 Ok(names) => (names, Vec::new()),
                 Err(problem) => (Names::new(), vec![format!("no names for {}: {problem}", place.path(sources))]),
             },
-            Place::Object(number) => object(&sources.objects[number as usize], addresses, options),
+            Place::Object(number) => {
+                let looked_up = AssertUnwindSafe(|| object(&sources.objects[number as usize], addresses, options));
+                catch_unwind(looked_up).unwrap_or_else(|_| {
+                    let problem = "its symbols or debug information are damaged";
+                    (Names::new(), vec![format!("names of {} are missing: {problem}", place.path(sources))])
+                })
+            }
             Place::Jit(process) => {
                 let process = sources.jit.get(process as usize);
                 let mut names = perf_map::names(process.and_then(|process| process.perf_map.as_ref()), addresses);

@@ -10,6 +10,8 @@ use super::names::{Found, Names};
 
 /// Bytes of a perf map that are read. Node.js writes some tens of MB after hours.
 const MAX_BYTES: u64 = 512 << 20;
+/// Names that are noted, those that a later one replaces included.
+const MAX_STEPS: u32 = 1 << 26;
 /// Longest line: generated names are long, but not that long.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
@@ -23,7 +25,7 @@ pub(super) fn names(file: Option<&File>, addresses: &[u64]) -> Names {
         return names;
     }
     let mut reader = BufReader::with_capacity(256 * 1024, file.take(MAX_BYTES));
-    let mut line = Vec::new();
+    let (mut line, mut steps) = (Vec::new(), MAX_STEPS);
     loop {
         line.clear();
         match reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
@@ -33,6 +35,9 @@ pub(super) fn names(file: Option<&File>, addresses: &[u64]) -> Names {
         let Some((start, end, name)) = parse(&line) else { continue };
         let first = addresses.partition_point(|&address| address < start);
         for &address in addresses[first..].iter().take_while(|&&address| address < end) {
+            // Millions of entries, each of which says that it covers everything.
+            let Some(left) = steps.checked_sub(1) else { return names };
+            steps = left;
             names.insert(address, vec![Found { name: name.into(), file: "".into(), line: 0 }]);
         }
     }

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use object::elf;
 use object::endian::{LittleEndian as LE, U32, U64};
@@ -18,11 +19,20 @@ use crate::process::elf::{Section, SectionError, Sections, has_content, is_compr
 
 /// Bytes of all sections of one file: debug information of the largest programs known is some 4 GB, that of what is
 /// compressed in their own files a fraction.
-const MAX_BYTES: u64 = 2 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 /// Bytes of a symbol table that was compressed: that of a program of 100 MB has about 10 MB.
 const MAX_DEBUGDATA_BYTES: u64 = 128 << 20;
 /// Memory that the decompressor may take: packages are compressed with dictionaries of at most 64 MiB.
 const MAX_XZ_MEMORY_KB: u32 = 128 << 10;
+
+/// Sections with symbols, by name.
+const TABLES: [&str; 4] = [".symtab", ".strtab", ".dynsym", ".dynstr"];
+
+/// Sections that name other files, which blazesym would open whatever they are.
+const LINKS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
+
+/// Sections that may fail before the rest is given up: each has been read, and perhaps expanded, for nothing.
+const MAX_FAILURES: usize = 16;
 
 /// Where a stripped program's symbols are. Source: GDB manual, "MiniDebugInfo".
 const DEBUGDATA: &str = ".gnu_debugdata";
@@ -42,6 +52,8 @@ pub(super) enum PlainError {
 #[derive(Debug)]
 pub(super) struct Plain {
     pub(super) file: File,
+    /// What of all memory for such files is its own.
+    _room: Room,
     /// Why a section is missing in it.
     pub(super) problem: Option<PlainError>,
 }
@@ -53,15 +65,19 @@ pub(super) fn makes_names(section: &Section, name: &[u8]) -> bool {
     kind == elf::SHT_SYMTAB
         || kind == elf::SHT_DYNSYM
         || kind == elf::SHT_STRTAB
+        // blazesym goes by the names alone.
+        || TABLES.iter().any(|table| name == table.as_bytes())
         || starts(b".debug_")
         || starts(b".zdebug_")
         || starts(b".gnu_debug")
 }
 
-/// Whether a file has to be rewritten before it is parsed.
-pub(super) fn is_needed(sections: &Sections<'_>) -> bool {
+/// Whether a file has to be rewritten before it is parsed. `trusted`: it is in a directory of debug files, and may name
+/// another one there.
+pub(super) fn is_needed(sections: &Sections<'_>, trusted: bool) -> bool {
+    let links = !trusted && LINKS.iter().any(|link| sections.find(link).is_some());
     let compressed = sections.headers.iter().any(|section| is_compressed(section, sections.name(section)));
-    compressed || debugdata(sections).is_some()
+    links || compressed || debugdata(sections).is_some()
 }
 
 /// The compressed symbol table, where there is no other one.
@@ -70,21 +86,35 @@ fn debugdata<'a>(sections: &'a Sections<'_>) -> Option<&'a Section> {
     sections.find(DEBUGDATA).filter(|_| !has_symbols)
 }
 
-/// Rewrites a file. A section that cannot be decompressed is left out.
-pub(super) fn rewrite(sections: &Sections<'_>) -> Result<Plain, PlainError> {
-    let mut output = Output { file: memory_file()?, at: size_of::<elf::FileHeader64<LE>>() as u64, left: MAX_BYTES };
+/// Rewrites a file. A section that cannot be decompressed is left out, and what names other files of one that is not
+/// trusted.
+pub(super) fn rewrite(sections: &Sections<'_>, trusted: bool) -> Result<Plain, PlainError> {
+    let room = Room::take();
+    let mut output = Output { file: memory_file()?, at: size_of::<elf::FileHeader64<LE>>() as u64, left: room.0 };
     output.file.write_all(&[0; size_of::<elf::FileHeader64<LE>>()])?;
     let mut headers = sections.headers.clone();
-    let (mut names, mut problem) = (vec![0], None);
-    for (header, section) in headers.iter_mut().zip(&sections.headers) {
+    let (mut names, mut problem, mut failures) = (vec![0], None, 0);
+    // Symbols first: debug information may need all the room there is.
+    let is_debug = |section: &Section| {
+        [b".debug_".as_slice(), b".zdebug_"].iter().any(|start| sections.name(section).starts_with(start))
+    };
+    let mut order: Vec<usize> = (0..headers.len()).collect();
+    order.sort_by_key(|&number| is_debug(&sections.headers[number]));
+    for number in order {
+        let (header, section) = (&mut headers[number], &sections.headers[number]);
         let name = sections.name(section);
         // A name's own section is written anew, with the names that are left.
-        let kept = has_content(section) && makes_names(section, name) && name != DEBUGDATA.as_bytes();
+        let kept = has_content(section)
+            && makes_names(section, name)
+            && name != DEBUGDATA.as_bytes()
+            && failures < MAX_FAILURES
+            && (trusted || LINKS.iter().all(|link| name != link.as_bytes()));
         header.sh_name.set(LE, 0);
         header.sh_flags.set(LE, elf::SectionFlags(section.sh_flags(LE).0 & !elf::SHF_COMPRESSED.0));
         let content = if kept { sections.content(section, output.left).map(Some) } else { Ok(None) };
         let content = content.unwrap_or_else(|error| {
             problem.get_or_insert(PlainError::from(error));
+            failures += 1;
             None
         });
         let Some(content) = content else {
@@ -108,7 +138,9 @@ pub(super) fn rewrite(sections: &Sections<'_>) -> Result<Plain, PlainError> {
     strings.sh_type.set(LE, elf::SHT_STRTAB);
     output.add(&mut strings, &names)?;
     headers.push(strings);
-    Ok(Plain { file: output.finish(sections, &headers)?, problem })
+    let written = room.0 - output.left;
+    let file = output.finish(sections, &headers)?;
+    Ok(Plain { file, _room: room.keep(written), problem })
 }
 
 /// Adds the symbols of the small ELF file that is compressed in a section.
@@ -139,6 +171,36 @@ fn add_symbols(
     let link = u32::try_from(sections.headers.len()).map_err(|_| PlainError::Debugdata)?;
     add(strings, b".strtab\0", 0)?;
     add(table, b".symtab\0", link)
+}
+
+/// Bytes that one file may have of those that all of them share.
+#[derive(Debug)]
+struct Room(u64);
+
+/// Bytes that all files of the moment may have together.
+static LEFT: Mutex<u64> = Mutex::new(4 * MAX_BYTES);
+
+impl Room {
+    fn take() -> Self {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_BYTES.min(*left);
+        *left -= room;
+        Self(room)
+    }
+
+    /// Gives back what is more than `bytes`.
+    fn keep(mut self, bytes: u64) -> Self {
+        let more = self.0.saturating_sub(bytes);
+        self.0 -= more;
+        *LEFT.lock().unwrap_or_else(PoisonError::into_inner) += more;
+        self
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        *LEFT.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+    }
 }
 
 /// A file that is written.

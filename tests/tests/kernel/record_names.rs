@@ -103,6 +103,23 @@ fn the_compressed_symbol_table_of_a_stripped_program_names_it() {
     }
 }
 
+#[test]
+fn a_file_that_a_program_names_as_a_part_of_its_own_is_not_opened() {
+    let Some(_kernel) = require_bpf() else { return };
+    let (directory, program) = copy(&[]);
+    let fifo = directory.path().join("fifo");
+    let name = std::ffi::CString::new(fifo.to_str().expect("UTF-8")).expect("a path");
+    // SAFETY: the path is a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0, "make a FIFO");
+    // A path, and the build ID that the file should have.
+    let link = [name.as_bytes_with_nul(), &[7; 20]].concat();
+    fs::write(directory.path().join("link"), link).expect("write the section");
+    if tool(directory.path(), "objcopy", &["--add-section", ".gnu_debugaltlink=link", "named"]) {
+        // Who opened it would wait for a writer.
+        check(&record(&program, &[]), &WITH_INLINED);
+    }
+}
+
 /// Puts the debug information of a program into `debug`, by build ID, and strips the program.
 fn apart(directory: &Path, program: &Path, debug: &Path) -> Option<()> {
     let notes = Command::new("readelf").arg("-n").arg(program).output().expect("start readelf").stdout;

@@ -160,14 +160,20 @@ fn both_origins_fit_one_recording_and_report_makes_it_again() {
     let arguments = ["report", directory.to_str().expect("UTF-8"), "-o", again.path().to_str().expect("UTF-8")];
     let ended = run_profiler(&arguments);
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
-    for name in ["cpu.svg", "offcpu.svg", "cpu.folded", "offcpu.folded", "report.md", "report.json"] {
+    let names = ["cpu", "offcpu", "wall"].map(|origin| [format!("{origin}.svg"), format!("{origin}.folded")]);
+    for name in names.as_flattened().iter().map(String::as_str).chain(["report.md", "report.json"]) {
         let read = |directory: &std::path::Path| std::fs::read(directory.join(name)).expect("a file");
         assert!(read(&directory) == read(again.path()), "{name} differs");
     }
+    // All time is in one picture.
+    let wall = std::fs::read_to_string(directory.join("wall.folded")).expect("wall.folded");
+    let wall: u64 = wall.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+    let on_cpu = captured.profile.totals()[1];
     // A thread is on a CPU, or waits.
     let samples = captured.count(|stack| stack.has("thread_hot"));
     let captured = captured.into_origin(Origin::OffCpu);
     assert!(samples > 0 && captured.total() > 0);
+    assert_eq!(wall, on_cpu + captured.total());
     let main = float(captured.count(|stack| stack.has("main") && stack.leaf() == "[lock]"));
     println!("main waits {:.3} s for its threads", main / 1e9);
     assert!(main > 1e9 * 0.5, "{}", captured.folded());
