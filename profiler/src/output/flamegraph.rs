@@ -210,7 +210,13 @@ fn palette(profiles: &[&Profile], tints: &mut BTreeSet<Tint>) -> PaletteMap {
         palette.insert(&name, Tint::Process.shade(&name));
     }
     for profile in profiles {
-        for frame in (0..).take(profile.locations.len()).flat_map(|id| profile.location_frames(id)) {
+        // A profile that was just made has locations that no sample is on any more; one that was read back has none.
+        let mut used = vec![false; profile.locations.len()];
+        for &location in profile.samples.iter().flat_map(|sample| &profile.stacks[sample.stack as usize]) {
+            used[location as usize] = true;
+        }
+        let used = (0..).zip(used).filter_map(|(location, used)| used.then_some(location));
+        for frame in used.flat_map(|location| profile.location_frames(location)) {
             let tint = Tint::new(&frame);
             tints.insert(tint);
             let name = clean(&frame.name);
