@@ -43,19 +43,23 @@ pub(super) struct NameFile {
 impl NameFile {
     /// `trusted`: from a directory of debug files.
     fn new(original: File, package: Option<Package>, trusted: bool) -> Self {
-        let (mut plain, mut problem, mut has_debug) = (None, None, false);
-        if let Some(sections) = Sections::read(&original) {
-            has_debug = [".debug_info", ".zdebug_info", ".debug_line"].iter().any(|name| sections.find(name).is_some());
-            // Other files are looked for by debug information alone.
-            if is_needed(&sections, trusted || !has_debug) {
-                match rewrite(&sections, trusted) {
-                    Ok(rewritten) => {
-                        problem = rewritten.problem.as_ref().map(ToString::to_string);
-                        plain = Some(rewritten);
-                        has_debug &= problem.is_none();
-                    }
-                    Err(error) => (problem, has_debug) = (Some(error.to_string()), false),
+        // What we cannot read is nothing for a parser that checks less.
+        let Some(sections) = Sections::read(&original) else {
+            let problem = Some("it has no section headers, or too many".to_owned());
+            return Self { original, plain: None, package: None, has_debug: false, problem };
+        };
+        let (mut plain, mut problem) = (None, None);
+        let mut has_debug =
+            [".debug_info", ".zdebug_info", ".debug_line"].iter().any(|name| sections.find(name).is_some());
+        // Other files are looked for by debug information alone.
+        if is_needed(&sections, trusted || !has_debug) {
+            match rewrite(&sections, trusted) {
+                Ok(rewritten) => {
+                    problem = rewritten.problem.as_ref().map(ToString::to_string);
+                    plain = Some(rewritten);
+                    has_debug &= problem.is_none();
                 }
+                Err(error) => (problem, has_debug) = (Some(error.to_string()), false),
             }
         }
         Self { original, plain, package, has_debug, problem }
