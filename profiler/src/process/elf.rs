@@ -21,6 +21,27 @@ const MAX_EXPANSION: u64 = 64;
 /// A section header, as it is in the file.
 pub(crate) type Section = elf::SectionHeader64<LE>;
 
+/// A program header, as it is in the file.
+pub(crate) type Program = elf::ProgramHeader64<LE>;
+
+/// Program headers that are read: far more than any linker writes.
+const MAX_PROGRAM_HEADERS: usize = 512;
+
+/// Reads the file header and the program headers; `None` for no 64-bit little-endian ELF file, and one with too many.
+pub(crate) fn programs(file: &File) -> Option<(elf::FileHeader64<LE>, Vec<Program>)> {
+    let mut bytes = [0; size_of::<elf::FileHeader64<LE>>()];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let header = *elf::FileHeader64::<LE>::parse(bytes.as_slice()).ok()?;
+    let count = usize::from(header.e_phnum(LE));
+    if count > MAX_PROGRAM_HEADERS || usize::from(header.e_phentsize(LE)) != size_of::<Program>() {
+        return None;
+    }
+    let mut table = vec![0; count * size_of::<Program>()];
+    file.read_exact_at(&mut table, header.e_phoff(LE)).ok()?;
+    let programs = object::pod::slice_from_bytes::<Program>(&table, count).ok()?.0.to_vec();
+    Some((header, programs))
+}
+
 /// The section headers of an open file.
 #[derive(Debug)]
 pub(crate) struct Sections<'f> {

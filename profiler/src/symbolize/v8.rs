@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt;
 
 use object::elf;
 use object::endian::LittleEndian;
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::elf::ProgramHeader;
 
 use super::names::{Found, Names};
+use crate::process::elf::{Program, programs};
 use crate::profile::V8_BUILTIN;
 
 /// What the names of V8's own functions begin with.
@@ -22,9 +23,6 @@ const NAMESPACE: &str = "v8::";
 /// Least size of the hole: builtins are 1.3 MB and more, pieces of assembly without such information some 10 KB.
 const MIN_BYTES: u64 = 512 << 10;
 
-/// Program headers that are read: far more than any linker writes.
-const MAX_PROGRAM_HEADERS: usize = 512;
-
 /// Functions of the search table that are read: ten times what V8 has.
 const MAX_FUNCTIONS: usize = 1 << 20;
 
@@ -32,9 +30,6 @@ const MAX_FUNCTIONS: usize = 1 << 20;
 /// Source: Linux Standard Base, section 10.6.2.
 const ENCODINGS: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 const TABLE_HEAD: u64 = 12;
-
-type Header = elf::FileHeader64<LittleEndian>;
-type Program = elf::ProgramHeader64<LittleEndian>;
 
 /// Labels what has no name among `addresses` and is a builtin.
 pub(super) fn label_builtins(file: &File, addresses: &[u64], names: &mut Names) {
@@ -63,14 +58,7 @@ struct Functions<'f> {
 impl<'f> Functions<'f> {
     fn read(file: &'f File) -> Option<Self> {
         let endian = LittleEndian;
-        let bytes = read_at(file, 0, size_of::<Header>())?;
-        let header = Header::parse(bytes.as_slice()).ok()?;
-        let count = usize::from(header.e_phnum(endian));
-        if count > MAX_PROGRAM_HEADERS || usize::from(header.e_phentsize(endian)) != size_of::<Program>() {
-            return None;
-        }
-        let bytes = read_at(file, header.e_phoff(endian), count * size_of::<Program>())?;
-        let (programs, _) = object::pod::slice_from_bytes::<Program>(&bytes, count).ok()?;
+        let (_, programs) = programs(file)?;
         let place = |program: &Program| [program.p_vaddr(endian), program.p_offset(endian), program.p_filesz(endian)];
         let of = |kind| programs.iter().filter(move |program| program.p_type(endian) == kind).map(place);
         let segments = of(elf::PT_LOAD).collect();

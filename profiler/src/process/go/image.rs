@@ -11,8 +11,8 @@ use object::elf;
 use object::endian::LittleEndian;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Rela, SectionHeader};
 
-/// Program headers that are read: far more than any linker writes.
-const MAX_PROGRAM_HEADERS: usize = 512;
+use crate::process::elf::programs;
+
 /// Section headers that are read.
 const MAX_SECTIONS: usize = 65_536;
 /// Bytes of section names that are read.
@@ -31,7 +31,6 @@ const BLOCK_BYTES: u64 = 16 * 1024;
 const MAX_BLOCKS: usize = 4096;
 
 type Header = elf::FileHeader64<LittleEndian>;
-type Program = elf::ProgramHeader64<LittleEndian>;
 type Section = elf::SectionHeader64<LittleEndian>;
 type Dynamic = elf::Dyn64<LittleEndian>;
 type Relocation = elf::Rela64<LittleEndian>;
@@ -73,17 +72,10 @@ impl<'f> Image<'f> {
     /// Reads the headers; `None` for a file that is none of ours.
     pub(super) fn open(file: &'f File) -> Option<Self> {
         let endian = LittleEndian;
-        let bytes = read_at(file, 0, size_of::<Header>())?;
-        let header = Header::parse(bytes.as_slice()).ok()?;
-        let count = usize::from(header.e_phnum(endian));
-        if count > MAX_PROGRAM_HEADERS || usize::from(header.e_phentsize(endian)) != size_of::<Program>() {
-            return None;
-        }
-        let table = read_at(file, header.e_phoff(endian), count * size_of::<Program>())?;
-        let (programs, _) = object::pod::slice_from_bytes::<Program>(&table, count).ok()?;
+        let (header, programs) = programs(file)?;
         let mut segments = Vec::new();
         let mut dynamic = None;
-        for program in programs {
+        for program in &programs {
             if program.p_type(endian) == elf::PT_LOAD {
                 segments.push(Segment {
                     address: program.p_vaddr(endian),
@@ -98,7 +90,7 @@ impl<'f> Image<'f> {
         let mut image = Self {
             file,
             segments,
-            sections: sections(file, header).unwrap_or_default(),
+            sections: sections(file, &header).unwrap_or_default(),
             relocatable: header.e_type(endian) == elf::ET_DYN,
             relocations: None,
             blocks: HashMap::new(),
