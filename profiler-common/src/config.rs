@@ -57,6 +57,10 @@ pub struct TaskOffsets {
     /// Which argument of the tracepoint `sched_switch` is the state that the task leaves with, from 1; 0 where it has
     /// none (before Linux 5.18).
     pub switch_state_argument: u32,
+    /// `task_struct.on_cpu`; 0 where the kernel has none.
+    pub on_cpu: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Constants of one load, in frozen read-only memory, so that the verifier sees them as constants.
@@ -137,6 +141,8 @@ impl Config {
             in_iowait: 0,
             in_iowait_mask: 0,
             switch_state_argument: 0,
+            on_cpu: 0,
+            reserved: 0,
         },
     };
 }
@@ -150,10 +156,12 @@ pub struct Control {
     /// Zero.
     pub reserved: u32,
     /// When the recording began, in ns of the monotonic clock: a thread that is switched in for the first time has
-    /// waited since then. 0 while there is none, and once it ends.
+    /// waited since then. 0 while there is none.
     pub began_ns: u64,
     /// The same since boot: a thread that started later has not waited.
     pub began_since_boot_ns: u64,
+    /// When it ended: what comes later is not counted. The largest number before.
+    pub ended_ns: u64,
 }
 
 /// Entries into and exits from a program's use of a generation of maps, on one CPU.

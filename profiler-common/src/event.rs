@@ -253,6 +253,9 @@ pub const RING_DRAIN: u16 = 2;
 /// A ring-buffer record that carries what a walk left undone: [`RemainderRecord`].
 pub const RING_REMAINDER: u16 = 3;
 
+/// A ring-buffer record of a thread that has ended: [`crate::wait::EndedThread`].
+pub const RING_THREAD: u16 = 4;
+
 /// What a frame word is. The tag is in the top four bits.
 ///
 /// A kernel address has them all set already, a native address none, so both are stored as they are.

@@ -161,6 +161,12 @@ pub struct Wait {
     pub blocked: Cell,
     /// And in that of time in which it waited for a CPU.
     pub queued: Cell,
+    /// Since when it is known, in ns of the monotonic clock: since the recording began, or it did, or its name did.
+    pub from_ns: u64,
+    /// Time it ran since then until it was last switched out, ns.
+    pub on_cpu_ns: u64,
+    /// Time it waited since then until it was last switched in, ns.
+    pub off_cpu_ns: u64,
 }
 
 /// Elements of the `WAITS` map: a power of two.
@@ -262,7 +268,38 @@ pub const SLOT_NS: u64 = 100_000_000;
 /// Intervals that are to be kept in a slot: 2,000 a second and CPU, which cost about a hundredth of it.
 pub const KEPT_IN_A_SLOT: u64 = 200;
 
-/// A thread that waits when the recording ends, as the iterator writes it. The words of its kernel chain follow.
+/// A thread that has ended, sent through the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedThread {
+    /// [`crate::event::RING_THREAD`].
+    pub kind: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Thread.
+    pub tid: u32,
+    /// Process.
+    pub pid: u32,
+    /// Programs its process had executed.
+    pub exec_count: u32,
+    /// Start of its process since boot, ns.
+    pub start_time_ns: u64,
+    /// When it ended, in ns of the monotonic clock: at the end of the recording if that was before.
+    pub ended_ns: u64,
+    /// [`Wait::from_ns`].
+    pub from_ns: u64,
+    /// [`Wait::on_cpu_ns`].
+    pub on_cpu_ns: u64,
+    /// [`Wait::off_cpu_ns`].
+    pub off_cpu_ns: u64,
+    /// The thread's name.
+    pub thread_comm: [u8; COMM_LEN],
+    /// The process's name.
+    pub process_comm: [u8; COMM_LEN],
+}
+
+/// A thread that is there when the recording ends, as the iterator writes it. The words of its kernel chain follow, if it
+/// waits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitingRecord {
@@ -270,6 +307,14 @@ pub struct WaitingRecord {
     pub since_ns: u64,
     /// When it was looked at.
     pub now_ns: u64,
+    /// [`Wait::from_ns`]; 0 when it was not switched since the recording began.
+    pub from_ns: u64,
+    /// [`Wait::on_cpu_ns`].
+    pub on_cpu_ns: u64,
+    /// [`Wait::off_cpu_ns`].
+    pub off_cpu_ns: u64,
+    /// Start of the thread since boot, ns.
+    pub thread_start_time_ns: u64,
     /// Start of its process since boot, ns.
     pub start_time_ns: u64,
     /// Times it was switched out.
@@ -286,6 +331,10 @@ pub struct WaitingRecord {
     pub blocked: u32,
     /// Frames of the kernel chain.
     pub kernel_frames: u32,
+    /// 1 when it waits, 0 when it runs.
+    pub waits: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The thread's name.
     pub thread_comm: [u8; COMM_LEN],
     /// The process's name.
@@ -355,9 +404,11 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<Wait>(), 40);
+        // A line of the cache.
+        assert_eq!(size_of::<Wait>(), 64);
+        assert_eq!(size_of::<EndedThread>(), 7 * 8 + 2 * COMM_LEN);
         assert_eq!(size_of::<Threshold>(), 32);
         assert_eq!(size_of::<Pace>(), 24);
-        assert_eq!(size_of::<WaitingRecord>(), 4 * 8 + 6 * 4 + 2 * COMM_LEN + 2 * 8 + 8 * LEAF_REGISTERS);
+        assert_eq!(size_of::<WaitingRecord>(), 8 * 8 + 8 * 4 + 2 * COMM_LEN + 2 * 8 + 8 * LEAF_REGISTERS);
     }
 }

@@ -20,6 +20,7 @@ mod maps;
 mod offcpu;
 mod process;
 mod python;
+mod recorded;
 mod remainder;
 mod stack;
 mod task;

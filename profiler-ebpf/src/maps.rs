@@ -107,6 +107,10 @@ pub(crate) static WAITING: PerCpuArray<Waiting> = PerCpuArray::with_max_entries(
 #[map]
 pub(crate) static THREADS_REFUSED: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Threads whose end found no room in [`RING`]. Written by `threads`, read by user space.
+#[map]
+pub(crate) static ENDS_LOST: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -16,17 +16,17 @@ use core::ffi::c_void;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 use profiler_common::wait::{
-    Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, MOST_THRESHOLD_NS, Pace, SLOT_NS, system_call_of,
+    Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, MOST_THRESHOLD_NS, Pace, SLOT_NS, Wait, system_call_of,
 };
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{
-    CONTROL, COUNTERS, OFFCPU_PROBE_PYTHON, OFFCPU_PYTHON, PACE, Part, Programs, SCRATCH, Scratch, THREADS_REFUSED,
-    THRESHOLD,
+    COUNTERS, OFFCPU_PROBE_PYTHON, OFFCPU_PYTHON, PACE, Part, Programs, SCRATCH, Scratch, THREADS_REFUSED, THRESHOLD,
 };
 use crate::python;
+use crate::recorded::Recorded;
 use crate::stack::{self, Chain};
 use crate::task::Task;
 use crate::threads;
@@ -53,6 +53,8 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     let Some(pace) = PACE.get_ptr_mut(0) else { return 0 };
     // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
     let pace = unsafe { &mut *pace };
+    // When the thread that leaves has come.
+    let came_ns = pace.switched_ns;
     // For the thread that comes, too: its wait is over at the same point of a switch that its next one begins at. Read in
     // its own context, the time that a switch takes would be added to every wait.
     // SAFETY: takes no argument.
@@ -75,7 +77,12 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
         unsafe { *arguments.add(argument as usize - 1) }
     };
     let state = state & state::ANY;
+    let recorded = Recorded::read();
+    let ran_ns = recorded.map_or(0, |recorded| recorded.length(came_ns, pace.switched_ns));
     if state & state::DEAD != 0 {
+        if let Some(recorded) = recorded {
+            threads::send_end(&task, entry.as_deref(), came_ns, ran_ns, recorded.clamp(pace.switched_ns));
+        }
         if let Some(entry) = entry {
             threads::remove(entry);
         }
@@ -86,21 +93,30 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     let entry = match entry {
         Some(entry) => entry,
         None => {
-            let Some(entry) = threads::add(task.tid) else { return refuse() };
-            (entry.blocked, entry.queued) = (Cell::new(chance()), Cell::new(chance()));
+            let Some(entry) = add(&task, came_ns) else { return refuse() };
             entry
         }
     };
+    entry.on_cpu_ns += ran_ns;
     entry.run_delay_ns = task.run_delay_ns();
     entry.left = left_by_state(if was_preempted { 0 } else { state }) as u32;
     entry.since_ns = pace.switched_ns;
     0
 }
 
-/// Whether the running thread was asked for. Kernel threads wait for work by design and are not.
+/// Whether the running thread was asked for.
 #[inline(always)]
 fn is_asked_for() -> bool {
-    Task::current().is_some_and(|task| task.is_wanted() && !task.is_kernel_thread())
+    Task::current().is_some_and(|task| task.is_asked_for())
+}
+
+/// An element for a thread that is known since `from_ns`.
+#[inline(always)]
+fn add(task: &Task, from_ns: u64) -> Option<&'static mut Wait> {
+    let entry = threads::add(task.tid)?;
+    (entry.blocked, entry.queued) = (Cell::new(chance()), Cell::new(chance()));
+    (entry.since_ns, entry.from_ns, entry.on_cpu_ns, entry.off_cpu_ns) = (0, from_ns, 0, 0);
+    Some(entry)
 }
 
 /// Any number.
@@ -182,33 +198,35 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     };
     // SAFETY: the elements are this CPU's, and programs of this type do not interrupt each other.
     let (pace, counters) = unsafe { (&mut *pace, &mut *counters) };
-    let began = began();
-    let entry = threads::find(task.tid);
-    let (waited, queued, left, now) = if let Some(entry) = &entry {
+    let (entry, now) = (threads::find(task.tid), pace.switched_ns);
+    // Those that ended before the recording began do not count, nor those that began after it.
+    let (entry, waited, queued, left) = if let Some(entry) = entry {
         // SAFETY: user space's iterator may take the wait at the same time.
-        let since = unsafe { atomic::swap((&raw const entry.since_ns).cast_mut(), 0) };
-        // Nor one that ended before the recording began.
-        if since == 0 || began == 0 || pace.switched_ns < began {
+        let since = unsafe { atomic::swap(&raw mut entry.since_ns, 0) };
+        let waited = Recorded::read().map_or(0, |recorded| recorded.length(since, now));
+        if since == 0 || waited == 0 {
             return;
         }
-        let now = pace.switched_ns;
-        let waited = now - if since > began { since } else { began };
+        entry.off_cpu_ns += waited;
         let queued = task.run_delay_ns() - entry.run_delay_ns;
-        (waited, if queued < waited { queued } else { waited }, entry.left, now)
+        let left = entry.left;
+        (Some(entry), waited, if queued < waited { queued } else { waited }, left)
     } else {
-        if began == 0 {
-            return;
-        }
-        if !has_waited(&task) || !is_asked_for() {
+        let Some(recorded) = Recorded::read() else { return };
+        if !recorded.is_untouched(&task) || !is_asked_for() {
             counters.hits += 1;
             counters.filtered += 1;
             return;
         }
-        let now = pace.switched_ns;
-        if now < began {
+        let waited = recorded.length(0, now);
+        if waited == 0 {
             return;
         }
-        (now - began, 0, Left::Unknown as u32, now)
+        if let Some(entry) = add(&task, 0) {
+            entry.off_cpu_ns = waited;
+        }
+        // No element for what follows: there is nothing to choose by.
+        (None, waited, 0, Left::Unknown as u32)
     };
     // A thread that was ready to run all the time has not been blocked at all.
     let (blocked, queued) = if left == Left::Runnable as u32 { (waited, 0) } else { (waited - queued, queued) };
@@ -245,27 +263,6 @@ fn lose(counters: &mut Counters, intervals: u64, outcome: Outcome) {
     if intervals > 1 {
         count(counters, Outcomes::lost(outcome));
     }
-}
-
-/// When the recording began; 0 before, and once it ends.
-#[inline(always)]
-fn began() -> u64 {
-    let Some(control) = CONTROL.get_ptr(0) else { return 0 };
-    // SAFETY: the pointer is to a map element, which user space may write at any time, hence volatile.
-    unsafe { core::ptr::read_volatile(&raw const (*control).began_ns) }
-}
-
-/// Whether a thread without an entry has waited since before the recording began.
-#[inline(always)]
-fn has_waited(task: &Task) -> bool {
-    let (Some(control), Some(refused)) = (CONTROL.get_ptr(0), THREADS_REFUSED.get_ptr(0)) else { return false };
-    // SAFETY: as above.
-    let (since_boot, refused) = unsafe {
-        let since_boot = core::ptr::read_volatile(&raw const (*control).began_since_boot_ns);
-        (since_boot, core::ptr::read_volatile(refused))
-    };
-    // Once a thread found no room, one without an entry may have been switched out since.
-    refused == 0 && task.thread_start_time_ns() < since_boot
 }
 
 /// The threshold that an interval is held against: raised as soon as a CPU keeps more intervals than it should, and

@@ -15,6 +15,9 @@ use crate::maps::PROCESSES;
 /// `PF_KTHREAD`. Source: include/linux/sched.h.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
+/// `TASK_DEAD`. Source: include/linux/sched.h.
+const DEAD: u32 = 0x80;
+
 /// The running task. Fields are read through a pointer the verifier knows, at offsets from the kernel's BTF.
 #[derive(Clone, Copy)]
 pub(crate) struct Task {
@@ -146,6 +149,12 @@ impl Task {
         matches!(self.wanted(), Wanted::Yes(_))
     }
 
+    /// Whether it was asked for, and is no kernel thread: those wait for work by design.
+    #[inline(always)]
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.is_wanted() && !self.is_kernel_thread()
+    }
+
     /// What is known of its process.
     #[inline(always)]
     pub(crate) fn process(&self) -> Option<&'static Process> {
@@ -193,6 +202,18 @@ impl Task {
     #[inline(always)]
     pub(crate) fn state(&self) -> u32 {
         field!(self.pointer, task.state, u32)
+    }
+
+    /// Whether it has ended, and is there only until somebody asks how.
+    #[inline(always)]
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state() & DEAD != 0
+    }
+
+    /// Whether a CPU runs it now; as far as is known.
+    #[inline(always)]
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        config!(task.on_cpu) == 0 || field!(self.pointer, task.on_cpu, u32) != 0
     }
 
     /// How long it has waited for a CPU, by the kernel's own account; 0 where the kernel keeps none.

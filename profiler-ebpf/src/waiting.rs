@@ -1,4 +1,4 @@
-//! Threads that wait when the recording ends: an iterator over all tasks, which user space reads once.
+//! The threads that are there when the recording ends: an iterator over all tasks, which user space reads once.
 //!
 //! A thread that is asleep has its registers and its kernel stack for anybody to see. What it takes from the walk in its
 //! own context is its memory, which is not ours here: user space walks the user chain.
@@ -8,12 +8,13 @@ use aya_ebpf::helpers::generated::{bpf_get_task_stack, bpf_ktime_get_ns, bpf_seq
 use core::ffi::c_void;
 use profiler_common::config::{Filter, PROCESS_TARGET};
 use profiler_common::event::MAX_KERNEL_FRAMES;
-use profiler_common::wait::{Blocked, Left, WaitingRecord};
+use profiler_common::wait::{Blocked, Left, Wait, WaitingRecord};
 
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{CONTROL, THREADS_REFUSED, WAITING, Waiting};
+use crate::maps::{WAITING, Waiting};
 use crate::offcpu;
+use crate::recorded::Recorded;
 use crate::stack;
 use crate::task::Task;
 use crate::threads;
@@ -27,7 +28,7 @@ struct Context {
     task: *const u8,
 }
 
-/// Writes what is known of a thread that waits, and takes its wait: it is not counted again when the thread comes back.
+/// Writes what is known of a thread and, if it waits, takes its wait: it is not counted again when the thread comes back.
 // SAFETY: no other program has this name.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
@@ -38,26 +39,34 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
         return 0;
     }
     let task = Task::other(pointer);
-    if task.is_kernel_thread() || task.pid == config!(self_pid) {
+    if task.is_kernel_thread() || task.is_dead() || task.pid == config!(self_pid) {
         return 0;
     }
     let entry = threads::find(task.tid);
-    let (since, left) = match &entry {
-        // SAFETY: the thread may come back at the same time.
-        Some(entry) => (unsafe { atomic::swap((&raw const entry.since_ns).cast_mut(), 0) }, entry.left),
-        None => (0, left_by_state(&task)),
+    let (since, left, waits) = match &entry {
+        Some(entry) => {
+            // SAFETY: the thread may come back at the same time.
+            let since = unsafe { atomic::swap((&raw const entry.since_ns).cast_mut(), 0) };
+            (since, entry.left, since != 0)
+        }
+        None => {
+            let Some(recorded) = Recorded::read() else { return 0 };
+            if !may_be_asked_for(&task) {
+                return 0;
+            }
+            let waits = task.state() != 0 || !task.is_on_cpu();
+            // One that is new and waits has not run yet, or found no room.
+            if waits && !recorded.is_untouched(&task) {
+                return 0;
+            }
+            (0, left_by_state(&task), waits)
+        }
     };
-    if match &entry {
-        Some(_) => since == 0,
-        None => !has_slept(&task) || !may_be_asked_for(&task),
-    } {
-        return 0;
-    }
     // SAFETY: the first member of what the pointer is to, which the verifier knows.
     let seq = unsafe { *meta };
-    if write(seq, &task, since, left) {
+    if write(seq, &task, entry.as_deref(), since, left, waits) {
         if entry.is_none() {
-            // No matter when there is no room: the recording ends, and then nothing is counted.
+            // No matter when there is no room: the recording has ended, and what is counted is next to nothing.
             let _ = threads::add(task.tid);
         }
     } else if let Some(entry) = entry {
@@ -73,18 +82,6 @@ fn left_by_state(task: &Task) -> u32 {
     offcpu::left_by_state(u64::from(task.state())) as u32
 }
 
-/// Whether a thread without an entry has slept since before the recording began.
-#[inline(always)]
-fn has_slept(task: &Task) -> bool {
-    let (Some(control), Some(refused)) = (CONTROL.get_ptr(0), THREADS_REFUSED.get_ptr(0)) else { return false };
-    // SAFETY: the pointers are to map elements, which are written meanwhile, hence volatile.
-    let (since_boot, refused) = unsafe {
-        let since_boot = core::ptr::read_volatile(&raw const (*control).began_since_boot_ns);
-        (since_boot, core::ptr::read_volatile(refused))
-    };
-    refused == 0 && task.state() != 0 && task.thread_start_time_ns() < since_boot
-}
-
 /// Whether a thread may have been asked for: which cgroup it is in is for user space to see.
 #[inline(always)]
 fn may_be_asked_for(task: &Task) -> bool {
@@ -97,13 +94,17 @@ fn may_be_asked_for(task: &Task) -> bool {
 
 /// Writes a record and the kernel chain; false when there is no room.
 #[inline(always)]
-fn write(seq: *mut seq_file, task: &Task, since_ns: u64, left: u32) -> bool {
+fn write(seq: *mut seq_file, task: &Task, entry: Option<&Wait>, since_ns: u64, left: u32, waits: bool) -> bool {
     const SIZE: u32 = (MAX_KERNEL_FRAMES * size_of::<u64>()) as u32;
     let Some(waiting) = WAITING.get_ptr_mut(0) else { return false };
     // SAFETY: the element is this CPU's, and the only program of this type runs once, on one CPU.
     let Waiting { record, kernel } = unsafe { &mut *waiting };
-    // SAFETY: the helper writes at most `SIZE` bytes, and takes a task pointer that the verifier knows.
-    let bytes = unsafe { bpf_get_task_stack(task.pointer().cast_mut().cast(), kernel.as_mut_ptr().cast(), SIZE, 0) };
+    let bytes = if waits {
+        // SAFETY: the helper writes at most `SIZE` bytes, and takes a task pointer that the verifier knows.
+        unsafe { bpf_get_task_stack(task.pointer().cast_mut().cast(), kernel.as_mut_ptr().cast(), SIZE, 0) }
+    } else {
+        0
+    };
     let bytes = if bytes < 0 { 0 } else { bytes as u32 };
     let bytes = if bytes > SIZE { SIZE } else { bytes };
     let (system_call, polls_nothing) = offcpu::system_call(task);
@@ -111,6 +112,10 @@ fn write(seq: *mut seq_file, task: &Task, since_ns: u64, left: u32) -> bool {
     record.since_ns = since_ns;
     // SAFETY: takes no argument.
     record.now_ns = unsafe { bpf_ktime_get_ns() };
+    (record.from_ns, record.on_cpu_ns, record.off_cpu_ns) =
+        entry.map_or((0, 0, 0), |entry| (entry.from_ns, entry.on_cpu_ns, entry.off_cpu_ns));
+    record.thread_start_time_ns = task.thread_start_time_ns();
+    record.waits = u32::from(waits);
     record.start_time_ns = task.start_time_ns();
     record.switches = task.switches();
     record.pid = task.pid;

@@ -25,7 +25,7 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 12] = [
+const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
@@ -35,6 +35,7 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("node", "nodejs"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
+    ("pgbench", "postgresql"),
     ("perf", "linux-perf"),
     ("xz", "xz-utils"),
     ("debuginfod", "debuginfod"),

@@ -4,6 +4,7 @@
 //! everything is ordered by value and then by name.
 
 mod hotspots;
+mod ledger;
 mod objects;
 mod reasons;
 mod threads;
@@ -17,7 +18,7 @@ use crate::profile::{Breakdown, Capture, FrameKind, Profile, Report};
 /// Analyzes every origin of a capture.
 #[must_use]
 pub fn analyze(capture: &Capture) -> Report {
-    let mut report = Report::default();
+    let mut report = Report { ledger: ledger::ledger(capture), ..Report::default() };
     for profile in &capture.profiles {
         let weighted = Weighted::new(profile);
         report.breakdowns.insert(weighted.origin.to_owned(), breakdown(&weighted));

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData};
 use profiler_common::config::Control;
 use profiler_common::event::{
-    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_REMAINDER, RING_STACK, RecordKey, RecordValue,
+    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_REMAINDER, RING_STACK, RING_THREAD, RecordKey, RecordValue,
     RemainderRecord, StackRecord,
 };
 use profiler_common::unwind::{LEAF_REGISTERS, Registers};
+use profiler_common::wait::EndedThread;
 
 use super::BpfError;
 use super::load::{Kernel, Shared};
@@ -32,6 +33,8 @@ pub struct Drained {
     pub stacks: Stacks,
     /// What was left of walks, by the hash of the chain that was found.
     pub remainders: HashMap<u64, Remainder>,
+    /// Threads that have ended, where waits are recorded.
+    pub ended: Vec<EndedThread>,
     /// Whether programs were still writing when it was emptied.
     pub unsettled: bool,
 }
@@ -87,7 +90,8 @@ impl Kernel {
         self.fill.set(index, [0; 3], 0).map_err(|error| BpfError::map("reset", "FILL", error))?;
         let stacks = std::mem::take(&mut self.generations[old].stacks);
         let remainders = std::mem::take(&mut self.generations[old].remainders);
-        Ok(Drained { records, stacks, remainders, unsettled })
+        let ended = std::mem::take(&mut self.ended);
+        Ok(Drained { records, stacks, remainders, ended, unsettled })
     }
 
     /// Waits until no program is inside a generation; false when the limit passed first.
@@ -121,6 +125,7 @@ impl Kernel {
                         self.generations[usize::from(window & 1)].remainders.insert(hash, remainder);
                     }
                 }
+                Some(RING_THREAD) => self.ended.extend(parse_thread(&item)),
                 Some(RING_DRAIN) => asked = true,
                 _ => {}
             }
@@ -145,6 +150,13 @@ fn parse_stack(item: &[u8]) -> Option<(u16, u64, Box<[u64]>)> {
     let words = item.get(std::mem::offset_of!(StackRecord, words)..)?;
     let words = words.get(..length * 8)?.as_chunks::<8>().0;
     Some((window, hash, words.iter().map(|word| u64::from_ne_bytes(*word)).collect()))
+}
+
+/// A thread that has ended.
+fn parse_thread(item: &[u8]) -> Option<EndedThread> {
+    let bytes = item.get(..size_of::<EndedThread>())?;
+    // SAFETY: the structure is made of integers, and there are as many bytes.
+    Some(unsafe { bytes.as_ptr().cast::<EndedThread>().read_unaligned() })
 }
 
 /// Generation, hash and content of a [`RemainderRecord`].

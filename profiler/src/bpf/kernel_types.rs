@@ -88,6 +88,8 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, BpfError> {
         in_iowait: in_iowait.map_or(0, |bits| bits / 8),
         in_iowait_mask: in_iowait.map_or(0, |bits| 1 << (bits % 8)),
         switch_state_argument: types.argument("btf_trace_sched_switch", "prev_state").unwrap_or(0),
+        on_cpu: types.member_offset(task, "on_cpu", MAX_NESTING).unwrap_or(0),
+        reserved: 0,
     })
 }
 

@@ -12,7 +12,7 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
 use profiler_common::python::PythonLayout;
 use profiler_common::unwind::{Packed, Rule};
-use profiler_common::wait::{MAX_WAITS, Threshold};
+use profiler_common::wait::{EndedThread, MAX_WAITS, Threshold};
 
 use super::BpfError;
 use super::drain::Generation;
@@ -110,6 +110,10 @@ pub struct Kernel {
     /// What changes while the programs run, as it was written last.
     pub(super) controlled: Control,
     pub(super) threshold: Array<MapData, Shared<Threshold>>,
+    /// Threads that have ended since they were last handed out.
+    pub(super) ended: Vec<EndedThread>,
+    threads_refused: Array<MapData, u64>,
+    ends_lost: Array<MapData, u64>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -169,6 +173,9 @@ impl Kernel {
             current: 0,
             controlled: Control::default(),
             threshold: typed(&mut ebpf, "THRESHOLD")?,
+            ended: Vec::new(),
+            threads_refused: typed(&mut ebpf, "THREADS_REFUSED")?,
+            ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             ebpf,
             _statistics: statistics,
         })
@@ -312,6 +319,12 @@ impl Kernel {
     #[must_use]
     pub fn children_missed(&self) -> u64 {
         self.children_missed.get(&0, 0).unwrap_or(0)
+    }
+
+    /// What is not known of threads' times: waits of threads that there was no room for, and threads whose end was lost.
+    #[must_use]
+    pub fn threads_missed(&self) -> (u64, u64) {
+        (self.threads_refused.get(&0, 0).unwrap_or(0), self.ends_lost.get(&0, 0).unwrap_or(0))
     }
 
     /// The accounting of an origin, summed over CPUs, from the load until now.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::ops::Range;
 
 use aya::programs::{Iter, KProbe, RawTracePoint};
 use aya::{Btf, Endianness};
@@ -14,12 +15,12 @@ use super::kernel_types::{WaitHooks, read_wait_hooks};
 use super::load::{Kernel, Shared, program_error};
 use super::pythons::PythonProgram;
 
-/// A thread that waits while a recording ends.
+/// A thread that is there when a recording has ended.
 #[derive(Clone, Debug)]
 pub struct Waiting {
     /// What is known of it.
     pub record: WaitingRecord,
-    /// Its kernel chain, leaf first.
+    /// Its kernel chain, leaf first; empty when it runs.
     pub kernel: Vec<u64>,
 }
 
@@ -103,6 +104,7 @@ impl Kernel {
         let control = Control {
             began_ns: clock_ns(libc::CLOCK_MONOTONIC),
             began_since_boot_ns: clock_ns(libc::CLOCK_BOOTTIME),
+            ended_ns: u64::MAX,
             ..self.controlled
         };
         self.write_control(control)
@@ -129,8 +131,8 @@ impl Kernel {
         Err(program_error("attach", NAME, first))
     }
 
-    /// The threads that wait now and were asked for, those asleep since before the recording began included. Each wait is
-    /// given out once: it is not counted when the thread comes back.
+    /// The threads that are there and were asked for. Those that wait may do so since before the recording began. Each
+    /// wait is given out once: it is not counted when the thread comes back.
     ///
     /// # Errors
     ///
@@ -150,19 +152,26 @@ impl Kernel {
         Ok(parse(&bytes))
     }
 
-    /// When the recording of waits began, by the monotonic clock, ns.
+    /// When waits were recorded, by the monotonic clock, ns.
     #[must_use]
-    pub const fn began_ns(&self) -> u64 {
-        self.controlled.began_ns
+    pub const fn recorded(&self) -> Range<u64> {
+        self.controlled.began_ns..self.controlled.ended_ns
     }
 
-    /// Ends the recording of waits: those that end from now on are not counted.
+    /// The monotonic time of a moment since boot, ns; they differ by the time for which the host was suspended.
+    #[must_use]
+    pub const fn monotonic(&self, since_boot_ns: u64) -> u64 {
+        let Control { began_ns, began_since_boot_ns, .. } = self.controlled;
+        (since_boot_ns + began_ns).saturating_sub(began_since_boot_ns)
+    }
+
+    /// Ends the recording of waits: time that passes from now on is not counted.
     ///
     /// # Errors
     ///
     /// When a map cannot be written.
     pub fn end_waits(&mut self) -> Result<(), BpfError> {
-        self.write_control(Control { began_ns: 0, ..self.controlled })
+        self.write_control(Control { ended_ns: clock_ns(libc::CLOCK_MONOTONIC), ..self.controlled })
     }
 
     pub(super) fn write_control(&mut self, control: Control) -> Result<(), BpfError> {

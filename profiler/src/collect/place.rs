@@ -195,7 +195,8 @@ fn place_chain(
     merge(&native, cut, pythons.place(interpreted, key, profile))
 }
 
-fn comm(bytes: &[u8; COMM_LEN]) -> String {
+/// A command name.
+pub(super) fn comm(bytes: &[u8; COMM_LEN]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

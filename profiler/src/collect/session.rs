@@ -18,6 +18,7 @@ use super::processes::{Interest, Processes};
 use super::pythons::Pythons;
 use super::record::Progress;
 use super::remainder::Finisher;
+use super::thread_times::ThreadTimes;
 use super::unwinding::Unwinding;
 use crate::bpf::{Drained, Kernel, Lifecycle, Sampler};
 use crate::process;
@@ -55,6 +56,7 @@ pub(super) struct Session {
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
+    pub(super) times: ThreadTimes,
     /// Windows in which programs were still writing when they were drained.
     pub(super) unsettled: u64,
     pub(super) command: Option<RunningCommand>,
@@ -90,6 +92,7 @@ impl Session {
             pythons: Pythons::default(),
             roots,
             gathered: Gathered::new(origins),
+            times: ThreadTimes::default(),
             unsettled: 0,
             command: None,
             ends_with_target,
@@ -255,7 +258,10 @@ impl Session {
 
     /// Adds records to what there is.
     pub(super) fn place(&mut self, drained: &Drained) {
-        let Self { kernel, unwinding, processes, pythons, gathered, .. } = self;
+        let Self { kernel, unwinding, processes, pythons, gathered, times, .. } = self;
+        for ended in &drained.ended {
+            times.add_ended(ended, &kernel.recorded());
+        }
         place_window(drained, &mut Finisher { kernel, unwinding, processes }, pythons, gathered);
     }
 

@@ -42,16 +42,18 @@ pub(super) fn summarize(
     naming: &Options,
     interrupted: bool,
 ) -> Result<Recording> {
+    if facts.hook.is_some() {
+        session.kernel.end_waits()?;
+    }
     let cpus_changed = sampler.as_ref().map_or(0, |sampler| sampler.cpus_changed);
     let counts = sampler.map(Sampler::stop);
     let mut uncounted = Counters::default();
     let mut of_waits = None;
     if facts.hook.is_some() {
-        match take_waiting(&mut session, nanoseconds(facts.duration), facts.cgroup.as_deref()) {
+        match take_waiting(&mut session, facts.cgroup.as_deref()) {
             Ok(counters) => uncounted = counters,
             Err(error) => of_waits = Some(format!("the threads that waited at the end are missing: {error}")),
         }
-        session.kernel.end_waits()?;
     }
     // Twice: what was written late is in the other generation.
     session.end_window()?;
@@ -120,6 +122,7 @@ pub(super) fn summarize(
             bpf_map_bytes,
         },
         objects,
+        thread_times: session.times.into_rows(),
         warnings,
     };
     let capture = Capture { index, profiles };

@@ -1,11 +1,10 @@
-//! Waits that have not ended when the recording does: the threads that are asleep then, some of them all the time.
+//! Threads that are there when the recording ends, and their waits, which have not ended: some last all the time.
 //!
-//! Input: what the kernel's iterator says of each. Output: records as the programs would have sent them when the thread
-//! came back, with its stack read from its memory and walked by the same step.
+//! Input: what the kernel's iterator says of each. Output: their times, and records as the programs would have sent them
+//! when the thread came back, with its stack read from its memory and walked by the same step.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use profiler_common::counters::{Counters, Outcome};
@@ -30,25 +29,30 @@ const RBX: usize = 3;
 const RBP: usize = 6;
 const RSP: usize = 7;
 
-/// Adds the waits of the threads that wait now; returns what the programs have not counted of them.
+/// Adds the times of the threads that are there, and the waits of those that wait; returns what the programs have not
+/// counted of them.
 ///
-/// `duration_ns`: how long was recorded; `cgroup`: the one that was asked for, if it was one.
-pub(super) fn take_waiting(
-    session: &mut Session,
-    duration_ns: u64,
-    cgroup: Option<&Path>,
-) -> Result<Counters, BpfError> {
-    let began_ns = session.kernel.began_ns();
-    let recorded = began_ns..began_ns.saturating_add(duration_ns);
+/// `cgroup`: the one that was asked for, if it was one.
+pub(super) fn take_waiting(session: &mut Session, cgroup: Option<&Path>) -> Result<Counters, BpfError> {
+    let recorded = session.kernel.recorded();
     let mut counted = Counters::default();
     // Inside a pid namespace the numbers that the iterator gives are not ours.
     if pid_namespace().is_none() {
         let members = cgroup.map(members);
         let mut drained = Drained::default();
         for waiting in session.kernel.take_waiting()? {
-            let is_asked_for = members.as_ref().is_none_or(|members| members.contains(&waiting.record.pid));
-            if waiting.record.since_ns != 0 || is_asked_for {
-                add(&waiting, &recorded, &mut drained, &mut counted);
+            let record = &waiting.record;
+            let is_known = record.since_ns | record.from_ns | record.on_cpu_ns | record.off_cpu_ns != 0;
+            if !is_known && members.as_ref().is_some_and(|members| !members.contains(&record.pid)) {
+                continue;
+            }
+            let started_ns = session.kernel.monotonic(record.thread_start_time_ns);
+            let from_ns = if record.from_ns == 0 { started_ns } else { record.from_ns };
+            let since_ns = record.since_ns.max(recorded.start);
+            let waited_ns = if record.waits == 0 { 0 } else { recorded.end.saturating_sub(since_ns) };
+            session.times.add_lasting(&waiting, from_ns, waited_ns, &recorded);
+            if waited_ns > 0 {
+                add(&waiting, waited_ns, &mut drained, &mut counted);
             }
         }
         session.place(&drained);
@@ -69,11 +73,8 @@ fn members(cgroup: &Path) -> HashSet<u32> {
 }
 
 /// Adds one thread's wait.
-fn add(waiting: &Waiting, recorded: &Range<u64>, drained: &mut Drained, counted: &mut Counters) {
+fn add(waiting: &Waiting, waited_ns: u64, drained: &mut Drained, counted: &mut Counters) {
     let record = &waiting.record;
-    // Looking at them takes its time, which is not recorded any more.
-    let now_ns = record.now_ns.min(recorded.end);
-    let waited_ns = now_ns.saturating_sub(record.since_ns.max(recorded.start));
     let (user_stack, user_outcome) = user_stack(waiting, drained);
     let kernel_outcome = if waiting.kernel.is_empty() { Outcome::KernelStack } else { Outcome::Complete };
     let kernel_stack = match kernel_outcome {

@@ -44,6 +44,9 @@ pub(super) fn warnings(
     warn(missed, format!("{missed} children could not be followed: more than {} processes", facts.limits.processes));
     warn(unsettled, format!("{unsettled} windows were drained while a program still wrote: a sample may be late"));
     warn(u64::from(cpus_changed), format!("{cpus_changed} CPUs came or went: samples of the moment are missing"));
+    let (refused, ends_lost) = session.kernel.threads_missed();
+    warn(refused, format!("{refused} waits of threads are missing: there was no room for more threads"));
+    warn(ends_lost, format!("the times of {ends_lost} threads that ended are missing: raise --buffer-mb"));
     let unplaced = session.unwinding.unplaced;
     warn(unplaced, format!("{unplaced} times there was no room for a process's mappings: its frames may be cut"));
     warn(left_out as u64, format!("{left_out} executable mappings were left out: a process has more than 65,536"));

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::profile::{
-    Accounting, ByLength, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION,
-    Target, ThreadShare,
+    Accounting, ByLength, Callgraph, Host, Hotspot, Index, Ledger, ObjectShare, Overhead, ProcessShare, Report,
+    SCHEMA_VERSION, Target, ThreadShare,
 };
 
 /// Writes the report of a capture.
@@ -31,6 +31,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         threads: &report.threads,
         processes: &report.processes,
         objects: &report.objects,
+        ledger: report.ledger.as_ref(),
         warnings: &index.warnings,
     };
     serde_json::to_writer_pretty(&mut *writer, &document)?;
@@ -53,6 +54,8 @@ struct Document<'a> {
     threads: &'a [ThreadShare],
     processes: &'a [ProcessShare],
     objects: &'a [ObjectShare],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ledger: Option<&'a Ledger>,
     warnings: &'a [String],
 }
 

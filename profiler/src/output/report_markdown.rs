@@ -1,5 +1,6 @@
 //! `report.md`: what an operator reads first.
 
+mod ledger;
 mod text;
 
 use std::io::{self, Write};
@@ -22,6 +23,9 @@ const ROWS: usize = 15;
 /// When `writer` fails.
 pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
     write_header(index, writer)?;
+    if let Some(ledger) = &report.ledger {
+        ledger::write(ledger, writer)?;
+    }
     for (origin, summary) in &index.origins {
         let breakdown = report.breakdowns.get(origin).cloned().unwrap_or_default();
         let section = Section { origin, summary, breakdown: &breakdown, index, report };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, Profile};
+use super::{Accounting, Profile, ThreadTime};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -41,6 +41,9 @@ pub struct Index {
     pub overhead: Overhead,
     /// The objects that have frames in the profiles and how many of these have names, most samples first.
     pub objects: Vec<ObjectSummary>,
+    /// How long each thread was there, ran and waited, where waits were recorded: by process and number.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub thread_times: Vec<ThreadTime>,
     /// What a reader must know before he believes the figures: things that were degraded, and how to mend them.
     pub warnings: Vec<String>,
 }

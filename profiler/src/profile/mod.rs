@@ -6,6 +6,7 @@ mod accounting;
 mod canonical;
 mod capture;
 mod intern;
+mod ledger;
 mod raw;
 mod report;
 
@@ -14,6 +15,7 @@ pub use capture::{
     ByLength, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind,
 };
 pub use intern::Interner;
+pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::FrameKind;
+use super::{FrameKind, Ledger};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Report {
     pub processes: Vec<ProcessShare>,
     /// Objects, most self first.
     pub objects: Vec<ObjectShare>,
+    /// Where the wall time went, where waits were recorded.
+    #[serde(default)]
+    pub ledger: Option<Ledger>,
 }
 
 /// Where an origin's values are, in its primary column.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use profiler::profile::{
     Accounting, ByLength, Capture, ChainAccounting, FrameKind, Function, Host, Index, Line, Location, Object,
-    ObjectSummary, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread, marker_name,
+    ObjectSummary, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread, ThreadTime,
+    marker_name,
 };
 use profiler_common::counters::Outcome;
 use profiler_common::event::Origin;
@@ -154,6 +155,24 @@ pub(crate) fn capture_with_waits() -> Capture {
     capture.index.origins.insert("offcpu".to_owned(), summary);
     capture.index.accounting.insert("offcpu".to_owned(), accounting);
     capture.profiles.push(waits);
+    let time = |(tid, name, on_cpu_ns, off_cpu_ns): (u32, &str, u64, u64)| ThreadTime {
+        pid: 42,
+        tid,
+        start_time_ns: thread(42, tid, "", "").start_time_ns,
+        process: "server".to_owned(),
+        thread: name.to_owned(),
+        threads: if tid == 0 { 3 } else { 1 },
+        wall_ns: on_cpu_ns + off_cpu_ns,
+        on_cpu_ns,
+        off_cpu_ns,
+    };
+    capture.index.thread_times = [
+        (0, "", 1_000_000, 9_000_000),
+        (42, "server", 3_801_500_000, 1_202_500_000),
+        (43, "worker", 4_900_000, 4_999_100_000),
+    ]
+    .map(time)
+    .to_vec();
     capture
 }
 
@@ -237,6 +256,7 @@ pub(crate) fn capture() -> Capture {
                 advice: advice.to_owned(),
             })
             .to_vec(),
+        thread_times: Vec::new(),
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
     };
     Capture { index, profiles: vec![profile] }

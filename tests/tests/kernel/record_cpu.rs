@@ -1,10 +1,9 @@
 //! On-CPU samples: shares, stacks, accounting, formats.
 
-use std::net::TcpListener;
-use std::process::{Command, Stdio};
-
-use profiler_tests::{Captured, Record, Stack, Target, Workload, enough, find_program, float, require_bpf, wait_until};
+use profiler_tests::{Captured, Record, Stack, Target, Workload, enough, float, require_bpf};
 use serde_json::Value;
+
+use crate::servers;
 
 /// The three functions of the `split` workloads.
 const PARTS: [&str; 3] = ["hot50", "hot30", "hot20"];
@@ -213,19 +212,8 @@ fn threads_have_the_samples_of_their_own_time() {
 #[test]
 fn a_real_server_under_load_is_profiled() {
     let Some(_kernel) = require_bpf() else { return };
-    let (Some(server), Some(client)) = (find_program("redis-server"), find_program("redis-benchmark")) else { return };
-    let directory = profiler_tests::scratch();
-    // The port is free again when the listener is dropped.
-    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port();
-    let port_text = port.to_string();
-    let arguments = ["--bind", "127.0.0.1", "--port", &port_text, "--save", "", "--appendonly", "no", "--dir", "."];
-    let mut command = Command::new(server);
-    let server = Target::start_unready(command.args(arguments).current_dir(directory.path()));
-    wait_until("redis-server to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-    let mut command = Command::new(client);
-    command.args(["-h", "127.0.0.1", "-p", &port_text, "-q", "-n", "100000000", "-c", "10", "-t", "set,get"]);
-    let _client = Target::start_unready(command.stderr(Stdio::null()));
-
+    let Some(redis) = servers::redis() else { return };
+    let server = &redis.target;
     let captured = Record::new().rate(999).seconds(3).pid(server.pid()).run();
     assert!(captured.total() > enough(300), "{}", captured.folded());
     assert!(captured.by_pid().keys().all(|&pid| pid == server.pid()));

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +14,7 @@ use profiler_tests::{
 };
 
 use crate::record_unwinding::check_complete;
+use crate::servers::free_port;
 
 /// Most that a share may differ, in percent of all: what Go's 100 samples a second leave open is a third of it in 30 s.
 const MOST: f64 = 5.0;
@@ -168,10 +169,4 @@ fn fetch(port: u16, page: &str, seconds: u64) -> Vec<u8> {
     let head = String::from_utf8_lossy(&answer[..end]);
     assert!(head.lines().next().is_some_and(|line| line.contains(" 200 ")), "{head}");
     answer.split_off(end + 4)
-}
-
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
-    listener.local_addr().expect("an address").port()
 }
