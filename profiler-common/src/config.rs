@@ -88,8 +88,8 @@ pub struct Config {
     pub self_pid: u32,
     /// 1 when the children of listed processes are listed as they are forked.
     pub follow_children: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What waits are recorded for: [`crate::wait::recorded_waits`].
+    pub waits: u32,
     /// Bytes of stack that walks of one window may leave to user space.
     pub remainder_bytes: u32,
     /// Entries of one aggregation map at which user space is asked to drain early.
@@ -117,7 +117,7 @@ impl Config {
         cgroup_level: 0,
         self_pid: 0,
         follow_children: 0,
-        reserved: 0,
+        waits: 0,
         remainder_bytes: 0,
         drain_at_entries: 0,
         wake_at_bytes: 0,

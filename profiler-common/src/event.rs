@@ -2,7 +2,7 @@
 
 use crate::python::MAX_PYTHON_FRAMES;
 use crate::unwind::{LEAF_REGISTERS, Registers};
-use crate::wait::WAIT_REASONS;
+use crate::wait::{LOCK_KINDS, WAIT_REASONS};
 
 /// A probe. Its number is its row in [`ORIGINS`] and its index in the counters map.
 #[repr(u16)]
@@ -12,6 +12,10 @@ pub enum Origin {
     Cpu = 0,
     /// Time off the CPU: waits, and waiting for a CPU.
     OffCpu = 1,
+    /// Waits for locks.
+    Lock = 2,
+    /// Who ended waits.
+    Waker = 3,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -32,7 +36,7 @@ pub struct OriginRow {
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 2] = [
+pub static ORIGINS: [OriginRow; 4] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -50,6 +54,25 @@ pub static ORIGINS: [OriginRow; 2] = [
         // an interval can be stated.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
         reasons: &WAIT_REASONS,
+    },
+    OriginRow {
+        origin: Origin::Lock,
+        name: "lock",
+        unit: "ns",
+        primary: 1,
+        // As of `offcpu`. A span is the address of the lock.
+        columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
+        reasons: &LOCK_KINDS,
+    },
+    OriginRow {
+        origin: Origin::Waker,
+        name: "waker",
+        unit: "ns",
+        primary: 1,
+        // Waits that were kept and ended so, and what they had come to. A span is the waker's number, which the waits
+        // that it ended have too.
+        columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count")],
+        reasons: &[],
     },
 ];
 

@@ -184,6 +184,111 @@ impl Wait {
     }
 }
 
+/// What waits are recorded for: bits of [`crate::config::Config::waits`].
+pub mod recorded_waits {
+    /// All of them, as time off the CPU.
+    pub const ALL: u32 = 1;
+    /// Those for a lock, with its address.
+    pub const LOCKS: u32 = 2;
+    /// Who ends them.
+    pub const WAKERS: u32 = 4;
+}
+
+/// A lock that threads of a process waited for, until a waker gave it back: a key of the `LOCKS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockKey {
+    /// Start of the process since boot, ns.
+    pub start_time_ns: u64,
+    /// Address of its futex.
+    pub address: u64,
+    /// The waker: the span of its records; 0 when it was not seen.
+    pub waker: u64,
+    /// Process.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What waits for a lock have come to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LockWaits {
+    /// Waits, those that the kept ones stand for included.
+    pub waits: u64,
+    /// Their time, ns.
+    pub delay_ns: u64,
+    /// The longest that was kept, ns.
+    pub longest_ns: u64,
+}
+
+/// Locks and wakers known at once.
+pub const MAX_LOCKS: u32 = 16_384;
+
+/// Whether a system call waits for a lock, by its number and second argument: futex(2) with an operation that waits,
+/// or its newer forms.
+///
+/// Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/linux/futex.h.
+#[inline(always)]
+#[must_use]
+pub const fn waits_for_lock(system_call: u16, second_argument: u64) -> bool {
+    const FUTEX: u16 = 202;
+    const FUTEX_WAITV: u16 = 449;
+    const FUTEX_WAIT_CALL: u16 = 455;
+    // Without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME.
+    const OPERATION_MASK: u64 = 0x7f;
+    // WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2.
+    const WAITS: u64 = 1 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 13;
+    match system_call {
+        FUTEX => WAITS >> (second_argument & OPERATION_MASK & 63) & 1 != 0,
+        FUTEX_WAITV | FUTEX_WAIT_CALL => true,
+        _ => false,
+    }
+}
+
+/// What a thread waited for with a lock, in a finished profile.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LockKind {
+    /// A mutex.
+    Mutex = 1,
+    /// A lock of readers and writers.
+    RwLock = 2,
+    /// A condition variable.
+    Condvar = 3,
+    /// A semaphore.
+    Semaphore = 4,
+    /// Others to come to a barrier.
+    Barrier = 5,
+    /// Something that is made once.
+    Once = 6,
+    /// The end of another thread.
+    Join = 7,
+    /// To be unparked: the thread has nothing to do.
+    Park = 8,
+    /// The global lock of an interpreter.
+    Interpreter = 9,
+    /// A lock of a language's runtime.
+    Runtime = 10,
+    /// A futex of something else.
+    Futex = 11,
+}
+
+/// Names of the kinds, by number from 1.
+pub const LOCK_KINDS: [&str; 11] = [
+    "mutex",
+    "rwlock",
+    "condvar",
+    "semaphore",
+    "barrier",
+    "once",
+    "join",
+    "park",
+    "interpreter lock",
+    "runtime lock",
+    "futex",
+];
+
 /// How a thread's intervals are chosen.
 ///
 /// An interval of `d` ns is kept with probability `min(1, d / threshold)`, and counts for `max(d, threshold)`. Those below
@@ -201,6 +306,17 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Whether an interval may have a point: it has none if not, and where it ends in another cell nobody knows yet.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_have_point(&self, length: u64, threshold: u64) -> bool {
+        if length >= threshold {
+            return true;
+        }
+        let after = u64::from(self.progress) + (length << 32).checked_div(threshold).unwrap_or(0);
+        after >> 32 != 0 || (self.progress <= self.point && u64::from(self.point) < after)
+    }
+
     /// A cell in which a thread has not gone anywhere yet. `chance`: any number.
     #[inline(always)]
     #[must_use]
@@ -333,8 +449,10 @@ pub struct WaitingRecord {
     pub kernel_frames: u32,
     /// 1 when it waits, 0 when it runs.
     pub waits: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 when it waits for a lock.
+    pub waits_for_lock: u32,
+    /// First argument of the system call it is in.
+    pub argument: u64,
     /// The thread's name.
     pub thread_comm: [u8; COMM_LEN],
     /// The process's name.
@@ -389,6 +507,35 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_kept_only_where_it_may_be() {
+        let mut state = 7_u64;
+        let mut chance = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        let mut cell = Cell::new(chance());
+        let (mut may, mut kept) = (0, 0);
+        for _ in 0..100_000 {
+            let length = u64::from(chance()) % 20_000;
+            let is_possible = cell.may_have_point(length, 100_000);
+            let points = cell.step(length, 100_000, &mut chance);
+            assert!(points == 0 || is_possible);
+            (may, kept) = (may + u64::from(is_possible), kept + u64::from(points > 0));
+        }
+        assert!(kept > 9_000 && may < 3 * kept, "{kept} of {may}");
+    }
+
+    #[test]
+    fn only_waiting_for_a_futex_is_waiting_for_a_lock() {
+        const PRIVATE_REALTIME: u64 = 128 | 256;
+        for (operation, expected) in [(0, true), (9, true), (6, true), (1, false), (10, false), (4, false), (7, false)]
+        {
+            assert_eq!(waits_for_lock(202, operation | PRIVATE_REALTIME), expected, "{operation}");
+        }
+        assert!(waits_for_lock(455, 0) && !waits_for_lock(35, 0));
+    }
+
+    #[test]
     fn a_system_call_that_cannot_be_is_none() {
         assert_eq!(system_call_of(202), 202);
         assert_eq!(system_call_of(u64::MAX), NO_SYSTEM_CALL);
@@ -400,6 +547,8 @@ mod tests {
         assert_eq!(WAIT_REASONS[Reason::RunQueue as usize - 1], "run queue");
         assert_eq!(WAIT_REASONS[Reason::Disk as usize - 1], "disk");
         assert_eq!(WAIT_REASONS.len(), Reason::RunQueue as usize);
+        assert_eq!(LOCK_KINDS[LockKind::Futex as usize - 1], "futex");
+        assert_eq!(LOCK_KINDS.len(), LockKind::Futex as usize);
     }
 
     #[test]
@@ -409,6 +558,8 @@ mod tests {
         assert_eq!(size_of::<EndedThread>(), 7 * 8 + 2 * COMM_LEN);
         assert_eq!(size_of::<Threshold>(), 32);
         assert_eq!(size_of::<Pace>(), 24);
-        assert_eq!(size_of::<WaitingRecord>(), 8 * 8 + 8 * 4 + 2 * COMM_LEN + 2 * 8 + 8 * LEAF_REGISTERS);
+        assert_eq!(size_of::<WaitingRecord>(), 9 * 8 + 8 * 4 + 2 * COMM_LEN + 2 * 8 + 8 * LEAF_REGISTERS);
+        assert_eq!(size_of::<LockKey>(), 32);
+        assert_eq!(size_of::<LockWaits>(), 24);
     }
 }

@@ -34,3 +34,23 @@ pub(crate) unsafe fn claim(cell: *mut u32, value: u32) -> bool {
     // SAFETY: the caller's promise.
     unsafe { atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, 0, value).1 }
 }
+
+/// Stores `value` where there is less. Gives up after a few tries, when others keep storing.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn raise(cell: *mut u64, value: u64) {
+    for _ in 0..4 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let before = core::ptr::read_volatile(cell);
+            if before >= value
+                || atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, before, value).1
+            {
+                return;
+            }
+        }
+    }
+}

@@ -27,6 +27,7 @@ mod task;
 mod threads;
 mod unwind;
 mod waiting;
+mod wakers;
 mod window;
 
 #[cfg(not(test))]

@@ -10,7 +10,7 @@ use profiler_common::event::{
 };
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::unwind::{MAX_RULES, Rule};
-use profiler_common::wait::{Pace, Threshold, Wait, WaitingRecord};
+use profiler_common::wait::{LockKey, LockWaits, Pace, Threshold, Wait, WaitingRecord};
 
 use crate::python::PythonWalk;
 use crate::unwind::Walk;
@@ -107,6 +107,20 @@ pub(crate) static WAITING: PerCpuArray<Waiting> = PerCpuArray::with_max_entries(
 #[map]
 pub(crate) static THREADS_REFUSED: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The number of who woke a thread last, at the thread's place in [`WAITS`]; 0 when that is not known. Written by `wakers`,
+/// read by `offcpu`. One element where nobody asks.
+#[map]
+pub(crate) static WAKES: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Locks that were waited for. Written by `offcpu`, read by user space when the recording has ended. Allocated at once: the
+/// scheduler is no place to ask for memory.
+#[map]
+pub(crate) static LOCKS: HashMap<LockKey, LockWaits> = HashMap::with_max_entries(1, 0);
+
+/// Waits for locks for which [`LOCKS`] had no room. Written by `offcpu`, read by user space.
+#[map]
+pub(crate) static LOCKS_MISSED: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Threads whose end found no room in [`RING`]. Written by `threads`, read by user space.
 #[map]
 pub(crate) static ENDS_LOST: Array<u64> = Array::with_max_entries(1, 0);
@@ -140,6 +154,8 @@ pub(crate) enum Programs {
     PerfEvent = 0,
     /// Of switches between tasks.
     Scheduler = 1,
+    /// Of wake-ups, which interrupts bring about, too.
+    Wake = 2,
 }
 
 /// How full a generation of the maps is.
@@ -183,11 +199,21 @@ pub(crate) struct Scratch {
     /// which verifiers before Linux 6.8 round each function's part up to 32.
     pub(crate) key: RecordKey,
     pub(crate) value: RecordValue,
-    /// Of a wait: the part in which the thread was blocked, and the part in which it waited for a CPU.
-    pub(crate) parts: [Part; 2],
+    /// Of a wait: the part in which the thread was blocked, the part in which it waited for a CPU, and the first one again
+    /// where it was for a lock.
+    pub(crate) parts: [Part; PARTS],
     /// And what it waited for: a [`profiler_common::wait::Blocked`].
     pub(crate) blocked: u64,
+    /// And who ended it.
+    pub(crate) waker: u64,
+    /// And the address of the lock.
+    pub(crate) lock: LockKey,
+    /// What the wait for it comes to.
+    pub(crate) lock_waits: LockWaits,
 }
+
+/// Parts of a wait.
+pub(crate) const PARTS: usize = 3;
 
 /// A thread that waits, as it is written to user space.
 #[repr(C)]
@@ -204,4 +230,9 @@ pub(crate) struct Waiting {
 pub(crate) struct Part {
     /// Its value columns; all zero when it is left out.
     pub(crate) columns: [u64; COLUMNS],
+}
+
+impl Part {
+    /// One that is left out.
+    pub(crate) const NONE: Self = Self { columns: [0; COLUMNS] };
 }

@@ -16,14 +16,16 @@ use core::ffi::c_void;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 use profiler_common::wait::{
-    Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, MOST_THRESHOLD_NS, Pace, SLOT_NS, Wait, system_call_of,
+    Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, LockKey, LockWaits, MOST_THRESHOLD_NS, Pace, SLOT_NS,
+    Wait, recorded_waits, system_call_of, waits_for_lock,
 };
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{
-    COUNTERS, OFFCPU_PROBE_PYTHON, OFFCPU_PYTHON, PACE, Part, Programs, SCRATCH, Scratch, THREADS_REFUSED, THRESHOLD,
+    COUNTERS, LOCKS, LOCKS_MISSED, OFFCPU_PROBE_PYTHON, OFFCPU_PYTHON, PACE, PARTS, Part, Programs, SCRATCH, Scratch,
+    THREADS_REFUSED, THRESHOLD, WAKES,
 };
 use crate::python;
 use crate::recorded::Recorded;
@@ -198,9 +200,10 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     };
     // SAFETY: the elements are this CPU's, and programs of this type do not interrupt each other.
     let (pace, counters) = unsafe { (&mut *pace, &mut *counters) };
-    let (entry, now) = (threads::find(task.tid), pace.switched_ns);
+    let waits = config!(waits);
+    let (place, now) = (threads::place(task.tid), pace.switched_ns);
     // Those that ended before the recording began do not count, nor those that began after it.
-    let (entry, waited, queued, left) = if let Some(entry) = entry {
+    let (place, waited, queued, left) = if let Some((index, entry)) = place {
         // SAFETY: user space's iterator may take the wait at the same time.
         let since = unsafe { atomic::swap(&raw mut entry.since_ns, 0) };
         let waited = Recorded::read().map_or(0, |recorded| recorded.length(since, now));
@@ -210,7 +213,7 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
         entry.off_cpu_ns += waited;
         let queued = task.run_delay_ns() - entry.run_delay_ns;
         let left = entry.left;
-        (Some(entry), waited, if queued < waited { queued } else { waited }, left)
+        (Some((index, entry)), waited, if queued < waited { queued } else { waited }, left)
     } else {
         let Some(recorded) = Recorded::read() else { return };
         if !recorded.is_untouched(&task) || !is_asked_for() {
@@ -230,38 +233,102 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     };
     // A thread that was ready to run all the time has not been blocked at all.
     let (blocked, queued) = if left == Left::Runnable as u32 { (waited, 0) } else { (waited - queued, queued) };
-    counters.hits += u64::from(blocked > 0) + u64::from(queued > 0);
-    counters.period_sum += waited;
+    let may_be_lock = waits & recorded_waits::LOCKS != 0 && blocked > 0 && left != Left::Runnable as u32;
+    let lock = if may_be_lock { lock_of(&task) } else { None };
+    let all = waits & recorded_waits::ALL != 0;
+    if !all && lock.is_none() {
+        return;
+    }
+    let (queued, intervals) = if all { (queued, u64::from(blocked > 0) + u64::from(queued > 0)) } else { (0, 0) };
+    counters.hits += intervals;
+    counters.period_sum += if all { waited } else { 0 };
     let threshold = threshold(pace, now);
-    let parts = match entry {
-        Some(entry) => (points(&mut entry.blocked, blocked, threshold), points(&mut entry.queued, queued, threshold)),
+    let mut waker = 0;
+    let points = match place {
+        Some((index, entry)) => {
+            if waits & recorded_waits::WAKERS != 0 {
+                waker = take_waker(index);
+            }
+            (points(&mut entry.blocked, blocked, threshold), points(&mut entry.queued, queued, threshold))
+        }
         None => (EXACT, 0),
     };
-    let kept = u64::from(parts.0 > 0) + u64::from(parts.1 > 0);
-    counters.sampled_out += u64::from(blocked > 0) + u64::from(queued > 0) - kept;
-    if kept == 0 {
+    let kept = if all { u64::from(points.0 > 0) + u64::from(points.1 > 0) } else { 0 };
+    counters.sampled_out += intervals - kept;
+    let lock = match lock {
+        Some(lock) => keep_lock(lock, blocked, points.0 > 0),
+        None => None,
+    };
+    if kept == 0 && lock.is_none() {
         return;
     }
     pace.kept += 1;
     let (Some(task), Some(window)) = (Task::current(), window::enter()) else {
-        return lose(counters, kept, Outcome::MapBusy);
+        return lose(counters, kept, lock.is_some(), Outcome::MapBusy);
     };
     let Some(scratch) = aggregate::claim(Programs::Scheduler) else {
         window.leave();
-        return lose(counters, kept, Outcome::ScratchBusy);
+        return lose(counters, kept, lock.is_some(), Outcome::ScratchBusy);
     };
-    scratch.parts[0] = part(blocked, parts.0, threshold);
-    scratch.parts[1] = part(queued, parts.1, threshold);
+    let part_blocked = part(blocked, points.0, threshold);
+    scratch.parts[BLOCKED] = if all { part_blocked } else { Part::NONE };
+    scratch.parts[QUEUED] = part(queued, points.1, threshold);
+    scratch.parts[LOCK] = Part::NONE;
+    scratch.waker = waker;
+    if let Some(address) = lock {
+        scratch.parts[LOCK] = part_blocked;
+        scratch.lock = LockKey { start_time_ns: task.start_time_ns(), address, waker, pid: task.pid, reserved: 0 };
+        let [_, delay_ns, intervals, _] = part_blocked.columns;
+        scratch.lock_waits = LockWaits { waits: intervals, delay_ns, longest_ns: blocked };
+    }
     keep(context, &window, &task, counters, scratch, left, pythons);
     window.leave();
 }
 
+/// Where the parts of a wait are in the scratch space.
+const BLOCKED: usize = 0;
+const QUEUED: usize = 1;
+const LOCK: usize = 2;
+
+/// The address of the lock that a task waits for; `None` when it waits for something else.
+#[inline(always)]
+fn lock_of(task: &Task) -> Option<u64> {
+    let call = system_call(task);
+    if call.waits_for_lock { Some(call.first_argument) } else { None }
+}
+
+/// Counts a wait for a lock; returns its address when the wait is kept.
+#[inline(always)]
+fn keep_lock(address: u64, blocked: u64, is_kept: bool) -> Option<u64> {
+    let counters = COUNTERS.get_ptr_mut(Origin::Lock as u32)?;
+    // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
+    let counters = unsafe { &mut *counters };
+    counters.hits += 1;
+    counters.period_sum += blocked;
+    counters.sampled_out += u64::from(!is_kept);
+    is_kept.then_some(address)
+}
+
+/// The number of who woke the thread at a place, once.
+#[inline(always)]
+fn take_waker(place: u32) -> u64 {
+    let Some(wake) = WAKES.get_ptr_mut(place) else { return 0 };
+    // SAFETY: the pointer is to a map element, and the thread runs: nobody wakes it now.
+    unsafe { core::mem::replace(&mut *wake, 0) }
+}
+
 /// Counts intervals of which there is no record.
 #[inline(always)]
-fn lose(counters: &mut Counters, intervals: u64, outcome: Outcome) {
-    count(counters, Outcomes::lost(outcome));
+fn lose(counters: &mut Counters, intervals: u64, is_lock: bool, outcome: Outcome) {
+    if intervals > 0 {
+        count(counters, Outcomes::lost(outcome));
+    }
     if intervals > 1 {
         count(counters, Outcomes::lost(outcome));
+    }
+    if let (true, Some(counters)) = (is_lock, COUNTERS.get_ptr_mut(Origin::Lock as u32)) {
+        // SAFETY: as above.
+        count(unsafe { &mut *counters }, Outcomes::lost(outcome));
     }
 }
 
@@ -331,7 +398,7 @@ fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
 #[inline(always)]
 fn part(length: u64, points: u64, threshold: u64) -> Part {
     if points == 0 {
-        return Part { columns: [0; 4] };
+        return Part::NONE;
     }
     if points == EXACT {
         return Part { columns: [1, length, 1, 0] };
@@ -369,7 +436,7 @@ fn keep<C: EbpfContext>(
         reason: 0,
         reserved: 0,
     };
-    let (system_call, polls_nothing) = system_call(task);
+    let Call { number: system_call, polls_nothing, .. } = system_call(task);
     // The numbers of `Left` are those of its bits in the word.
     let blocked = Blocked { left: Left::Unknown, system_call, io_wait: task.is_in_io_wait(), polls_nothing };
     scratch.blocked = u64::from(blocked.to_word() | Blocked::left_bits(left as u16));
@@ -382,14 +449,29 @@ fn keep<C: EbpfContext>(
     conclude::<false>(context.as_ptr(), window, task, counters, scratch, user);
 }
 
-/// The system call that a task is in, and whether it is a poll of no descriptors.
+/// The system call that a task is in.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) number: u16,
+    /// Whether it is a poll of no descriptors.
+    pub(crate) polls_nothing: bool,
+    pub(crate) waits_for_lock: bool,
+    pub(crate) first_argument: u64,
+}
+
+/// The system call that a task is in.
 #[inline(always)]
-pub(crate) fn system_call(task: &Task) -> (u16, bool) {
+pub(crate) fn system_call(task: &Task) -> Call {
     let registers = stack::entry_registers(task);
     let number = system_call_of(registers.number);
     let is_poll = (number == POLLS[0] || number == POLLS[1]) && registers.second_argument == 0;
     let is_select = (number == SELECTS[0] || number == SELECTS[1]) && registers.first_argument == 0;
-    (number, is_poll || is_select)
+    Call {
+        number,
+        polls_nothing: is_poll || is_select,
+        waits_for_lock: waits_for_lock(number, registers.second_argument),
+        first_argument: registers.first_argument,
+    }
 }
 
 #[inline(always)]
@@ -423,15 +505,50 @@ fn conclude<const PYTHON: bool>(
     };
     let kernel = stack::kernel(context, &mut scratch.kernel);
     let mut index = 0;
-    while index < 2 {
+    while index < PARTS {
         let columns = scratch.parts[index].columns;
         if columns[0] != 0 {
             let blocked = scratch.blocked as u16;
-            scratch.key.reason = if index == 0 { blocked } else { Blocked::woken(blocked) };
+            scratch.key.reason = if index == QUEUED { Blocked::woken(blocked) } else { blocked };
+            scratch.key.origin = if index == LOCK { Origin::Lock as u16 } else { Origin::OffCpu as u16 };
+            scratch.key.span = match index {
+                BLOCKED => scratch.waker,
+                LOCK => scratch.lock.address,
+                _ => 0,
+            };
             let outcomes = aggregate::add(window, task, columns, scratch, user, kernel);
-            count(counters, outcomes);
+            if index != LOCK {
+                count(counters, outcomes);
+            } else if let Some(counters) = COUNTERS.get_ptr_mut(Origin::Lock as u32) {
+                // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
+                count(unsafe { &mut *counters }, outcomes);
+                add_to_lock(scratch);
+            }
         }
         index += 1;
     }
     scratch.claimed = 0;
+}
+
+/// Adds the wait in the scratch space to its lock.
+#[inline(always)]
+fn add_to_lock(scratch: &Scratch) {
+    const NO_EXIST: u64 = 1;
+    let (key, waits) = (&scratch.lock, &scratch.lock_waits);
+    if LOCKS.get_ptr(key).is_none() && LOCKS.insert(key, waits, NO_EXIST).is_ok() {
+        return;
+    }
+    let Some(sum) = LOCKS.get_ptr_mut(key) else {
+        if let Some(missed) = LOCKS_MISSED.get_ptr_mut(0) {
+            // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+            unsafe { atomic::add(missed, waits.waits) };
+        }
+        return;
+    };
+    // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
+    unsafe {
+        atomic::add(&raw mut (*sum).waits, waits.waits);
+        atomic::add(&raw mut (*sum).delay_ns, waits.delay_ns);
+        atomic::raise(&raw mut (*sum).longest_ns, waits.longest_ns);
+    }
 }

@@ -60,6 +60,17 @@ pub(crate) fn kernel_word(base: *const u8, offset: u32) -> u64 {
     word
 }
 
+/// Reads a number of 32 bits of the kernel; 0 where it cannot be read.
+#[inline(always)]
+pub(crate) fn kernel_number(base: *const u8, offset: u32) -> u32 {
+    let mut number = 0_u32;
+    // SAFETY: the helper writes 4 bytes to `number` and survives any source address.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut number).cast(), 4, base.wrapping_add(offset as usize).cast());
+    }
+    number
+}
+
 /// Where the running thread's own storage is (System V ABI for thread-local storage, variant II).
 #[inline(always)]
 pub(crate) fn thread_pointer() -> u64 {

@@ -12,13 +12,20 @@ use crate::task::Task;
 /// A thread's element.
 #[inline(always)]
 pub(crate) fn find(tid: u32) -> Option<&'static mut Wait> {
+    place(tid).map(|(_, wait)| wait)
+}
+
+/// A thread's element, and which it is.
+#[inline(always)]
+pub(crate) fn place(tid: u32) -> Option<(u32, &'static mut Wait)> {
     let mut place = 0;
     while place < WAIT_PLACES {
-        let element = WAITS.get_ptr_mut(Wait::place(tid, place))?;
+        let index = Wait::place(tid, place);
+        let element = WAITS.get_ptr_mut(index)?;
         // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
         if unsafe { core::ptr::read_volatile(&raw const (*element).tid) } == tid {
             // SAFETY: the element is this thread's, and only its own switches write it, but for `since_ns`.
-            return Some(unsafe { &mut *element });
+            return Some((index, unsafe { &mut *element }));
         }
         place += 1;
     }

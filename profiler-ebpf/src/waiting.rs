@@ -13,7 +13,7 @@ use profiler_common::wait::{Blocked, Left, Wait, WaitingRecord};
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{WAITING, Waiting};
-use crate::offcpu;
+use crate::offcpu::{self, Call};
 use crate::recorded::Recorded;
 use crate::stack;
 use crate::task::Task;
@@ -107,8 +107,10 @@ fn write(seq: *mut seq_file, task: &Task, entry: Option<&Wait>, since_ns: u64, l
     };
     let bytes = if bytes < 0 { 0 } else { bytes as u32 };
     let bytes = if bytes > SIZE { SIZE } else { bytes };
-    let (system_call, polls_nothing) = offcpu::system_call(task);
+    let Call { number: system_call, polls_nothing, waits_for_lock, first_argument } = offcpu::system_call(task);
     let blocked = Blocked { left: Left::Unknown, system_call, io_wait: task.is_in_io_wait(), polls_nothing };
+    record.waits_for_lock = u32::from(waits_for_lock);
+    record.argument = first_argument;
     record.since_ns = since_ns;
     // SAFETY: takes no argument.
     record.now_ns = unsafe { bpf_ktime_get_ns() };

@@ -5,20 +5,23 @@
 
 mod hotspots;
 mod ledger;
+mod locks;
 mod objects;
 mod reasons;
 mod threads;
+mod wakers;
 
 use std::collections::BTreeMap;
 
 pub use reasons::classify;
+pub use wakers::attribute;
 
 use crate::profile::{Breakdown, Capture, FrameKind, Profile, Report};
 
 /// Analyzes every origin of a capture.
 #[must_use]
 pub fn analyze(capture: &Capture) -> Report {
-    let mut report = Report { ledger: ledger::ledger(capture), ..Report::default() };
+    let mut report = Report { ledger: ledger::ledger(capture), locks: locks::locks(capture), ..Report::default() };
     for profile in &capture.profiles {
         let weighted = Weighted::new(profile);
         report.breakdowns.insert(weighted.origin.to_owned(), breakdown(&weighted));

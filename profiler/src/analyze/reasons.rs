@@ -8,27 +8,32 @@ use std::collections::HashMap;
 use profiler_common::event::{COLUMNS, Origin};
 use profiler_common::wait::{Blocked, Left, NO_SYSTEM_CALL, Reason};
 
+use super::locks;
 use crate::profile::{FrameKind, Function, Interner, Line, Location, Profile, Sample};
 
 /// Replaces what the programs knew of each wait by its reason.
 pub fn classify(profile: &mut Profile) {
-    if profile.origin != Origin::OffCpu {
+    if !matches!(profile.origin, Origin::OffCpu | Origin::Lock) {
         return;
     }
     let names: Vec<Option<&str>> =
         profile.locations.iter().map(|location| kernel_function(profile, location)).collect();
     let mut stacks: Interner<Vec<u32>> = Interner::default();
-    let mut leaves: HashMap<Reason, u32> = HashMap::new();
+    let mut leaves: HashMap<u16, u32> = HashMap::new();
     let first_leaf = profile.locations.len();
     let mut samples: HashMap<(u32, u32, u16, u64), [u64; COLUMNS]> = HashMap::new();
     for sample in &profile.samples {
         let stack = without_scheduler(&profile.stacks[sample.stack as usize], &names);
-        let functions = stack.iter().map_while(|&location| names[location as usize]);
-        let reason = reason(Blocked::from_word(sample.reason), functions);
+        let reason = if profile.origin == Origin::Lock {
+            locks::kind(profile, sample) as u16
+        } else {
+            let functions = stack.iter().map_while(|&location| names[location as usize]);
+            reason(Blocked::from_word(sample.reason), functions) as u16
+        };
         let next = u32::try_from(first_leaf + leaves.len()).unwrap_or(u32::MAX);
         let leaf = *leaves.entry(reason).or_insert(next);
         let stack = stacks.intern([leaf].into_iter().chain(stack.iter().copied()).collect());
-        let values = samples.entry((stack, sample.thread, reason as u16, sample.span)).or_default();
+        let values = samples.entry((stack, sample.thread, reason, sample.span)).or_default();
         for (sum, value) in values.iter_mut().zip(sample.values) {
             *sum += value;
         }
@@ -37,7 +42,7 @@ pub fn classify(profile: &mut Profile) {
     leaves.sort_unstable_by_key(|&(_, location)| location);
     for (reason, _) in leaves {
         let function = u32::try_from(profile.functions.len()).unwrap_or(u32::MAX);
-        let name = Origin::OffCpu.reason_name(reason as u16).unwrap_or_default();
+        let name = profile.origin.reason_name(reason).unwrap_or_default();
         profile.functions.push(Function { name: format!("[{name}]"), file: String::new() });
         let lines = vec![Line { function, line: 0 }];
         profile.locations.push(Location { kind: FrameKind::Reason, object: None, address: 0, lines });

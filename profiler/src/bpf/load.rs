@@ -12,7 +12,7 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
 use profiler_common::python::PythonLayout;
 use profiler_common::unwind::{Packed, Rule};
-use profiler_common::wait::{EndedThread, MAX_WAITS, Threshold};
+use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAITS, Threshold, recorded_waits};
 
 use super::BpfError;
 use super::drain::Generation;
@@ -60,21 +60,25 @@ pub struct Limits {
     pub mappings: u32,
     /// Unwind tables, MiB.
     pub table_shards: usize,
-    /// Whether waits are recorded: 3 MB for the threads.
-    pub waits: bool,
+    /// What waits are recorded for, a [`recorded_waits`]: 4 MB for the threads, 3 MB for locks.
+    pub waits: u32,
+}
+
+impl Limits {
+    /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded.
+    const fn scratch_slots(&self) -> u32 {
+        match self.waits {
+            0 => 1,
+            waits if waits & recorded_waits::WAKERS == 0 => 2,
+            _ => 3,
+        }
+    }
 }
 
 impl Default for Limits {
     /// About 9 MB: 8,192 records are what two busy CPUs make of 10 s at 99 Hz if no two samples are alike.
     fn default() -> Self {
-        Self {
-            records: 8_192,
-            ring_bytes: 4 << 20,
-            processes: 16_384,
-            mappings: 32_768,
-            table_shards: 64,
-            waits: false,
-        }
+        Self { records: 8_192, ring_bytes: 4 << 20, processes: 16_384, mappings: 32_768, table_shards: 64, waits: 0 }
     }
 }
 
@@ -93,6 +97,8 @@ impl Plain for MappingEntry {}
 impl Plain for Rule {}
 impl Plain for PythonLayout {}
 impl Plain for Threshold {}
+impl Plain for LockKey {}
+impl Plain for LockWaits {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -114,6 +120,8 @@ pub struct Kernel {
     pub(super) ended: Vec<EndedThread>,
     threads_refused: Array<MapData, u64>,
     ends_lost: Array<MapData, u64>,
+    pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
+    pub(super) locks_missed: Array<MapData, u64>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -149,8 +157,10 @@ impl Kernel {
             .map_max_entries("RING", limits.ring_bytes)
             .map_max_entries("MAPPINGS", limits.mappings)
             .map_max_entries("PROCESSES", limits.processes)
-            .map_max_entries("WAITS", if limits.waits { MAX_WAITS } else { 1 })
-            .map_max_entries("SCRATCH", if limits.waits { 2 } else { 1 });
+            .map_max_entries("WAITS", if limits.waits == 0 { 1 } else { MAX_WAITS })
+            .map_max_entries("WAKES", if limits.waits & recorded_waits::WAKERS == 0 { 1 } else { MAX_WAITS })
+            .map_max_entries("LOCKS", if limits.waits & recorded_waits::LOCKS == 0 { 1 } else { MAX_LOCKS })
+            .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
         let generations = [
@@ -176,6 +186,8 @@ impl Kernel {
             ended: Vec::new(),
             threads_refused: typed(&mut ebpf, "THREADS_REFUSED")?,
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
+            locks: typed(&mut ebpf, "LOCKS")?,
+            locks_missed: typed(&mut ebpf, "LOCKS_MISSED")?,
             ebpf,
             _statistics: statistics,
         })
@@ -403,6 +415,7 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
         drain_at_entries: limits.records / 4 * 3,
         remainder_bytes: REMAINDER_BYTES,
         wake_at_bytes: limits.ring_bytes / 4,
+        waits: limits.waits,
         task,
         ..Config::UNSET
     };

@@ -8,7 +8,7 @@ use aya::programs::{Iter, KProbe, RawTracePoint};
 use aya::{Btf, Endianness};
 use profiler_common::config::Control;
 use profiler_common::unwind::LEAF_REGISTERS;
-use profiler_common::wait::WaitingRecord;
+use profiler_common::wait::{LockKey, LockWaits, WaitingRecord};
 
 use super::BpfError;
 use super::kernel_types::{WaitHooks, read_wait_hooks};
@@ -62,12 +62,12 @@ impl WaitHook {
 }
 
 impl Kernel {
-    /// Loads and attaches the programs that record waits.
+    /// Loads the programs that record waits, and who ends them.
     ///
     /// # Errors
     ///
     /// When the verifier refuses one, or the kernel has nothing to attach it to.
-    pub fn record_waits(&mut self) -> Result<WaitHook, BpfError> {
+    pub fn record_waits(&mut self, wakers: bool) -> Result<WaitHook, BpfError> {
         let hook = WaitHook::detect()?;
         match hook {
             WaitHook::Tracepoint => {
@@ -82,6 +82,9 @@ impl Kernel {
             }
         }
         self.load_tracepoint("offcpu_out")?;
+        if wakers {
+            self.load_tracepoint("offcpu_wake")?;
+        }
         Ok(hook)
     }
 
@@ -95,7 +98,10 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel has nothing to attach it to.
-    pub fn begin_waits(&mut self, hook: WaitHook) -> Result<(), BpfError> {
+    pub fn begin_waits(&mut self, hook: WaitHook, wakers: bool) -> Result<(), BpfError> {
+        if wakers {
+            self.attach_tracepoint("offcpu_wake", "sched_waking")?;
+        }
         self.attach_tracepoint("offcpu_out", "sched_switch")?;
         match hook {
             WaitHook::Tracepoint => self.attach_tracepoint("offcpu_in", "sched_exit_tp")?,
@@ -150,6 +156,17 @@ impl Kernel {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|error| BpfError::map("read", NAME, error))?;
         Ok(parse(&bytes))
+    }
+
+    /// The locks that were waited for, with who ended the waits; and the waits that there was no room for.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn locks(&self) -> Result<(Vec<(LockKey, LockWaits)>, u64), BpfError> {
+        let locks = self.locks.iter().map(|entry| entry.map(|(key, waits)| (key.0, waits.0)));
+        let locks = locks.collect::<Result<_, _>>().map_err(|error| BpfError::map("read", "LOCKS", error))?;
+        Ok((locks, self.locks_missed.get(&0, 0).unwrap_or(0)))
     }
 
     /// When waits were recorded, by the monotonic clock, ns.

@@ -52,7 +52,8 @@ pub(super) struct RecordArgs {
     /// Sample the whole host
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
-    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for
+    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
+    /// they waited for, and who held them
     #[arg(
         short = 'e',
         long = "events",
@@ -63,6 +64,9 @@ pub(super) struct RecordArgs {
         default_value = "cpu"
     )]
     pub(super) events: Vec<Event>,
+    /// With -e offcpu: also who ends waits, with the stack that did
+    #[arg(long)]
+    pub(super) wakers: bool,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
@@ -111,6 +115,8 @@ pub(super) enum Event {
     Cpu,
     /// Waits, and waiting for a CPU
     Offcpu,
+    /// Waits for locks
+    Lock,
 }
 
 impl Event {
@@ -119,6 +125,7 @@ impl Event {
         match self {
             Self::Cpu => Origin::Cpu,
             Self::Offcpu => Origin::OffCpu,
+            Self::Lock => Origin::Lock,
         }
     }
 }

@@ -115,7 +115,11 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         debuginfod: args.debuginfod,
         shorten: args.short_names,
     };
-    Ok((RecordConfig { target, origins, rate_hz: args.rate_hz, duration: args.duration, limits, cache, naming }, name))
+    let (wakers, rate_hz, duration) = (args.wakers, args.rate_hz, args.duration);
+    if wakers && !origins.iter().any(|origin| matches!(origin, Origin::OffCpu | Origin::Lock)) {
+        bail!("--wakers says who ends waits, which are not recorded: add -e offcpu, or -e cpu,offcpu");
+    }
+    Ok((RecordConfig { target, origins, wakers, rate_hz, duration, limits, cache, naming }, name))
 }
 
 /// Says what was recorded and where it is.

@@ -5,6 +5,7 @@
 mod command;
 mod gathered;
 mod host;
+mod lock_times;
 mod place;
 mod processes;
 mod pythons;

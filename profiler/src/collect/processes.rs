@@ -59,6 +59,8 @@ struct Process {
     images_dropped: u32,
     generation: u32,
     exited: bool,
+    /// Whether it was not asked for, and is known since it woke somebody who was.
+    is_bystander: bool,
     /// Whether /proc was read in this window, since an address was not known.
     rescanned: bool,
     /// Its number in `jit`.
@@ -144,7 +146,13 @@ impl Processes {
 
     /// Pids of those that have not exited.
     pub(super) fn alive(&self) -> impl Iterator<Item = u32> {
-        self.table.iter().filter(|(_, process)| !process.exited).map(|(&pid, _)| pid)
+        let asked_for = self.table.iter().filter(|(_, process)| !process.is_bystander);
+        asked_for.filter(|(_, process)| !process.exited).map(|(&pid, _)| pid)
+    }
+
+    /// Whether a process was not asked for.
+    pub(super) fn is_bystander(&self, pid: u32) -> bool {
+        self.table.get(&pid).is_some_and(|process| process.is_bystander)
     }
 
     /// Takes events in, in their order; returns the processes that map something else now, or are new.
@@ -198,7 +206,7 @@ impl Processes {
         if self.interest == Interest::Named {
             return;
         }
-        let Some(parent) = self.table.get(&parent) else { return };
+        let Some(parent) = self.table.get(&parent).filter(|parent| !parent.is_bystander) else { return };
         let ended = parent.images.len().saturating_sub(1);
         // A child starts with its parent's count: the kernel copies it.
         let first = parent.first_exec_count.map(|first| first + u32::try_from(ended).unwrap_or(0));
@@ -279,6 +287,8 @@ impl Processes {
         for (pid, counts) in exec_counts {
             if !self.table.contains_key(pid) {
                 self.add(*pid);
+                let was_asked_for = self.interest == Interest::Everybody;
+                self.table.entry(*pid).and_modify(|process| process.is_bystander = !was_asked_for);
             }
             if let Some(process) = self.table.get_mut(pid)
                 && process.first_exec_count.is_none()
@@ -400,6 +410,7 @@ impl Process {
             images_dropped: 0,
             generation,
             exited: false,
+            is_bystander: false,
             rescanned: false,
             jit: None,
             cgroup: None,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use profiler_common::config::{PROCESS_AWAITS_EXEC, PROCESS_TARGET, Process};
 use profiler_common::event::Origin;
+use profiler_common::wait::recorded_waits;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{HeldCommand, RunningCommand};
@@ -56,28 +57,27 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let period_ns = event.map_or(0, |event| event.period_ns(config.rate_hz));
     let Caches { tables, names } = config.cache.open()?;
     let unwinding = Unwinding::new(tables);
-    let limits = Limits { waits: asked_for(Origin::OffCpu), ..config.limits };
+    let (of_waits, of_locks) = (asked_for(Origin::OffCpu), asked_for(Origin::Lock));
+    // A lock is held by who gives it back.
+    let wakers = of_locks || (of_waits && config.wakers);
+    let flags = [(of_waits, recorded_waits::ALL), (of_locks, recorded_waits::LOCKS), (wakers, recorded_waits::WAKERS)];
+    let waits = flags.into_iter().filter(|(is_asked, _)| *is_asked).fold(0, |waits, (_, flag)| waits | flag);
+    let limits = Limits { waits, ..config.limits };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
     let program = event.map(|event| Ok::<_, BpfError>((event, kernel.load_sampling_program()?))).transpose()?;
-    let hook = asked_for(Origin::OffCpu).then(|| kernel.record_waits()).transpose()?;
+    let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
     let target = config.target.describe(targets.held.as_ref().map(|held| held.pid));
     let ends_with_target = matches!(config.target, TargetSelection::Processes { .. } | TargetSelection::Command(_));
-    let mut session = Session::new(
-        kernel,
-        lifecycle,
-        targets.processes,
-        targets.roots,
-        ends_with_target,
-        unwinding,
-        &config.origins,
-    )?;
+    let origins: Vec<Origin> = config.origins.iter().copied().chain(wakers.then_some(Origin::Waker)).collect();
+    let mut session =
+        Session::new(kernel, lifecycle, targets.processes, targets.roots, ends_with_target, unwinding, &origins)?;
     let sampler = program.map(|(event, program)| Sampler::start(event, config.rate_hz, program));
     let mut sampler = sampler.transpose()?;
     if let Some(hook) = hook {
-        session.kernel.begin_waits(hook)?;
+        session.kernel.begin_waits(hook, wakers)?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;

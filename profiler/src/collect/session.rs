@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
 use super::gathered::Gathered;
+use super::lock_times::LockTimes;
 use super::place::place_window;
 use super::processes::{Interest, Processes};
 use super::pythons::Pythons;
@@ -57,6 +58,7 @@ pub(super) struct Session {
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
     pub(super) times: ThreadTimes,
+    pub(super) locks: LockTimes,
     /// Windows in which programs were still writing when they were drained.
     pub(super) unsettled: u64,
     pub(super) command: Option<RunningCommand>,
@@ -93,6 +95,7 @@ impl Session {
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),
+            locks: LockTimes::default(),
             unsettled: 0,
             command: None,
             ends_with_target,
@@ -204,6 +207,7 @@ impl Session {
         self.learn_exec_count(pid);
         let run = self.unwinding.update(&mut self.kernel, pid, &mut self.processes)?;
         let (python_layout, python_runtime) = self.pythons.attach(&mut self.kernel, pid, &mut self.processes)?;
+        let flags = if self.processes.is_bystander(pid) { 0 } else { PROCESS_TARGET };
         // Read only now: the programs may have changed it while the tables were made.
         let known = self.kernel.process(pid);
         let published = Process {
@@ -212,8 +216,8 @@ impl Session {
             mappings: run.length,
             python_layout,
             python_runtime,
-            // Of a process that was not named, the flags matter to nobody.
-            ..known.unwrap_or(TARGET_PROCESS)
+            // What wakes a target must not become one.
+            ..known.unwrap_or(Process { flags, ..TARGET_PROCESS })
         };
         if known != Some(published) {
             // One that does not fit is walked by frame pointer, and its addresses looked up in what is known of it.

@@ -15,7 +15,7 @@ use super::record::Recording;
 use super::session::Session;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
-use crate::analyze::classify;
+use crate::analyze::{attribute, classify};
 use crate::bpf::{Counts, Limits, Sampler, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{Accounting, ByLength, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target};
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
@@ -47,12 +47,12 @@ pub(super) fn summarize(
     }
     let cpus_changed = sampler.as_ref().map_or(0, |sampler| sampler.cpus_changed);
     let counts = sampler.map(Sampler::stop);
-    let mut uncounted = Counters::default();
-    let mut of_waits = None;
+    let mut uncounted = BTreeMap::new();
+    let mut of_lasting = None;
     if facts.hook.is_some() {
         match take_waiting(&mut session, facts.cgroup.as_deref()) {
             Ok(counters) => uncounted = counters,
-            Err(error) => of_waits = Some(format!("the threads that waited at the end are missing: {error}")),
+            Err(error) => of_lasting = Some(format!("the threads that waited at the end are missing: {error}")),
         }
     }
     // Twice: what was written late is in the other generation.
@@ -61,18 +61,34 @@ pub(super) fn summarize(
     let mut counters: BTreeMap<Origin, Counters> = BTreeMap::new();
     for OfOrigin { profile, corrections } in session.gathered.origins() {
         let mut counted = session.kernel.counters(profile.origin)?;
-        if profile.origin == Origin::OffCpu {
-            counted.add(&uncounted);
+        if let Some(uncounted) = uncounted.get(&profile.origin) {
+            counted.add(uncounted);
         }
         corrections.correct(&mut counted);
         counters.insert(profile.origin, counted);
     }
+    let mut missed_locks = 0;
+    if session.gathered.profile(Origin::Lock).is_some() {
+        let (locks, missed) = session.kernel.locks()?;
+        missed_locks = missed;
+        for (key, waits) in locks {
+            session.locks.add(key, waits);
+        }
+    }
+    let has = |origin: Origin| session.gathered.profile(origin).is_some();
+    let (has_waits, has_locks) = (has(Origin::OffCpu), has(Origin::Lock));
+    let (times, locks) = (std::mem::take(&mut session.times), std::mem::take(&mut session.locks));
+    let thread_times = if has_waits { times.into_rows() } else { Vec::new() };
+    let lock_times = if has_locks { locks.into_rows() } else { Vec::new() };
     let threshold_ns = session.kernel.highest_threshold_ns();
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
     let sampled = counts.as_ref().zip(counters.get(&Origin::Cpu));
     let mut warnings = warnings(&session, &facts, sampled, cpus_changed);
-    warnings.extend(of_waits);
+    warnings.extend(of_lasting);
+    if missed_locks > 0 {
+        warnings.push(format!("{missed_locks} waits are in no lock of the table: there are too many locks"));
+    }
     // Nothing stays attached while names are looked up, which may take a while.
     drop((session.kernel, session.lifecycle));
     let sources = Sources {
@@ -84,8 +100,12 @@ pub(super) fn summarize(
     let Symbolized { mut profiles, objects, completed, warnings: of_symbols } = symbolize(raw, &sources, naming);
     warnings.extend(of_symbols);
     let (mut origins, mut accountings) = (BTreeMap::new(), BTreeMap::new());
-    for (profile, completed) in profiles.iter_mut().zip(&completed) {
-        classify(profile);
+    profiles.iter_mut().for_each(classify);
+    let mended = attribute(&mut profiles, &lock_times);
+    if let Some(counters) = counters.get_mut(&Origin::Waker) {
+        mend(counters, &mended);
+    }
+    for (profile, completed) in profiles.iter().zip(&completed) {
         let counted = counters.entry(profile.origin).or_default();
         complete(counted, completed);
         let accounting = accounting(profile, counted, counts.as_ref());
@@ -122,7 +142,8 @@ pub(super) fn summarize(
             bpf_map_bytes,
         },
         objects,
-        thread_times: session.times.into_rows(),
+        thread_times,
+        lock_times,
         warnings,
     };
     let capture = Capture { index, profiles };
@@ -160,7 +181,8 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, thresho
                 (summary.event, summary.rate_hz) = (event.name().to_owned(), rate_hz);
             }
         }
-        Origin::OffCpu => {
+        Origin::Waker => "sched_waking".clone_into(&mut summary.event),
+        Origin::OffCpu | Origin::Lock => {
             summary.event = facts.hook.map_or("", WaitHook::name).to_owned();
             #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
             let variance_us2 = totals[VARIANCE_COLUMN] as f64;
@@ -176,6 +198,17 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, thresho
 
 /// Column of the variance in the row of waits.
 const VARIANCE_COLUMN: usize = 3;
+
+/// Counts user chains as complete whose outcome says nothing of them.
+fn mend(counters: &mut Counters, mended: &BTreeMap<Outcome, u64>) {
+    for (&outcome, &events) in mended {
+        for outcomes in [&mut counters.user, &mut counters.whole] {
+            let moved = events.min(outcomes[outcome as usize]);
+            outcomes[outcome as usize] -= moved;
+            outcomes[Outcome::Complete as usize] += moved;
+        }
+    }
+}
 
 /// Counts user chains as complete that the programs counted as cut for want of a frame pointer.
 fn complete(counters: &mut Counters, completed: &[u64; Outcome::COUNT]) {

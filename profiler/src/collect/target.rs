@@ -25,6 +25,8 @@ pub struct RecordConfig {
     pub target: TargetSelection,
     /// What to record of it, in the order of their numbers.
     pub origins: Vec<Origin>,
+    /// Whether to record who ends waits, where these are recorded.
+    pub wakers: bool,
     /// Samples a second on each CPU.
     pub rate_hz: u64,
     /// How long; without it until the target ends or somebody interrupts.

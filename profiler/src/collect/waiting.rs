@@ -3,7 +3,7 @@
 //! Input: what the kernel's iterator says of each. Output: their times, and records as the programs would have sent them
 //! when the thread came back, with its stack read from its memory and walked by the same step.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -33,9 +33,12 @@ const RSP: usize = 7;
 /// counted of them.
 ///
 /// `cgroup`: the one that was asked for, if it was one.
-pub(super) fn take_waiting(session: &mut Session, cgroup: Option<&Path>) -> Result<Counters, BpfError> {
+pub(super) fn take_waiting(
+    session: &mut Session,
+    cgroup: Option<&Path>,
+) -> Result<BTreeMap<Origin, Counters>, BpfError> {
     let recorded = session.kernel.recorded();
-    let mut counted = Counters::default();
+    let mut counted = BTreeMap::new();
     // Inside a pid namespace the numbers that the iterator gives are not ours.
     if pid_namespace().is_none() {
         let members = cgroup.map(members);
@@ -53,6 +56,9 @@ pub(super) fn take_waiting(session: &mut Session, cgroup: Option<&Path>) -> Resu
             session.times.add_lasting(&waiting, from_ns, waited_ns, &recorded);
             if waited_ns > 0 {
                 add(&waiting, waited_ns, &mut drained, &mut counted);
+                if record.waits_for_lock != 0 {
+                    session.locks.add_lasting(record, waited_ns);
+                }
             }
         }
         session.place(&drained);
@@ -73,7 +79,7 @@ fn members(cgroup: &Path) -> HashSet<u32> {
 }
 
 /// Adds one thread's wait.
-fn add(waiting: &Waiting, waited_ns: u64, drained: &mut Drained, counted: &mut Counters) {
+fn add(waiting: &Waiting, waited_ns: u64, drained: &mut Drained, counted: &mut BTreeMap<Origin, Counters>) {
     let record = &waiting.record;
     let (user_stack, user_outcome) = user_stack(waiting, drained);
     let kernel_outcome = if waiting.kernel.is_empty() { Outcome::KernelStack } else { Outcome::Complete };
@@ -102,13 +108,20 @@ fn add(waiting: &Waiting, waited_ns: u64, drained: &mut Drained, counted: &mut C
         kernel_outcome: kernel_outcome as u8,
         reserved: [0; 6],
     };
-    counted.hits += 1;
-    counted.period_sum += waited_ns;
-    counted.user[user_outcome as usize] += 1;
-    counted.kernel[kernel_outcome as usize] += 1;
     let whole = if user_outcome == Outcome::Complete { kernel_outcome } else { user_outcome };
-    counted.whole[whole as usize] += 1;
-    drained.records.push((key, value));
+    let lock = RecordKey { origin: Origin::Lock as u16, span: record.argument, ..key };
+    let keys = [(Origin::OffCpu, Some(key)), (Origin::Lock, (record.waits_for_lock != 0).then_some(lock))];
+    // A record of an origin that was not asked for is left out where it is placed.
+    for (origin, key) in keys {
+        let Some(key) = key else { continue };
+        let counters = counted.entry(origin).or_default();
+        counters.hits += 1;
+        counters.period_sum += waited_ns;
+        counters.user[user_outcome as usize] += 1;
+        counters.kernel[kernel_outcome as usize] += 1;
+        counters.whole[whole as usize] += 1;
+        drained.records.push((key, value));
+    }
 }
 
 /// A thread's user chain as a record refers to it, and how it ends as far as is known: the walk comes with the placing.

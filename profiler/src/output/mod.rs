@@ -17,7 +17,7 @@ use std::io;
 
 use profiler_common::event::Origin;
 
-use crate::profile::{Capture, Report};
+use crate::profile::{Capture, Report, chain_wakers};
 
 /// A file of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,16 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         flamegraph::write_wall([cpu, offcpu], &folded, index, &mut bytes)?;
         files.push(OutputFile { name: "wall.svg".to_owned(), bytes });
+    }
+    if let (Some(offcpu), Some(waker)) = (of(Origin::OffCpu), of(Origin::Waker)) {
+        let chained = chain_wakers(offcpu, waker);
+        let folded = folded::Folded::new(&chained);
+        let mut bytes = Vec::new();
+        folded.write(&mut bytes)?;
+        files.push(OutputFile { name: "offwake.folded".to_owned(), bytes });
+        let mut bytes = Vec::new();
+        flamegraph::write_folded(&chained, &folded, index, &mut bytes)?;
+        files.push(OutputFile { name: "offwake.svg".to_owned(), bytes });
     }
     let mut bytes = Vec::new();
     report_json::write(index, report, &mut bytes)?;

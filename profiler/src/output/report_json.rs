@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::profile::{
-    Accounting, ByLength, Callgraph, Host, Hotspot, Index, Ledger, ObjectShare, Overhead, ProcessShare, Report,
-    SCHEMA_VERSION, Target, ThreadShare,
+    Accounting, ByLength, Callgraph, Host, Hotspot, Index, Ledger, LockShare, ObjectShare, Overhead, ProcessShare,
+    Report, SCHEMA_VERSION, Target, ThreadShare,
 };
 
 /// Writes the report of a capture.
@@ -32,6 +32,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         processes: &report.processes,
         objects: &report.objects,
         ledger: report.ledger.as_ref(),
+        locks: &report.locks,
         warnings: &index.warnings,
     };
     serde_json::to_writer_pretty(&mut *writer, &document)?;
@@ -56,6 +57,8 @@ struct Document<'a> {
     objects: &'a [ObjectShare],
     #[serde(skip_serializing_if = "Option::is_none")]
     ledger: Option<&'a Ledger>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    locks: &'a [LockShare],
     warnings: &'a [String],
 }
 

@@ -1,11 +1,13 @@
 //! `report.md`: what an operator reads first.
 
 mod ledger;
+mod locks;
 mod text;
 
 use std::io::{self, Write};
 
 use profiler_common::counters::Outcome;
+use profiler_common::event::Origin;
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
@@ -31,6 +33,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         let section = Section { origin, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
         section.write_reasons(writer)?;
+        section.write_locks(writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;
@@ -84,7 +87,12 @@ impl Section<'_> {
         let Self { origin, summary, breakdown, .. } = self;
         writeln!(writer, "## Summary: {origin}\n")?;
         if summary.unit == NANOSECONDS {
-            write!(writer, "{} off the CPU, in {} samples", duration(summary.total), count(summary.n))?;
+            let what = match Origin::from_name(origin) {
+                Some(Origin::Lock) => "of waits for locks",
+                Some(Origin::Waker) => "of waits that were ended",
+                _ => "off the CPU",
+            };
+            write!(writer, "{} {what}, in {} samples", duration(summary.total), count(summary.n))?;
         } else {
             write!(writer, "{} {}", count(summary.total), prose(&summary.unit))?;
         }
@@ -147,6 +155,13 @@ impl Section<'_> {
             writeln!(writer, "| {} | {share} | {} |", self.value(time), prose(reason))?;
         }
         writeln!(writer)
+    }
+
+    fn write_locks(&self, writer: &mut impl Write) -> io::Result<()> {
+        if self.origin != Origin::Lock.row().name || self.report.locks.is_empty() {
+            return Ok(());
+        }
+        locks::write(&self.report.locks, self.summary.total, writer)
     }
 
     /// A value as its unit is written.

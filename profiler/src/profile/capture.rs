@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, Profile, ThreadTime};
+use super::{Accounting, LockTime, Profile, ThreadTime};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -44,6 +44,9 @@ pub struct Index {
     /// How long each thread was there, ran and waited, where waits were recorded: by process and number.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub thread_times: Vec<ThreadTime>,
+    /// What waits for locks have come to, by lock and who ended them, where these were recorded: most time first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub lock_times: Vec<LockTime>,
     /// What a reader must know before he believes the figures: things that were degraded, and how to mend them.
     pub warnings: Vec<String>,
 }

@@ -5,8 +5,10 @@
 mod accounting;
 mod canonical;
 mod capture;
+mod chain;
 mod intern;
 mod ledger;
+mod locks;
 mod raw;
 mod report;
 
@@ -14,8 +16,10 @@ pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
     ByLength, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind,
 };
+pub use chain::chain_wakers;
 pub use intern::Interner;
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
+pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
 

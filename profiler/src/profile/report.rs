@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FrameKind, Ledger};
+use super::{FrameKind, Ledger, LockShare};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Report {
     /// Where the wall time went, where waits were recorded.
     #[serde(default)]
     pub ledger: Option<Ledger>,
+    /// Locks that were waited for, those that are held by somebody first, most time first.
+    #[serde(default)]
+    pub locks: Vec<LockShare>,
 }
 
 /// Where an origin's values are, in its primary column.

@@ -257,6 +257,7 @@ pub(crate) fn capture() -> Capture {
             })
             .to_vec(),
         thread_times: Vec::new(),
+        lock_times: Vec::new(),
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
     };
     Capture { index, profiles: vec![profile] }

@@ -15,6 +15,7 @@ mod record_go;
 mod record_go_servers;
 mod record_lasting;
 mod record_ledger;
+mod record_locks;
 mod record_names;
 mod record_node;
 mod record_offcpu;

@@ -1,0 +1,50 @@
+//! What waits for locks have come to, by lock and who ended them.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use profiler_common::wait::{LockKey, LockWaits, WaitingRecord};
+
+use crate::profile::LockTime;
+
+/// Rows of a capture: those with most time.
+const MAX_ROWS: usize = 4_096;
+
+/// What waits for locks have come to.
+#[derive(Debug, Default)]
+pub(super) struct LockTimes(BTreeMap<LockKey, LockWaits>);
+
+impl LockTimes {
+    /// Adds what the programs have counted.
+    pub(super) fn add(&mut self, key: LockKey, waits: LockWaits) {
+        let sum = self.0.entry(key).or_default();
+        sum.waits += waits.waits;
+        sum.delay_ns += waits.delay_ns;
+        sum.longest_ns = sum.longest_ns.max(waits.longest_ns);
+    }
+
+    /// Adds a wait that has not ended.
+    pub(super) fn add_lasting(&mut self, record: &WaitingRecord, waited_ns: u64) {
+        let WaitingRecord { start_time_ns, argument: address, pid, .. } = *record;
+        let key = LockKey { start_time_ns, address, waker: 0, pid, reserved: 0 };
+        self.add(key, LockWaits { waits: 1, delay_ns: waited_ns, longest_ns: waited_ns });
+    }
+
+    /// Rows, most time first.
+    pub(super) fn into_rows(self) -> Vec<LockTime> {
+        let mut rows: Vec<_> = self.0.into_iter().collect();
+        // The map is in the order of the keys, and this keeps the order of equals.
+        rows.sort_by_key(|(_, waits)| Reverse(waits.delay_ns));
+        rows.truncate(MAX_ROWS);
+        let row = |(key, waits): (LockKey, LockWaits)| LockTime {
+            pid: key.pid,
+            start_time_ns: key.start_time_ns,
+            address: format!("{:#x}", key.address),
+            waker: format!("{:#x}", key.waker),
+            waits: waits.waits,
+            delay_ns: waits.delay_ns,
+            longest_ns: waits.longest_ns,
+        };
+        rows.into_iter().map(row).collect()
+    }
+}

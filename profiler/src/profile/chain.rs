@@ -1,0 +1,60 @@
+//! Waits with who ended them: one profile of two.
+
+use std::collections::HashMap;
+
+use super::{FrameKind, Function, Interner, Line, Location, Profile, Sample};
+
+/// The frame between a wait and the stack that ended it.
+const SEPARATOR: &str = "--";
+
+/// Each wait's stack and above it, upside down, the stack that ended it and the process of that: as bcc's `offwaketime`
+/// shows it. Waits that nobody was seen to end stay as they are.
+///
+/// `wakers`: its samples have the spans of the waits that they ended.
+#[must_use]
+pub fn chain_wakers(waits: &Profile, wakers: &Profile) -> Profile {
+    let mut chained = waits.clone();
+    let offset = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let (functions, objects, locations) =
+        (offset(chained.functions.len()), offset(chained.objects.len()), offset(chained.locations.len()));
+    chained.functions.extend(wakers.functions.iter().cloned());
+    chained.objects.extend(wakers.objects.iter().cloned());
+    chained.locations.extend(wakers.locations.iter().map(|location| Location {
+        object: location.object.map(|object| object + objects),
+        // Upside down, what was inlined comes first.
+        lines: location.lines.iter().rev().map(|line| Line { function: line.function + functions, ..*line }).collect(),
+        ..*location
+    }));
+    let mut marks: HashMap<String, u32> = HashMap::new();
+    let mut mark = |chained: &mut Profile, name: &str| {
+        *marks.entry(name.to_owned()).or_insert_with(|| {
+            let function = offset(chained.functions.len());
+            chained.functions.push(Function { name: name.to_owned(), file: String::new() });
+            let lines = vec![Line { function, line: 0 }];
+            chained.locations.push(Location { kind: FrameKind::Reason, object: None, address: 0, lines });
+            offset(chained.locations.len() - 1)
+        })
+    };
+    let by_span: HashMap<u64, &Sample> = wakers.samples.iter().map(|sample| (sample.span, sample)).collect();
+    let mut stacks: Interner<Vec<u32>> = Interner::default();
+    for sample in &mut chained.samples {
+        sample.stack = match by_span.get(&sample.span).filter(|_| sample.span != 0) {
+            None => stacks.intern(waits.stacks[sample.stack as usize].clone()),
+            Some(_) => u32::MAX,
+        };
+    }
+    for index in 0..chained.samples.len() {
+        if chained.samples[index].stack != u32::MAX {
+            continue;
+        }
+        let Some(waker) = by_span.get(&chained.samples[index].span) else { continue };
+        let process = &wakers.threads[waker.thread as usize].process_name;
+        let mut stack = vec![mark(&mut chained, process)];
+        stack.extend(wakers.stacks[waker.stack as usize].iter().rev().map(|location| location + locations));
+        stack.push(mark(&mut chained, SEPARATOR));
+        stack.extend_from_slice(&waits.stacks[waits.samples[index].stack as usize]);
+        chained.samples[index].stack = stacks.intern(stack);
+    }
+    chained.stacks = stacks.into_values();
+    chained
+}
