@@ -13,6 +13,7 @@ mod remainder;
 mod session;
 mod summary;
 mod target;
+mod timeline;
 mod unwinding;
 mod waiting;
 mod warnings;

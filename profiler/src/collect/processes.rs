@@ -147,6 +147,11 @@ impl Processes {
         self.table.iter().filter(|(_, process)| !process.exited).map(|(&pid, _)| pid)
     }
 
+    /// Pids of all that are known, those included that ended in this window.
+    pub(super) fn known(&self) -> impl Iterator<Item = u32> {
+        self.table.keys().copied()
+    }
+
     /// Takes events in, in their order; returns the processes that map something else now, or are new.
     pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> BTreeSet<u32> {
         let mut changed = BTreeSet::new();

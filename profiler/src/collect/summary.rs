@@ -121,6 +121,7 @@ pub(super) fn summarize(
         },
         objects,
         warnings,
+        timeline: session.slices.into_timeline(),
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

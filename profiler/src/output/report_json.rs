@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::json;
 use crate::profile::{
     Accounting, ByLength, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION,
-    Target, ThreadShare,
+    Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -32,9 +33,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         processes: &report.processes,
         objects: &report.objects,
         warnings: &index.warnings,
+        timeline: &index.timeline,
     };
-    serde_json::to_writer_pretty(&mut *writer, &document)?;
-    writeln!(writer)
+    json::write(&document, writer)
 }
 
 #[derive(Serialize)]
@@ -54,6 +55,8 @@ struct Document<'a> {
     processes: &'a [ProcessShare],
     objects: &'a [ObjectShare],
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Timeline::is_empty")]
+    timeline: &'a Timeline,
 }
 
 /// What an origin recorded, in all.

@@ -1,6 +1,7 @@
 //! `report.md`: what an operator reads first.
 
 mod text;
+mod timeline;
 
 use std::io::{self, Write};
 
@@ -35,6 +36,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
             write_accounting(accounting, summary.rate_hz > 0, writer)?;
         }
     }
+    timeline::write(&index.timeline, writer)?;
     write_overhead(index, writer)
 }
 

@@ -8,6 +8,7 @@ mod capture;
 mod intern;
 mod raw;
 mod report;
+mod timeline;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
@@ -16,6 +17,7 @@ pub use capture::{
 pub use intern::Interner;
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
+pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;
 use profiler_common::event::{COLUMNS, Origin};
