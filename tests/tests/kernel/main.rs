@@ -20,5 +20,6 @@ mod record_offcpu;
 mod record_python;
 mod record_symbols;
 mod record_targets;
+mod record_timeline;
 mod record_unwinding;
 mod workloads;
