@@ -15,6 +15,7 @@ mod session;
 mod summary;
 mod target;
 mod thread_times;
+mod timeline;
 mod unwinding;
 mod waiting;
 mod warnings;

@@ -155,6 +155,11 @@ impl Processes {
         self.table.get(&pid).is_some_and(|process| process.is_bystander)
     }
 
+    /// Pids of all that are known, those included that ended in this window.
+    pub(super) fn known(&self) -> impl Iterator<Item = u32> {
+        self.table.keys().copied()
+    }
+
     /// Takes events in, in their order; returns the processes that map something else now, or are new.
     pub(super) fn apply(&mut self, events: Vec<LifecycleEvent>) -> BTreeSet<u32> {
         let mut changed = BTreeSet::new();

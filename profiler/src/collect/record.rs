@@ -14,6 +14,7 @@ use super::processes::{Interest, Processes};
 use super::session::{Session, Stop, TARGET_PROCESS};
 use super::summary::{Facts, summarize};
 use super::target::{Caches, NamingConfig, RecordConfig, TargetSelection};
+use super::timeline::Slices;
 use super::unwinding::Unwinding;
 use crate::bpf::{BpfError, Kernel, Lifecycle, Limits, Sampler, SamplingEvent};
 use crate::process;
@@ -80,9 +81,11 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         session.kernel.begin_waits(hook, wakers)?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
+    session.slices = Slices::begin(&config.target, &session.processes);
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;
     let interrupted = session.run(sampler.as_mut(), config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
+    session.slices.end_slice(duration, &session.processes);
     progress(Progress { elapsed: duration, samples: session.gathered.events(), stage: Some("naming frames") });
     let sampled = event.map(|event| (event, config.rate_hz));
     let cgroup = match &config.target {

@@ -20,6 +20,7 @@ use super::pythons::Pythons;
 use super::record::Progress;
 use super::remainder::Finisher;
 use super::thread_times::ThreadTimes;
+use super::timeline::Slices;
 use super::unwinding::Unwinding;
 use crate::bpf::{Drained, Kernel, Lifecycle, Sampler};
 use crate::process;
@@ -62,6 +63,7 @@ pub(super) struct Session {
     /// Windows in which programs were still writing when they were drained.
     pub(super) unsettled: u64,
     pub(super) command: Option<RunningCommand>,
+    pub(super) slices: Slices,
     ends_with_target: bool,
 }
 
@@ -98,6 +100,7 @@ impl Session {
             locks: LockTimes::default(),
             unsettled: 0,
             command: None,
+            slices: Slices::default(),
             ends_with_target,
         };
         session.publish_added()?;
@@ -168,6 +171,7 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
+                    self.slices.end_window(started.elapsed(), &self.processes);
                     if let Some(sampler) = &mut sampler {
                         sampler.follow_cpus()?;
                     }

@@ -145,6 +145,7 @@ pub(super) fn summarize(
         thread_times,
         lock_times,
         warnings,
+        timeline: session.slices.into_timeline(),
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

@@ -54,6 +54,7 @@ pub(super) fn warnings(
         warnings.push(format!("no room for the unwind table of {path}: raise --table-mb; its frames are cut"));
     }
     warnings.extend(session.pythons.warnings());
+    warnings.extend(session.slices.warning());
     if let [first, rest @ ..] = session.processes.unreadable.as_slice() {
         let more = if rest.is_empty() { String::new() } else { format!(", and of {} more processes", rest.len()) };
         warnings.push(format!(

@@ -6,7 +6,7 @@ use profiler_common::event::Origin;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{OutputFile, pprof};
+use super::{OutputFile, json, pprof};
 use crate::profile::{Accounting, Capture, Index, SCHEMA_VERSION};
 
 /// Name of the index.
@@ -35,6 +35,9 @@ pub enum CaptureError {
     /// A count that cannot be.
     #[error("{INDEX_FILE}: the accounting of {0} has a count that is out of range")]
     Count(String),
+    /// A timeline whose columns are not of one length.
+    #[error("{INDEX_FILE}: the columns of the timeline are not of one length")]
+    Timeline,
     /// A profile could not be had.
     #[error("reading {file}: {source}")]
     Io {
@@ -73,8 +76,8 @@ pub fn write(capture: &Capture) -> io::Result<Vec<OutputFile>> {
             OutputFile { name: profile_file(profile.origin), bytes: pprof::encode(profile, &meta) }
         })
         .collect();
-    let mut bytes = serde_json::to_vec_pretty(&rounded(&capture.index))?;
-    bytes.push(b'\n');
+    let mut bytes = Vec::new();
+    json::write(&rounded(&capture.index), &mut bytes)?;
     files.push(OutputFile { name: INDEX_FILE.to_owned(), bytes });
     Ok(files)
 }
@@ -116,6 +119,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
         if !counts(accounting).all(|count| count < MAX_COUNT / 64) {
             return Err(CaptureError::Count(name.clone()));
         }
+    }
+    if !index.timeline.is_consistent() {
+        return Err(CaptureError::Timeline);
     }
     let mut origins = Vec::new();
     for name in index.origins.keys() {

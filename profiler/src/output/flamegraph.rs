@@ -167,7 +167,7 @@ fn for_inferno(frame: &str) -> String {
 }
 
 /// The target, as much of it as a title has room for.
-fn target(index: &Index) -> String {
+pub(super) fn target(index: &Index) -> String {
     let description = clean(&index.target.description);
     let mut target: String = description.chars().take(MAX_TARGET_CHARS).collect();
     if target.len() < description.len() {
@@ -262,6 +262,6 @@ fn write_empty(title: &str, writer: &mut impl Write) -> io::Result<()> {
     )
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

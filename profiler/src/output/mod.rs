@@ -7,11 +7,15 @@
 pub mod capture;
 pub mod flamegraph;
 pub mod folded;
+mod json;
 mod numbers;
 pub mod pprof;
 pub mod pprof_proto;
 pub mod report_json;
 pub mod report_markdown;
+mod timeline;
+pub mod timeline_csv;
+pub mod timeline_svg;
 
 use std::io;
 
@@ -66,6 +70,14 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         flamegraph::write_folded(&chained, &folded, index, &mut bytes)?;
         files.push(OutputFile { name: "offwake.svg".to_owned(), bytes });
+    }
+    if !index.timeline.is_empty() {
+        let mut bytes = Vec::new();
+        timeline_csv::write(&index.timeline, &mut bytes)?;
+        files.push(OutputFile { name: timeline_csv::FILE.to_owned(), bytes });
+        let mut bytes = Vec::new();
+        timeline_svg::write(index, &mut bytes)?;
+        files.push(OutputFile { name: timeline_svg::FILE.to_owned(), bytes });
     }
     let mut bytes = Vec::new();
     report_json::write(index, report, &mut bytes)?;

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::json;
 use crate::profile::{
     Accounting, ByLength, Callgraph, Host, Hotspot, Index, Ledger, LockShare, ObjectShare, Overhead, ProcessShare,
-    Report, SCHEMA_VERSION, Target, ThreadShare,
+    Report, SCHEMA_VERSION, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -34,9 +35,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
         warnings: &index.warnings,
+        timeline: &index.timeline,
     };
-    serde_json::to_writer_pretty(&mut *writer, &document)?;
-    writeln!(writer)
+    json::write(&document, writer)
 }
 
 #[derive(Serialize)]
@@ -60,6 +61,8 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     locks: &'a [LockShare],
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Timeline::is_empty")]
+    timeline: &'a Timeline,
 }
 
 /// What an origin recorded, in all.

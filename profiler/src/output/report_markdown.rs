@@ -3,6 +3,7 @@
 mod ledger;
 mod locks;
 mod text;
+mod timeline;
 
 use std::io::{self, Write};
 
@@ -42,6 +43,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
             write_accounting(accounting, summary.rate_hz > 0, writer)?;
         }
     }
+    timeline::write(&index.timeline, writer)?;
     write_overhead(index, writer)
 }
 

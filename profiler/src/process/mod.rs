@@ -12,6 +12,8 @@ mod memory;
 mod object;
 mod object_table;
 mod perf_map;
+mod proc_file;
+mod usage;
 
 pub(crate) use go::{GoCode, LineTable};
 pub use identity::{
@@ -26,3 +28,5 @@ pub(crate) use object::build_id;
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;
 pub use perf_map::{JitProcess, open_perf_map};
+pub use proc_file::{ProcFile, number, number_after};
+pub use usage::{ProcessFiles, ProcessStat, Ticks, parse_stat};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, LockTime, Profile, ThreadTime};
+use super::{Accounting, LockTime, Profile, ThreadTime, Timeline};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -49,6 +49,9 @@ pub struct Index {
     pub lock_times: Vec<LockTime>,
     /// What a reader must know before he believes the figures: things that were degraded, and how to mend them.
     pub warnings: Vec<String>,
+    /// What the target and the host used, slice by slice; empty in captures of versions that had none.
+    #[serde(default, skip_serializing_if = "Timeline::is_empty")]
+    pub timeline: Timeline,
 }
 
 /// What was asked for.

@@ -11,6 +11,7 @@ mod ledger;
 mod locks;
 mod raw;
 mod report;
+mod timeline;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
@@ -22,6 +23,7 @@ pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
+pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;
 use profiler_common::event::{COLUMNS, Origin};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use profiler::profile::{
-    Accounting, ByLength, Capture, ChainAccounting, FrameKind, Function, Host, Index, Line, Location, Object,
-    ObjectSummary, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread, ThreadTime,
-    marker_name,
+    Accounting, ByLength, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Host, Index, Line, Location,
+    Object, ObjectSummary, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread,
+    ThreadTime, Timeline, marker_name,
 };
 use profiler_common::counters::Outcome;
 use profiler_common::event::Origin;
@@ -180,6 +180,47 @@ fn reasons(reasons: &[(Outcome, u64)]) -> BTreeMap<String, u64> {
     reasons.iter().map(|&(outcome, count)| (outcome.name().to_owned(), count)).collect()
 }
 
+/// Five slices: the first with little in it, one whose descriptors could not be counted, and a last one that is short.
+fn timeline() -> Timeline {
+    const MIB: u64 = 1 << 20;
+    let slices = [
+        (1_001_000_000, 120_000_000, 40 * MIB, Some(12)),
+        (1_000_000_000, 1_400_000_000, 90 * MIB, Some(40)),
+        (1_002_000_000, 2_900_000_000, 512 * MIB, None),
+        (1_999_500_000, 3_100_000_000, 300 * MIB, Some(40)),
+        (1_500_000, 10_000_000, 300 * MIB, Some(41)),
+    ];
+    let mut timeline = Timeline::default();
+    let mut start_ns = 0;
+    for (number, (length_ns, cpu_ns, rss_bytes, descriptors)) in (0..).zip(slices) {
+        let mut figures = Figures::default();
+        let mut set = |column, figure| figures.set(column, Some(figure));
+        set(Column::TargetCpuUser, cpu_ns / 4 * 3);
+        set(Column::TargetCpuSystem, cpu_ns / 4);
+        set(Column::TargetProcesses, 2);
+        set(Column::TargetThreads, 3 + number);
+        set(Column::TargetRss, rss_bytes);
+        set(Column::TargetSwap, 0);
+        set(Column::TargetMinorFaults, 10_000 * number);
+        set(Column::TargetRead, 3 * MIB * number);
+        set(Column::TargetWritten, 0);
+        set(Column::HostCpuUser, cpu_ns + 100_000_000);
+        set(Column::HostCpuSystem, 50_000_000);
+        set(Column::HostCpuIrq, 10_000_000);
+        set(Column::HostCpuIdle, 4 * length_ns - cpu_ns.min(4 * length_ns));
+        set(Column::HostMemoryAvailable, 8192 * MIB - rss_bytes);
+        set(Column::HostMemoryCached, 1024 * MIB);
+        set(Column::HostRunnable, 4);
+        set(Column::HostBlocked, number % 2);
+        set(Column::HostPressureCpuSome, 100_000_000 * (number % 4));
+        set(Column::HostPressureIoSome, 1_000_000);
+        figures.set(Column::TargetDescriptors, descriptors);
+        timeline.push(start_ns, length_ns, &figures);
+        start_ns += length_ns;
+    }
+    timeline
+}
+
 /// The capture that holds [`profile`].
 pub(crate) fn capture() -> Capture {
     let profile = profile();
@@ -259,6 +300,7 @@ pub(crate) fn capture() -> Capture {
         thread_times: Vec::new(),
         lock_times: Vec::new(),
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
+        timeline: timeline(),
     };
     Capture { index, profiles: vec![profile] }
 }

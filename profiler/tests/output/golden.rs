@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use profiler::analyze::analyze;
 use profiler::output::capture::{self, CaptureError};
 use profiler::output::{OutputFile, derived};
-use profiler::profile::{Capture, Index, Report};
+use profiler::profile::{Capture, Column, Fold, Index, Report, Timeline};
 
 use crate::example;
 
@@ -92,6 +92,66 @@ fn every_other_file_follows_from_the_capture() {
         assert!(written.contains(&file), "{} differs", file.name);
     }
     assert_eq!(written, files(&again, &analyze(&again)).unwrap());
+}
+
+#[test]
+fn a_capture_of_a_version_without_timelines_has_none() {
+    let mut capture = example::capture();
+    capture.index.timeline = Timeline::default();
+    let written = files(&capture, &analyze(&capture)).unwrap();
+    for file in &written {
+        let mentions = String::from_utf8_lossy(&file.bytes).to_lowercase().contains("timeline");
+        assert!(!mentions && !file.name.contains("timeline"), "{}", file.name);
+    }
+    assert!(read_back(&written).unwrap().index.timeline.is_empty());
+}
+
+#[test]
+fn every_column_of_the_timeline_is_explained() {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "docs", "report-schema.md"].iter().collect();
+    let text = std::fs::read_to_string(path).unwrap();
+    for column in Column::ALL {
+        let fold = match column.fold() {
+            Fold::Sum => "sum",
+            Fold::Maximum => "largest",
+            Fold::Minimum => "least",
+        };
+        let line = format!("| `{}` | {} | {fold} | {} |", column.name(), column.unit(), column.text());
+        assert!(text.lines().any(|found| found == line), "docs/report-schema.md has no line\n{line}");
+    }
+}
+
+#[test]
+fn a_hostile_timeline_is_refused_or_drawn() {
+    let mut capture = example::capture();
+    for text in ["</text><script>alert(1)</script>", "a & b\u{1}\u{fffe}\n\"'"] {
+        capture.index.target.description = text.to_owned();
+        capture.index.host.name = text.to_owned();
+        let file = written_as(&capture, "timeline.svg");
+        assert!(!file.contains("<script") && !file.contains("a & b"), "{file}");
+        assert!(file.chars().all(|character| !character.is_control() || character == '\n'));
+    }
+    // Figures that no host has.
+    for figures in capture.index.timeline.columns.values_mut() {
+        figures.fill(Some(u64::MAX));
+    }
+    for times in [0, 1, u64::MAX] {
+        capture.index.timeline.start_ns.fill(times);
+        capture.index.timeline.length_ns.fill(times);
+        for name in ["timeline.svg", "timeline.csv", "report.md"] {
+            let text = written_as(&capture, name);
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        }
+    }
+    capture.index.timeline.columns.values_mut().next().unwrap().pop();
+    let index = serde_json::to_vec(&capture.index).unwrap();
+    assert!(matches!(capture::read(&index, |_| Ok(Vec::new())), Err(CaptureError::Timeline)));
+}
+
+/// The text of one of the files.
+fn written_as(capture: &Capture, name: &str) -> String {
+    let files = derived(capture, &analyze(capture)).unwrap();
+    String::from_utf8(files.into_iter().find(|file| file.name == name).unwrap().bytes).unwrap()
 }
 
 #[test]

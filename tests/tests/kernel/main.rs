@@ -22,6 +22,7 @@ mod record_offcpu;
 mod record_python;
 mod record_symbols;
 mod record_targets;
+mod record_timeline;
 mod record_unwinding;
 mod servers;
 mod workloads;

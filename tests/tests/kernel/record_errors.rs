@@ -214,9 +214,9 @@ fn a_full_disk_is_an_error_and_leaves_no_half_written_file() {
             let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
             let whole = match name.as_str() {
                 "cpu.pb.gz" => profiler::output::pprof::decode(&bytes).is_ok(),
-                "cpu.svg" => bytes.trim_ascii_end().ends_with(b"</svg>"),
+                "cpu.svg" | "timeline.svg" => bytes.trim_ascii_end().ends_with(b"</svg>"),
                 "capture.json" | "report.json" => serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(),
-                "cpu.folded" | "report.md" => bytes.ends_with(b"\n"),
+                "cpu.folded" | "report.md" | "timeline.csv" => bytes.ends_with(b"\n"),
                 _ => false,
             };
             assert!(whole, "{name} is left with {} bytes", bytes.len());
@@ -244,7 +244,10 @@ fn files_are_private() {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
         files += 1;
     }
-    assert_eq!(files, 6, "capture.json, cpu.folded, cpu.svg, cpu.pb.gz, report.md, report.json");
+    assert_eq!(
+        files, 8,
+        "capture.json, cpu.folded, cpu.svg, cpu.pb.gz, report.md, report.json, timeline.csv, timeline.svg"
+    );
 }
 
 #[test]

@@ -81,10 +81,10 @@ fn children_are_left_alone_unless_asked_for() {
 }
 
 /// A cgroup of the test's own; removed when it is dropped, after those in it have ended.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(pub(crate) PathBuf);
 
 impl Cgroup {
-    fn create(name: &str) -> Option<Self> {
+    pub(crate) fn create(name: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
         let mounted = mounts.lines().find_map(|line| {
             let mut fields = line.split(' ').skip(1);
@@ -103,7 +103,7 @@ impl Cgroup {
         Self(path)
     }
 
-    fn take(&self, pid: u32) {
+    pub(crate) fn take(&self, pid: u32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("move a process into a cgroup");
     }
 }
