@@ -1,5 +1,6 @@
 //! Records: what a probe leaves for user space, and the table of probes.
 
+use crate::fault::FAULT_REASONS;
 use crate::python::MAX_PYTHON_FRAMES;
 use crate::unwind::{LEAF_REGISTERS, Registers};
 use crate::wait::WAIT_REASONS;
@@ -12,6 +13,8 @@ pub enum Origin {
     Cpu = 0,
     /// Time off the CPU: waits, and waiting for a CPU.
     OffCpu = 1,
+    /// Page faults.
+    Fault = 2,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -29,10 +32,16 @@ pub struct OriginRow {
     pub columns: &'static [(&'static str, &'static str)],
     /// Names of the reasons that a profile's samples have, by number from 1; empty for an origin without.
     pub reasons: &'static [&'static str],
+    /// How the report calls one event: `wait`.
+    pub event: &'static str,
+    /// How the report goes on after the total, where that is a time: `off the CPU`.
+    pub total: &'static str,
+    /// Title of the report's table of reasons.
+    pub reasons_title: &'static str,
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 2] = [
+pub static ORIGINS: [OriginRow; 3] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -40,6 +49,9 @@ pub static ORIGINS: [OriginRow; 2] = [
         primary: 0,
         columns: &[("samples", "count"), ("cpu", "nanoseconds")],
         reasons: &[],
+        event: "sample",
+        total: "on the CPU",
+        reasons_title: "",
     },
     OriginRow {
         origin: Origin::OffCpu,
@@ -50,6 +62,21 @@ pub static ORIGINS: [OriginRow; 2] = [
         // an interval can be stated.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
         reasons: &WAIT_REASONS,
+        event: "wait",
+        total: "off the CPU",
+        reasons_title: "What was waited for",
+    },
+    OriginRow {
+        origin: Origin::Fault,
+        name: "fault",
+        unit: "faults",
+        primary: 1,
+        // Faults that were kept; faults, those that the kept ones stand for included.
+        columns: &[("samples", "count"), ("faults", "count")],
+        reasons: &FAULT_REASONS,
+        event: "fault",
+        total: "",
+        reasons_title: "Kinds of fault",
     },
 ];
 

@@ -9,6 +9,7 @@
 pub mod config;
 pub mod counters;
 pub mod event;
+pub mod fault;
 pub mod python;
 pub mod unwind;
 pub mod wait;

@@ -16,6 +16,7 @@ mod atomic;
 mod bench;
 mod config;
 mod cpu;
+mod fault;
 mod maps;
 mod offcpu;
 mod process;

@@ -8,6 +8,7 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
+use profiler_common::fault::FaultPace;
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::unwind::{MAX_RULES, Rule};
 use profiler_common::wait::{Pace, Threshold, Wait, WaitingRecord};
@@ -107,6 +108,10 @@ pub(crate) static WAITING: PerCpuArray<Waiting> = PerCpuArray::with_max_entries(
 #[map]
 pub(crate) static THREADS_REFUSED: Array<u64> = Array::with_max_entries(1, 0);
 
+/// How faults are chosen, by kind and CPU. Written and read by `fault`, read by user space.
+#[map]
+pub(crate) static FAULT_PACE: PerCpuArray<FaultPace> = PerCpuArray::with_max_entries(2, 0);
+
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -124,6 +129,10 @@ pub(crate) static OFFCPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(M
 #[map]
 pub(crate) static OFFCPU_PROBE_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
+/// The same for faults.
+#[map]
+pub(crate) static FAULT_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
 pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
@@ -136,6 +145,8 @@ pub(crate) enum Programs {
     PerfEvent = 0,
     /// Of switches between tasks.
     Scheduler = 1,
+    /// Of page faults: perf events too, which sampling interrupts.
+    Fault = 2,
 }
 
 /// How full a generation of the maps is.
@@ -179,7 +190,8 @@ pub(crate) struct Scratch {
     /// which verifiers before Linux 6.8 round each function's part up to 32.
     pub(crate) key: RecordKey,
     pub(crate) value: RecordValue,
-    /// Of a wait: the part in which the thread was blocked, and the part in which it waited for a CPU.
+    /// Of a wait: the part in which the thread was blocked, and the part in which it waited for a CPU. Of another event the
+    /// first alone.
     pub(crate) parts: [Part; 2],
     /// And what it waited for: a [`profiler_common::wait::Blocked`].
     pub(crate) blocked: u64,
@@ -194,7 +206,7 @@ pub(crate) struct Waiting {
     pub(crate) kernel: [u64; MAX_KERNEL_FRAMES],
 }
 
-/// What a part of a wait counts for.
+/// What an event, or a part of a wait, counts for.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Part {

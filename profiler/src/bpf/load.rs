@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
+use profiler_common::fault::FaultPace;
 use profiler_common::python::PythonLayout;
 use profiler_common::unwind::{Packed, Rule};
 use profiler_common::wait::{MAX_WAITS, Threshold};
@@ -62,6 +63,22 @@ pub struct Limits {
     pub table_shards: usize,
     /// Whether waits are recorded: 3 MB for the threads.
     pub waits: bool,
+    /// Whether page faults are recorded.
+    pub faults: bool,
+}
+
+impl Limits {
+    /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
+    /// `Programs` in profiler-ebpf/src/maps.rs.
+    const fn scratch_slots(self) -> u32 {
+        if self.faults {
+            3
+        } else if self.waits {
+            2
+        } else {
+            1
+        }
+    }
 }
 
 impl Default for Limits {
@@ -74,6 +91,7 @@ impl Default for Limits {
             mappings: 32_768,
             table_shards: 64,
             waits: false,
+            faults: false,
         }
     }
 }
@@ -93,6 +111,7 @@ impl Plain for MappingEntry {}
 impl Plain for Rule {}
 impl Plain for PythonLayout {}
 impl Plain for Threshold {}
+impl Plain for FaultPace {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -110,6 +129,7 @@ pub struct Kernel {
     /// What changes while the programs run, as it was written last.
     pub(super) controlled: Control,
     pub(super) threshold: Array<MapData, Shared<Threshold>>,
+    pub(super) fault_pace: PerCpuArray<MapData, Shared<FaultPace>>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -146,7 +166,7 @@ impl Kernel {
             .map_max_entries("MAPPINGS", limits.mappings)
             .map_max_entries("PROCESSES", limits.processes)
             .map_max_entries("WAITS", if limits.waits { MAX_WAITS } else { 1 })
-            .map_max_entries("SCRATCH", if limits.waits { 2 } else { 1 });
+            .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
         let generations = [
@@ -169,6 +189,7 @@ impl Kernel {
             current: 0,
             controlled: Control::default(),
             threshold: typed(&mut ebpf, "THRESHOLD")?,
+            fault_pace: typed(&mut ebpf, "FAULT_PACE")?,
             ebpf,
             _statistics: statistics,
         })

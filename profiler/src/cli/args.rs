@@ -52,7 +52,7 @@ pub(super) struct RecordArgs {
     /// Sample the whole host
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
-    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for
+    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; fault, page faults
     #[arg(
         short = 'e',
         long = "events",
@@ -111,6 +111,8 @@ pub(super) enum Event {
     Cpu,
     /// Waits, and waiting for a CPU
     Offcpu,
+    /// Page faults
+    Fault,
 }
 
 impl Event {
@@ -119,6 +121,7 @@ impl Event {
         match self {
             Self::Cpu => Origin::Cpu,
             Self::Offcpu => Origin::OffCpu,
+            Self::Fault => Origin::Fault,
         }
     }
 }

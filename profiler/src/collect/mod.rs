@@ -3,6 +3,7 @@
 //! Input: a validated [`RecordConfig`]. Output: a [`Recording`]. Prints nothing and writes no file.
 
 mod command;
+mod events;
 mod gathered;
 mod host;
 mod place;

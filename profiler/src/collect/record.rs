@@ -8,13 +8,14 @@ use profiler_common::event::Origin;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{HeldCommand, RunningCommand};
+use super::events::LoadedEvents;
 use super::host::raise_file_limit;
 use super::processes::{Interest, Processes};
 use super::session::{Session, Stop, TARGET_PROCESS};
 use super::summary::{Facts, summarize};
 use super::target::{Caches, NamingConfig, RecordConfig, TargetSelection};
 use super::unwinding::Unwinding;
-use crate::bpf::{BpfError, Kernel, Lifecycle, Limits, Sampler, SamplingEvent};
+use crate::bpf::{Kernel, Lifecycle, Limits, SamplingEvent};
 use crate::process;
 use crate::profile::Capture;
 use crate::symbolize::Options;
@@ -56,9 +57,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let period_ns = event.map_or(0, |event| event.period_ns(config.rate_hz));
     let Caches { tables, names } = config.cache.open()?;
     let unwinding = Unwinding::new(tables);
-    let limits = Limits { waits: asked_for(Origin::OffCpu), ..config.limits };
+    let limits = Limits { waits: asked_for(Origin::OffCpu), faults: asked_for(Origin::Fault), ..config.limits };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
-    let program = event.map(|event| Ok::<_, BpfError>((event, kernel.load_sampling_program()?))).transpose()?;
+    let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = asked_for(Origin::OffCpu).then(|| kernel.record_waits()).transpose()?;
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
@@ -74,14 +75,13 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         unwinding,
         &config.origins,
     )?;
-    let sampler = program.map(|(event, program)| Sampler::start(event, config.rate_hz, program));
-    let mut sampler = sampler.transpose()?;
+    let mut events = events.start(config.rate_hz)?;
     if let Some(hook) = hook {
         session.kernel.begin_waits(hook)?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;
-    let interrupted = session.run(sampler.as_mut(), config.duration, started, &mut stop, progress).await?;
+    let interrupted = session.run(&mut events, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
     progress(Progress { elapsed: duration, samples: session.gathered.events(), stage: Some("naming frames") });
     let sampled = event.map(|event| (event, config.rate_hz));
@@ -92,7 +92,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let facts = Facts { target, cgroup, sampled, hook, duration, started_at, limits };
     let NamingConfig { debug_directories, debuginfod, shorten } = config.naming.clone();
     let naming = Options { debug_directories, debuginfod, shorten, cache: names };
-    summarize(session, facts, sampler, &naming, interrupted)
+    summarize(session, facts, events, &naming, interrupted)
 }
 
 /// The processes to begin with.

@@ -12,6 +12,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
+use super::events::Events;
 use super::gathered::Gathered;
 use super::place::place_window;
 use super::processes::{Interest, Processes};
@@ -19,7 +20,7 @@ use super::pythons::Pythons;
 use super::record::Progress;
 use super::remainder::Finisher;
 use super::unwinding::Unwinding;
-use crate::bpf::{Drained, Kernel, Lifecycle, Sampler};
+use crate::bpf::{Drained, Kernel, Lifecycle};
 use crate::process;
 
 /// Length of a window: what a record can lag behind, and how often the maps are emptied.
@@ -101,7 +102,7 @@ impl Session {
     /// The loop; returns whether a signal ended it.
     pub(super) async fn run(
         &mut self,
-        mut sampler: Option<&mut Sampler>,
+        events: &mut Events,
         duration: Option<Duration>,
         started: Instant,
         stop: &mut Stop,
@@ -162,9 +163,7 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
-                    if let Some(sampler) = &mut sampler {
-                        sampler.follow_cpus()?;
-                    }
+                    events.follow_cpus()?;
                     let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
                     if self.ended() {

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::profile::{
-    Accounting, ByLength, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION,
-    Target, ThreadShare,
+    Accounting, ByLength, ByNumber, Callgraph, Host, Hotspot, Index, ObjectShare, Overhead, ProcessShare, Report,
+    SCHEMA_VERSION, Target, ThreadShare,
 };
 
 /// Writes the report of a capture.
@@ -67,6 +67,9 @@ struct Origin<'a> {
     /// How intervals were chosen, where that is by their length.
     #[serde(skip_serializing_if = "Option::is_none")]
     by_length: Option<ByLength>,
+    /// How events were chosen, where that is by their number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_number: Option<ByNumber>,
     /// CPUs in use on average: samples times period by duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpus: Option<f64>,
@@ -90,6 +93,7 @@ impl<'a> Origin<'a> {
             event: &summary.event,
             rate_hz: summary.rate_hz,
             by_length: summary.by_length,
+            by_number: summary.by_number,
             cpus: super::cpus(index, name).map(thousandths),
             threads: breakdown.map_or(0, |breakdown| breakdown.threads),
             processes: breakdown.map_or(0, |breakdown| breakdown.processes),

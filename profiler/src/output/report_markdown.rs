@@ -5,6 +5,7 @@ mod text;
 use std::io::{self, Write};
 
 use profiler_common::counters::Outcome;
+use profiler_common::event::{Origin, OriginRow};
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
@@ -24,7 +25,8 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
     write_header(index, writer)?;
     for (origin, summary) in &index.origins {
         let breakdown = report.breakdowns.get(origin).cloned().unwrap_or_default();
-        let section = Section { origin, summary, breakdown: &breakdown, index, report };
+        let row = Origin::from_name(origin).unwrap_or(Origin::Cpu).row();
+        let section = Section { origin, row, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
         section.write_reasons(writer)?;
         section.write_hotspots(writer)?;
@@ -69,6 +71,7 @@ fn write_header(index: &Index, writer: &mut impl Write) -> io::Result<()> {
 /// One origin's part of the report.
 struct Section<'a> {
     origin: &'a str,
+    row: &'static OriginRow,
     summary: &'a OriginSummary,
     breakdown: &'a Breakdown,
     index: &'a Index,
@@ -77,10 +80,10 @@ struct Section<'a> {
 
 impl Section<'_> {
     fn write_summary(&self, writer: &mut impl Write) -> io::Result<()> {
-        let Self { origin, summary, breakdown, .. } = self;
+        let Self { origin, row, summary, breakdown, .. } = self;
         writeln!(writer, "## Summary: {origin}\n")?;
         if summary.unit == NANOSECONDS {
-            write!(writer, "{} off the CPU, in {} samples", duration(summary.total), count(summary.n))?;
+            write!(writer, "{} {}, in {} samples", duration(summary.total), row.total, count(summary.n))?;
         } else {
             write!(writer, "{} {}", count(summary.total), prose(&summary.unit))?;
         }
@@ -95,12 +98,25 @@ impl Section<'_> {
         if let Some(by_length) = &summary.by_length {
             writeln!(
                 writer,
-                "Every wait of {} or more is in it with its own length; shorter ones are there by chance, others counting \
+                "Every {} of {} or more is in it with its own length; shorter ones are there by chance, others counting \
                  for them. In all it was {}; the standard error of the estimate is at most {}.",
+                row.event,
                 duration(by_length.threshold_ns),
                 duration(by_length.measured_ns),
                 duration(nanoseconds(by_length.standard_error_ns)),
             )?;
+        }
+        if let Some(by_number) = &summary.by_number {
+            let measured = count(by_number.measured);
+            match by_number.weight {
+                0 | 1 => writeln!(writer, "Every {} is in it: {measured}.", row.event)?,
+                weight => writeln!(
+                    writer,
+                    "There were exactly {measured}. While they came too fast to keep all, some are there by chance, each \
+                     counting for up to {}.",
+                    count(weight)
+                )?,
+            }
         }
         let total = breakdown.total;
         if total == 0 {
@@ -136,11 +152,12 @@ impl Section<'_> {
         }
         let mut reasons: Vec<_> = self.breakdown.reasons.iter().collect();
         // The map is in the order of the names, and this keeps the order of equals.
-        reasons.sort_by_key(|&(_, &time)| std::cmp::Reverse(time));
-        writeln!(writer, "### What was waited for\n\n| time | % | reason |\n|--:|--:|:--|")?;
-        for (reason, &time) in reasons {
-            let share = percent(time, self.breakdown.total);
-            writeln!(writer, "| {} | {share} | {} |", self.value(time), prose(reason))?;
+        reasons.sort_by_key(|&(_, &value)| std::cmp::Reverse(value));
+        let head = if self.summary.unit == NANOSECONDS { "time" } else { self.row.unit };
+        writeln!(writer, "### {}\n\n| {head} | % | reason |\n|--:|--:|:--|", self.row.reasons_title)?;
+        for (reason, &value) in reasons {
+            let share = percent(value, self.breakdown.total);
+            writeln!(writer, "| {} | {share} | {} |", self.value(value), prose(reason))?;
         }
         writeln!(writer)
     }

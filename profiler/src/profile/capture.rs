@@ -97,13 +97,16 @@ pub struct OriginSummary {
     pub total: u64,
     /// Events that make up the total.
     pub n: u64,
-    /// The event that was sampled: `cpu-clock` or `cycles`; of waits, the hooks that saw them.
+    /// The event that was sampled: `cpu-clock` or `cycles`; of other origins, what the kernel calls that which saw them.
     pub event: String,
     /// Samples a second and CPU that were asked for; 0 for an origin that does not sample by time.
     pub rate_hz: u64,
     /// How intervals were chosen, for an origin that chooses by length.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub by_length: Option<ByLength>,
+    /// How events were chosen, for an origin that keeps some of many.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by_number: Option<ByNumber>,
 }
 
 /// How intervals were chosen by their length: one of `d` is kept with probability `min(1, d / threshold)` and counts for
@@ -116,6 +119,16 @@ pub struct ByLength {
     pub measured_ns: u64,
     /// Standard error of the origin's total, ns.
     pub standard_error_ns: f64,
+}
+
+/// How events were chosen by their number: of as many as the weight, which follow each other, one is kept by chance and
+/// counts for all; by a weight that follows the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByNumber {
+    /// The exact number of events, those that were left out included; what the origin's total estimates.
+    pub measured: u64,
+    /// The highest weight there was: 1 when every event is in the profile.
+    pub weight: u64,
 }
 
 /// What a recording cost, from its start to the last byte that `record` could still count.

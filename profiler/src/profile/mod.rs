@@ -11,7 +11,8 @@ mod report;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
-    ByLength, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind,
+    ByLength, ByNumber, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
+    TargetKind,
 };
 pub use intern::Interner;
 pub use raw::{RawFrame, RawProfile};
@@ -106,7 +107,7 @@ pub enum FrameKind {
     Interpreted,
     /// No code: says why the stack ends here, as `[truncated: reason]` or `[lost: reason]`.
     Marker,
-    /// No code: says what the thread waited for on this stack, as `[disk]`; the leaf.
+    /// No code: says what the stack is there for, by the origin's reasons, as `[disk]`; the leaf.
     Reason,
 }
 

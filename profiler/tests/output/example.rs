@@ -150,6 +150,7 @@ pub(crate) fn capture_with_waits() -> Capture {
         event: "sched_switch, sched_exit_tp".to_owned(),
         rate_hz: 0,
         by_length: Some(ByLength { threshold_ns: 250_000, measured_ns: 6_200_000_000, standard_error_ns: 300_000.0 }),
+        by_number: None,
     };
     capture.index.origins.insert("offcpu".to_owned(), summary);
     capture.index.accounting.insert("offcpu".to_owned(), accounting);
@@ -216,6 +217,7 @@ pub(crate) fn capture() -> Capture {
                 event: "cpu-clock".to_owned(),
                 rate_hz: 99,
                 by_length: None,
+                by_number: None,
             },
         )]),
         accounting: BTreeMap::from([("cpu".to_owned(), accounting)]),

@@ -4,10 +4,12 @@ use profiler_tests::Workload;
 
 /// Every program that a kernel test runs. A test in a virtual machine fails where one is missing here.
 fn workloads() -> Vec<Workload> {
-    let mut all: Vec<_> =
-        ["burn", "bursts", "family", "inlined", "jit", "many", "mappings", "opens", "split", "syscalls", "waits"]
-            .map(Workload::c)
-            .into();
+    let mut all: Vec<_> = [
+        "burn", "bursts", "family", "faults", "inlined", "jit", "many", "mappings", "opens", "split", "syscalls",
+        "waits",
+    ]
+    .map(Workload::c)
+    .into();
     all.extend(["burn-one", "burn-two", "wanted-name"].map(|name| Workload::c("burn").called(name)));
     all.extend([
         Workload::c("burn").called("burn-stripped").flag("-s"),
