@@ -2,6 +2,7 @@
 
 use crate::fault::FAULT_REASONS;
 use crate::python::MAX_PYTHON_FRAMES;
+use crate::system_call::SYSTEM_CALLS;
 use crate::unwind::{LEAF_REGISTERS, Registers};
 use crate::wait::WAIT_REASONS;
 
@@ -15,6 +16,8 @@ pub enum Origin {
     OffCpu = 1,
     /// Page faults.
     Fault = 2,
+    /// System calls.
+    Syscall = 3,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -41,7 +44,7 @@ pub struct OriginRow {
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 3] = [
+pub static ORIGINS: [OriginRow; 4] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -77,6 +80,18 @@ pub static ORIGINS: [OriginRow; 3] = [
         event: "fault",
         total: "",
         reasons_title: "Kinds of fault",
+    },
+    OriginRow {
+        origin: Origin::Syscall,
+        name: "syscall",
+        unit: "ns",
+        primary: 1,
+        // Calls that were kept; time; calls and errors, those that the kept ones stand for included.
+        columns: &[("samples", "count"), ("time", "nanoseconds"), ("calls", "count"), ("errors", "count")],
+        reasons: &SYSTEM_CALLS,
+        event: "call",
+        total: "in system calls",
+        reasons_title: "System calls",
     },
 ];
 

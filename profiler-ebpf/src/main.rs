@@ -23,6 +23,7 @@ mod process;
 mod python;
 mod remainder;
 mod stack;
+mod syscall;
 mod task;
 mod threads;
 mod unwind;

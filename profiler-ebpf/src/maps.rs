@@ -10,6 +10,7 @@ use profiler_common::event::{
 };
 use profiler_common::fault::FaultPace;
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
+use profiler_common::system_call::{Call, CallKey, CallStats};
 use profiler_common::unwind::{MAX_RULES, Rule};
 use profiler_common::wait::{Pace, Threshold, Wait, WaitingRecord};
 
@@ -112,6 +113,31 @@ pub(crate) static THREADS_REFUSED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static FAULT_PACE: PerCpuArray<FaultPace> = PerCpuArray::with_max_entries(2, 0);
 
+/// Threads that were asked for, from their first system call until they end. Written by `syscall`. One element where system
+/// calls are not recorded, as of the next three.
+#[map]
+pub(crate) static CALLS: Array<Call> = Array::with_max_entries(1, 0);
+
+/// Exact counts of system calls by process, call and whether they failed. Written by `syscall`, read by user space.
+#[map]
+pub(crate) static CALL_STATS: HashMap<CallKey, CallStats> = HashMap::with_max_entries(1, 0);
+
+/// What a value of [`CALL_STATS`] begins as: too large for the stack. Written by nobody.
+#[map]
+pub(crate) static CALL_STATS_NEW: Array<CallStats> = Array::with_max_entries(1, 0);
+
+/// Calls for which [`CALL_STATS`] had no room. Written by `syscall`, read by user space.
+#[map]
+pub(crate) static CALLS_UNCOUNTED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What calls are held against. Written and read by `syscall`, read by user space.
+#[map]
+pub(crate) static CALL_THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 0);
+
+/// What is known of a CPU's calls. Written and read by `syscall`.
+#[map]
+pub(crate) static CALL_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -133,6 +159,10 @@ pub(crate) static OFFCPU_PROBE_PYTHON: ProgramArray = ProgramArray::with_max_ent
 #[map]
 pub(crate) static FAULT_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
+/// The same for system calls.
+#[map]
+pub(crate) static SYSCALL_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
 pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
@@ -147,6 +177,8 @@ pub(crate) enum Programs {
     Scheduler = 1,
     /// Of page faults: perf events too, which sampling interrupts.
     Fault = 2,
+    /// Of system calls.
+    Call = 3,
 }
 
 /// How full a generation of the maps is.

@@ -8,15 +8,17 @@
 //! The second hook is the tracepoint `sched_exit_tp` (Linux 6.15), and a kprobe of `finish_task_switch` before. Both run
 //! with preemption off, so that nothing of this type comes in between.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
-use aya_ebpf::{EbpfContext, maps::ProgramArray};
 use core::ffi::c_void;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 use profiler_common::wait::{
-    Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, MOST_THRESHOLD_NS, Pace, SLOT_NS, system_call_of,
+    Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, MOST_THRESHOLD_NS, Pace, SLOT_NS, Threshold, Wait,
+    system_call_of,
 };
 
 use crate::aggregate::{self, Outcomes, count};
@@ -61,7 +63,7 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     if task.tid == 0 {
         return 0;
     }
-    let entry = threads::find(task.tid);
+    let entry = threads::find::<Wait>(task.tid);
     // Who has an entry was asked for.
     if entry.is_none() && !is_asked_for() {
         return 0;
@@ -86,7 +88,7 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     let entry = match entry {
         Some(entry) => entry,
         None => {
-            let Some(entry) = threads::add(task.tid) else { return refuse() };
+            let Some(entry) = threads::add::<Wait>(task.tid) else { return refuse() };
             (entry.blocked, entry.queued) = (Cell::new(chance()), Cell::new(chance()));
             entry
         }
@@ -105,7 +107,7 @@ fn is_asked_for() -> bool {
 
 /// Any number.
 #[inline(always)]
-fn chance() -> u32 {
+pub(crate) fn chance() -> u32 {
     // SAFETY: takes no argument.
     unsafe { bpf_get_prandom_u32() }
 }
@@ -183,7 +185,7 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     // SAFETY: the elements are this CPU's, and programs of this type do not interrupt each other.
     let (pace, counters) = unsafe { (&mut *pace, &mut *counters) };
     let began = began();
-    let entry = threads::find(task.tid);
+    let entry = threads::find::<Wait>(task.tid);
     let (waited, queued, left, now) = if let Some(entry) = &entry {
         // SAFETY: user space's iterator may take the wait at the same time.
         let since = unsafe { atomic::swap((&raw const entry.since_ns).cast_mut(), 0) };
@@ -214,7 +216,7 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     let (blocked, queued) = if left == Left::Runnable as u32 { (waited, 0) } else { (waited - queued, queued) };
     counters.hits += u64::from(blocked > 0) + u64::from(queued > 0);
     counters.period_sum += waited;
-    let threshold = threshold(pace, now);
+    let threshold = threshold(&THRESHOLD, pace, now);
     let parts = match entry {
         Some(entry) => (points(&mut entry.blocked, blocked, threshold), points(&mut entry.queued, queued, threshold)),
         None => (EXACT, 0),
@@ -271,8 +273,8 @@ fn has_waited(task: &Task) -> bool {
 /// The threshold that an interval is held against: raised as soon as a CPU keeps more intervals than it should, and
 /// lowered when no CPU has kept about as many for a while.
 #[inline(always)]
-fn threshold(pace: &mut Pace, now: u64) -> u64 {
-    let Some(shared) = THRESHOLD.get_ptr_mut(0) else { return MOST_THRESHOLD_NS };
+pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64) -> u64 {
+    let Some(shared) = shared.get_ptr_mut(0) else { return MOST_THRESHOLD_NS };
     // SAFETY: the pointers are to a map element that every CPU writes, hence volatile: a change that is overwritten by that
     // of another CPU is made again a slot later.
     unsafe {
@@ -317,7 +319,7 @@ const EXACT: u64 = u64::MAX;
 
 /// How many points an interval has in its thread's cells; [`EXACT`] when it is not below the threshold.
 #[inline(always)]
-fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
+pub(crate) fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
     if length >= threshold {
         return EXACT;
     }
@@ -332,7 +334,7 @@ fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
 /// One with a point stands for `threshold / length` intervals, which is rounded up or down without favour. The variance is
 /// what Horvitz and Thompson estimate for intervals that have a chance each; with cells it is less.
 #[inline(always)]
-fn part(length: u64, points: u64, threshold: u64) -> Part {
+pub(crate) fn part(length: u64, points: u64, threshold: u64) -> Part {
     if points == 0 {
         return Part { columns: [0; 4] };
     }

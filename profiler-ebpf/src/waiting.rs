@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_task_stack, bpf_ktime_get_ns, bpf_seq
 use core::ffi::c_void;
 use profiler_common::config::{Filter, PROCESS_TARGET};
 use profiler_common::event::MAX_KERNEL_FRAMES;
-use profiler_common::wait::{Blocked, Left, WaitingRecord};
+use profiler_common::wait::{Blocked, Left, Wait, WaitingRecord};
 
 use crate::atomic;
 use crate::config::config;
@@ -41,7 +41,7 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
     if task.is_kernel_thread() || task.pid == config!(self_pid) {
         return 0;
     }
-    let entry = threads::find(task.tid);
+    let entry = threads::find::<Wait>(task.tid);
     let (since, left) = match &entry {
         // SAFETY: the thread may come back at the same time.
         Some(entry) => (unsafe { atomic::swap((&raw const entry.since_ns).cast_mut(), 0) }, entry.left),
@@ -58,7 +58,7 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
     if write(seq, &task, since, left) {
         if entry.is_none() {
             // No matter when there is no room: the recording ends, and then nothing is counted.
-            let _ = threads::add(task.tid);
+            let _ = threads::add::<Wait>(task.tid);
         }
     } else if let Some(entry) = entry {
         // The file had no room: the kernel calls again for the same task.

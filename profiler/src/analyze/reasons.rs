@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use profiler_common::event::{COLUMNS, Origin};
+use profiler_common::system_call::{named_call, reason_of};
 use profiler_common::wait::{Blocked, Left, NO_SYSTEM_CALL, Reason};
 
 use crate::profile::{FrameKind, Function, Interner, Line, Location, Profile, Sample};
@@ -27,6 +28,7 @@ pub fn classify(profile: &mut Profile) {
         let stack = &profile.stacks[sample.stack as usize][..];
         let (stack, reason) = match origin {
             Origin::OffCpu => wait(sample.reason, stack, &names),
+            Origin::Syscall => (stack, reason_of(named_call(sample.reason.saturating_sub(1)))),
             Origin::Cpu | Origin::Fault => (stack, sample.reason),
         };
         let next = u32::try_from(first_leaf + leaves.len()).unwrap_or(u32::MAX);

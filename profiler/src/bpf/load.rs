@@ -12,11 +12,13 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
 use profiler_common::fault::FaultPace;
 use profiler_common::python::PythonLayout;
+use profiler_common::system_call::MAX_CALL_STATS;
 use profiler_common::unwind::{Packed, Rule};
 use profiler_common::wait::{MAX_WAITS, Threshold};
 
 use super::BpfError;
-use super::drain::Generation;
+use super::calls::Calls;
+use super::drain::{Batch, Generation};
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
 use super::tables::{PlacedTable, TableParts, Tables};
@@ -65,13 +67,17 @@ pub struct Limits {
     pub waits: bool,
     /// Whether page faults are recorded.
     pub faults: bool,
+    /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
+    pub calls: bool,
 }
 
 impl Limits {
     /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
     /// `Programs` in profiler-ebpf/src/maps.rs.
     const fn scratch_slots(self) -> u32 {
-        if self.faults {
+        if self.calls {
+            4
+        } else if self.faults {
             3
         } else if self.waits {
             2
@@ -92,6 +98,7 @@ impl Default for Limits {
             table_shards: 64,
             waits: false,
             faults: false,
+            calls: false,
         }
     }
 }
@@ -130,6 +137,9 @@ pub struct Kernel {
     pub(super) controlled: Control,
     pub(super) threshold: Array<MapData, Shared<Threshold>>,
     pub(super) fault_pace: PerCpuArray<MapData, Shared<FaultPace>>,
+    pub(super) calls: Calls,
+    pub(super) calls_uncounted: Array<MapData, u64>,
+    pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -166,6 +176,8 @@ impl Kernel {
             .map_max_entries("MAPPINGS", limits.mappings)
             .map_max_entries("PROCESSES", limits.processes)
             .map_max_entries("WAITS", if limits.waits { MAX_WAITS } else { 1 })
+            .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
+            .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -190,6 +202,9 @@ impl Kernel {
             controlled: Control::default(),
             threshold: typed(&mut ebpf, "THRESHOLD")?,
             fault_pace: typed(&mut ebpf, "FAULT_PACE")?,
+            calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
+            calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
+            call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
             ebpf,
             _statistics: statistics,
         })

@@ -2,6 +2,7 @@
 //!
 //! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it.
 
+mod calls;
 mod drain;
 mod error;
 mod faults;

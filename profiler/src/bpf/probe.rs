@@ -96,15 +96,8 @@ fn map_types() -> Check {
 
 fn sampling_program() -> Check {
     const NAME: &str = "sampling program";
-    let limits = Limits {
-        records: 64,
-        ring_bytes: 4096,
-        processes: 64,
-        mappings: 64,
-        table_shards: 1,
-        waits: false,
-        faults: false,
-    };
+    let limits =
+        Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, ..Limits::default() };
     let table = TableParts { first_page: 1, pages: &[(0, 1)], rows: &[0] };
     let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id()).and_then(|mut kernel| {
         kernel.place_table(table)?;

@@ -52,7 +52,8 @@ pub(super) struct RecordArgs {
     /// Sample the whole host
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
-    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; fault, page faults
+    /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; fault, page faults;
+    /// syscall, system calls
     #[arg(
         short = 'e',
         long = "events",
@@ -113,6 +114,8 @@ pub(super) enum Event {
     Offcpu,
     /// Page faults
     Fault,
+    /// System calls
+    Syscall,
 }
 
 impl Event {
@@ -122,6 +125,7 @@ impl Event {
             Self::Cpu => Origin::Cpu,
             Self::Offcpu => Origin::OffCpu,
             Self::Fault => Origin::Fault,
+            Self::Syscall => Origin::Syscall,
         }
     }
 }

@@ -57,10 +57,18 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let period_ns = event.map_or(0, |event| event.period_ns(config.rate_hz));
     let Caches { tables, names } = config.cache.open()?;
     let unwinding = Unwinding::new(tables);
-    let limits = Limits { waits: asked_for(Origin::OffCpu), faults: asked_for(Origin::Fault), ..config.limits };
+    let limits = Limits {
+        waits: asked_for(Origin::OffCpu),
+        faults: asked_for(Origin::Fault),
+        calls: asked_for(Origin::Syscall),
+        ..config.limits
+    };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
     let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = asked_for(Origin::OffCpu).then(|| kernel.record_waits()).transpose()?;
+    if limits.calls {
+        kernel.load_call_programs()?;
+    }
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
@@ -78,6 +86,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let mut events = events.start(config.rate_hz)?;
     if let Some(hook) = hook {
         session.kernel.begin_waits(hook)?;
+    }
+    if limits.calls {
+        session.kernel.begin_calls()?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;

@@ -8,6 +8,7 @@ use anyhow::Result;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 
+use super::calls;
 use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
 use super::gathered::OfOrigin;
@@ -17,7 +18,7 @@ use super::session::Session;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
 use crate::analyze::classify;
-use crate::bpf::{Faults, Limits, SamplingEvent, WaitHook, map_bytes};
+use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
     Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
 };
@@ -46,6 +47,7 @@ pub(super) fn summarize(
     interrupted: bool,
 ) -> Result<Recording> {
     let counts = events.stop();
+    session.kernel.end_calls()?;
     let mut uncounted = Counters::default();
     let mut of_waits = None;
     if facts.hook.is_some() {
@@ -67,10 +69,18 @@ pub(super) fn summarize(
         corrections.correct(&mut counted);
         counters.insert(profile.origin, counted);
     }
-    let threshold_ns = session.kernel.highest_threshold_ns();
+    let mut tables = BTreeMap::new();
+    if facts.limits.calls {
+        let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
+        tables.insert(Origin::Syscall.row().name.to_owned(), table);
+    }
+    let choice = Choice {
+        wait_threshold_ns: session.kernel.highest_threshold_ns(),
+        call_threshold_ns: session.kernel.highest_call_threshold_ns(),
+        fault_weight: session.kernel.highest_fault_weight()?,
+    };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
-    let fault_weight = session.kernel.highest_fault_weight()?;
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
     let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_waits);
@@ -92,7 +102,6 @@ pub(super) fn summarize(
         let accounting = accounting(profile, counted, &counts);
         warnings.extend(doubts(&accounting));
         let name = profile.origin.row().name.to_owned();
-        let choice = Choice { threshold_ns, fault_weight };
         origins.insert(name.clone(), origin_summary(profile, &facts, counted, choice));
         accountings.insert(name, accounting);
     }
@@ -113,6 +122,7 @@ pub(super) fn summarize(
         target,
         host: host(),
         origins,
+        tables,
         accounting: accountings,
         overhead: Overhead {
             bpf_ns,
@@ -148,7 +158,9 @@ fn accounting(profile: &Profile, counters: &Counters, counts: &EventCounts) -> A
 #[derive(Clone, Copy)]
 struct Choice {
     /// The highest threshold that waits were held against.
-    threshold_ns: u64,
+    wait_threshold_ns: u64,
+    /// The same of system calls.
+    call_threshold_ns: u64,
     /// The most faults that one of them counts for.
     fault_weight: u64,
 }
@@ -177,7 +189,17 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
             let variance_us2 = totals[VARIANCE_COLUMN] as f64;
             summary.by_length = Some(ByLength {
-                threshold_ns: choice.threshold_ns,
+                threshold_ns: choice.wait_threshold_ns,
+                measured_ns: counters.period_sum,
+                standard_error_ns: variance_us2.sqrt() * 1e3,
+            });
+        }
+        Origin::Syscall => {
+            summary.event = Kernel::CALL_HOOKS.to_owned();
+            #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
+            let variance_us2 = counters.variance_us2 as f64;
+            summary.by_length = Some(ByLength {
+                threshold_ns: choice.call_threshold_ns,
                 measured_ns: counters.period_sum,
                 standard_error_ns: variance_us2.sqrt() * 1e3,
             });

@@ -35,6 +35,9 @@ pub enum CaptureError {
     /// A count that cannot be.
     #[error("{INDEX_FILE}: the accounting of {0} has a count that is out of range")]
     Count(String),
+    /// A table that cannot be.
+    #[error("{INDEX_FILE}: the table {0:?} has rows or numbers that cannot be")]
+    Table(String),
     /// A profile could not be had.
     #[error("reading {file}: {source}")]
     Io {
@@ -116,6 +119,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
         if !counts(accounting).all(|count| count < MAX_COUNT / 64) {
             return Err(CaptureError::Count(name.clone()));
         }
+    }
+    if let Some((name, _)) = index.tables.iter().find(|(_, table)| !table.is_sound()) {
+        return Err(CaptureError::Table(name.clone()));
     }
     let mut origins = Vec::new();
     for name in index.origins.keys() {

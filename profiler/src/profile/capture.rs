@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, Profile};
+use super::{Accounting, Profile, Table};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -35,6 +35,9 @@ pub struct Index {
     pub host: Host,
     /// Totals by origin name.
     pub origins: BTreeMap<String, OriginSummary>,
+    /// What was counted rather than sampled, by name; a table of an origin by the name of that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, Table>,
     /// Accounting by origin name.
     pub accounting: BTreeMap<String, Accounting>,
     /// What the recording cost.

@@ -8,6 +8,7 @@ mod capture;
 mod intern;
 mod raw;
 mod report;
+mod table;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
@@ -17,6 +18,7 @@ pub use capture::{
 pub use intern::Interner;
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
+pub use table::{Column, Histogram, Row, Table};
 
 use profiler_common::counters::Outcome;
 use profiler_common::event::{COLUMNS, Origin};

@@ -20,6 +20,7 @@ mod record_node;
 mod record_offcpu;
 mod record_python;
 mod record_symbols;
+mod record_syscall;
 mod record_targets;
 mod record_unwinding;
 mod workloads;
