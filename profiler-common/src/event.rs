@@ -35,6 +35,8 @@ pub struct OriginRow {
     pub columns: &'static [(&'static str, &'static str)],
     /// Names of the reasons that a profile's samples have, by number from 1; empty for an origin without.
     pub reasons: &'static [&'static str],
+    /// Whether its samples have kernel stacks.
+    pub kernel_stacks: bool,
     /// How the report calls one event: `wait`.
     pub event: &'static str,
     /// How the report goes on after the total, where that is a time: `off the CPU`.
@@ -52,6 +54,7 @@ pub static ORIGINS: [OriginRow; 4] = [
         primary: 0,
         columns: &[("samples", "count"), ("cpu", "nanoseconds")],
         reasons: &[],
+        kernel_stacks: true,
         event: "sample",
         total: "on the CPU",
         reasons_title: "",
@@ -65,6 +68,7 @@ pub static ORIGINS: [OriginRow; 4] = [
         // an interval can be stated.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
         reasons: &WAIT_REASONS,
+        kernel_stacks: true,
         event: "wait",
         total: "off the CPU",
         reasons_title: "What was waited for",
@@ -77,6 +81,7 @@ pub static ORIGINS: [OriginRow; 4] = [
         // Faults that were kept; faults, those that the kept ones stand for included.
         columns: &[("samples", "count"), ("faults", "count")],
         reasons: &FAULT_REASONS,
+        kernel_stacks: true,
         event: "fault",
         total: "",
         reasons_title: "Kinds of fault",
@@ -89,6 +94,7 @@ pub static ORIGINS: [OriginRow; 4] = [
         // Calls that were kept; time; calls and errors, those that the kept ones stand for included.
         columns: &[("samples", "count"), ("time", "nanoseconds"), ("calls", "count"), ("errors", "count")],
         reasons: &SYSTEM_CALLS,
+        kernel_stacks: false,
         event: "call",
         total: "in system calls",
         reasons_title: "System calls",

@@ -38,7 +38,7 @@ pub struct FaultPace {
     pub kept: u64,
     /// Faults that a kept one counts for; 0 before the first.
     pub weight: u64,
-    /// The highest there has been.
+    /// The most faults that one counted for, by its weight and the event's period.
     pub highest_weight: u64,
     /// Where the CPU is among as many faults as the weight.
     pub cell: Cell,
@@ -47,9 +47,10 @@ pub struct FaultPace {
 impl FaultPace {
     /// Goes over one fault; returns how many it counts for, 0 when it is left out.
     ///
-    /// `chance` gives any number, `now` the time. The clock is read only where a fault is kept.
+    /// `period`: how many it stands for already; `chance` gives any number, `now` the time. The clock is read only where a
+    /// fault is kept.
     #[inline(always)]
-    pub fn step(&mut self, chance: impl Fn() -> u32, now: impl FnOnce() -> u64) -> u64 {
+    pub fn step(&mut self, period: u64, chance: impl Fn() -> u32, now: impl FnOnce() -> u64) -> u64 {
         let weight = if self.weight == 0 { 1 } else { self.weight };
         let points = if weight == 1 { 1 } else { self.cell.step(1, weight, chance) };
         if points == 0 {
@@ -57,10 +58,10 @@ impl FaultPace {
         }
         self.kept += 1;
         self.follow(weight, now());
-        if weight > self.highest_weight {
-            self.highest_weight = weight;
+        if weight * period > self.highest_weight {
+            self.highest_weight = weight * period;
         }
-        points * weight
+        points * weight * period
     }
 
     /// Makes the weight fit what came, at the end of a slot.
@@ -95,7 +96,7 @@ mod tests {
         let (mut sum, mut kept) = (0, 0);
         for _ in 0..faults {
             *clock += gap_ns;
-            let counts_for = pace.step(chance, || *clock);
+            let counts_for = pace.step(1, chance, || *clock);
             sum += counts_for;
             kept += u64::from(counts_for > 0);
         }

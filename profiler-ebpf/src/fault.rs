@@ -1,7 +1,8 @@
 //! Page faults: two software events on every CPU, of faults without input or output and of those with.
 //!
-//! A program runs at every fault, once the kernel is done with it, in the context of the thread. Those that were asked for
-//! are counted exactly; stacks are walked of all of them while they are few, and by chance once there are more.
+//! A program runs at every fault, once the kernel is done with it, in the context of the thread; where there are very many, at
+//! one in as many as the event's period. Stacks are walked of all of them while they are few, and by chance once there are
+//! more.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
@@ -12,6 +13,7 @@ use profiler_common::event::{Origin, RecordKey};
 use profiler_common::fault::Fault;
 
 use crate::aggregate::{self, Outcomes, count};
+use crate::cpu::period;
 use crate::maps::{COUNTERS, FAULT_PACE, FAULT_PYTHON, Part, Programs, SCRATCH, Scratch};
 use crate::python;
 use crate::stack::{self, Chain};
@@ -57,20 +59,23 @@ fn take(context: &PerfEventContext, kind: Fault) -> u32 {
 
 #[inline(always)]
 fn hit(context: &PerfEventContext, kind: Fault, counters: &mut Counters) {
-    counters.hits += 1;
+    let period = period(context);
+    counters.hits += period;
     let Some(task) = Task::current() else {
-        counters.filtered += 1;
+        counters.filtered += period;
         return;
     };
     let Wanted::Yes(process) = task.wanted() else {
-        counters.filtered += 1;
+        counters.filtered += period;
         return;
     };
-    let weight = weight(kind);
+    let weight = weight(kind, period);
     if weight == 0 {
-        counters.sampled_out += 1;
+        counters.sampled_out += period;
         return;
     }
+    // It counts for those that the event passed over.
+    counters.sampled_out += period - 1;
     let Some(window) = window::enter() else {
         return count(counters, Outcomes::lost(Outcome::MapBusy));
     };
@@ -105,10 +110,10 @@ fn hit(context: &PerfEventContext, kind: Fault, counters: &mut Counters) {
 
 /// How many faults this one counts for; 0 when it is left out.
 #[inline(always)]
-fn weight(kind: Fault) -> u64 {
+fn weight(kind: Fault, period: u64) -> u64 {
     let Some(pace) = FAULT_PACE.get_ptr_mut(kind as u32 - 1) else { return 0 };
     // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other; the helpers take no argument.
-    unsafe { (*pace).step(|| bpf_get_prandom_u32(), || bpf_ktime_get_ns()) }
+    unsafe { (*pace).step(period, || bpf_get_prandom_u32(), || bpf_ktime_get_ns()) }
 }
 
 /// Adds the fault whose user chain is in the scratch space, or is `user`, and gives the scratch space back.

@@ -100,7 +100,7 @@ pub(crate) fn syscall_exit(context: RawTracePointContext) -> i32 {
     let (elapsed, number) = (now - since, call.number as u16);
     // SAFETY: the tracepoint has this argument.
     let returned = unsafe { *context.as_ptr().cast::<i64>().add(1) };
-    let failed = number != RT_SIGRETURN && returned < 0 && returned >= -MAX_ERROR;
+    let failed = number != RT_SIGRETURN && (-MAX_ERROR..0).contains(&returned);
     let key = CallKey {
         start_time_ns: call.start_time_ns,
         pid: call.pid,

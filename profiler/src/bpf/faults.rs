@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use aya::programs::PerfEvent;
 use profiler_common::fault::Fault;
@@ -63,9 +64,33 @@ impl Kernel {
 #[derive(Debug)]
 pub struct Faults {
     programs: FaultPrograms,
-    events: BTreeMap<u32, [Event; KINDS.len()]>,
-    /// Faults on CPUs that have gone.
+    /// By CPU and kind.
+    events: BTreeMap<(u32, usize), Running>,
+    /// Faults that were counted by events that are closed.
     gone: u64,
+    highest_period: u64,
+}
+
+/// An event that runs.
+#[derive(Debug)]
+struct Running {
+    event: Event,
+    /// Of as many faults it passes one on.
+    period: u64,
+    /// What it had counted when it was last looked at, and when that was.
+    seen: (u64, Instant),
+}
+
+/// Hits of an event that a CPU can take in a second: each takes some 0.7 us, most of it before our program runs.
+const HITS_A_SECOND: u64 = 25_000;
+
+/// Periods to choose from: primes, so that faults that follow each other in a pattern are not passed over for ever.
+const PERIODS: [u64; 9] = [1, 3, 7, 13, 31, 61, 127, 251, 509];
+
+/// The highest period that leaves as many hits as a CPU can take, of faults that come at a rate.
+fn period_for(faults_a_second: u64) -> u64 {
+    let fitting = faults_a_second / HITS_A_SECOND;
+    PERIODS.into_iter().rfind(|&period| period <= fitting).unwrap_or(1)
 }
 
 impl Faults {
@@ -75,83 +100,139 @@ impl Faults {
         EVENTS
     }
 
+    /// Opens an event of each kind, and closes it again.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub fn try_open() -> Result<(), BpfError> {
+        let cpu = online_cpus().ok().and_then(|cpus| cpus.first().copied()).unwrap_or(0);
+        let open =
+            |(_, config, _)| Event::open(attributes(config, 1), cpu).map(drop).map_err(|cause| failed(cpu, cause));
+        KINDS.into_iter().try_for_each(open)
+    }
+
     /// Opens and starts the events on every online CPU.
     ///
     /// # Errors
     ///
     /// When one cannot be opened, or not the program attached.
     pub fn start(programs: FaultPrograms) -> Result<Self, BpfError> {
-        let mut faults = Self { programs, events: BTreeMap::new(), gone: 0 };
-        for cpu in online_cpus().map_err(|cause| failed(0, cause))? {
-            faults.open(cpu)?;
-        }
+        let mut faults = Self { programs, events: BTreeMap::new(), gone: 0, highest_period: 1 };
+        faults.open_missing()?;
         Ok(faults)
     }
 
-    fn open(&mut self, cpu: u32) -> Result<(), BpfError> {
-        let start = |kind: usize| -> io::Result<Event> {
-            let event = Event::open(attributes(KINDS[kind].1), cpu)?;
-            event.set_program(self.programs.0[kind].as_fd())?;
-            event.enable()?;
-            Ok(event)
-        };
-        match start(0).and_then(|minor| Ok([minor, start(1)?])) {
-            Ok(events) => drop(self.events.insert(cpu, events)),
-            // The CPU went offline between the list and the call.
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-            Err(error) => return Err(failed(cpu, error)),
-        }
-        Ok(())
-    }
-
-    /// Follows CPUs that were plugged or unplugged. Call it once a window.
-    ///
-    /// # Errors
-    ///
-    /// When a new CPU's events cannot be opened.
-    pub fn follow_cpus(&mut self) -> Result<(), BpfError> {
-        let online = online_cpus().map_err(|cause| failed(0, cause))?;
-        let known: Vec<u32> = self.events.keys().copied().collect();
-        for cpu in known.into_iter().filter(|cpu| !online.contains(cpu)) {
-            self.gone += self.events.remove(&cpu).as_ref().map_or(0, count);
-        }
-        for cpu in online {
-            if !self.events.contains_key(&cpu) {
-                self.open(cpu)?;
+    /// Opens events on CPUs that have none.
+    fn open_missing(&mut self) -> Result<(), BpfError> {
+        for cpu in online_cpus().map_err(|cause| failed(0, cause))? {
+            for kind in 0..KINDS.len() {
+                if !self.events.contains_key(&(cpu, kind)) {
+                    self.open(cpu, kind, 1)?;
+                }
             }
         }
         Ok(())
     }
 
+    /// Opens an event, in the place of the one that there may be.
+    fn open(&mut self, cpu: u32, kind: usize, period: u64) -> Result<(), BpfError> {
+        let start = || -> io::Result<Event> {
+            let event = Event::open(attributes(KINDS[kind].1, period), cpu)?;
+            event.set_program(self.programs.0[kind].as_fd())?;
+            event.enable()?;
+            Ok(event)
+        };
+        match start() {
+            Ok(event) => {
+                let running = Running { event, period, seen: (0, Instant::now()) };
+                let before = self.events.insert((cpu, kind), running);
+                self.gone += before.map_or(0, |before| before.end());
+                self.highest_period = self.highest_period.max(period);
+                Ok(())
+            }
+            // The CPU went offline between the list and the call.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            Err(error) => Err(failed(cpu, error)),
+        }
+    }
+
+    /// Follows CPUs that were plugged or unplugged, and how many faults there are. Call it once a window.
+    ///
+    /// # Errors
+    ///
+    /// When an event cannot be opened.
+    pub fn follow(&mut self) -> Result<(), BpfError> {
+        let online = online_cpus().map_err(|cause| failed(0, cause))?;
+        let gone: Vec<_> = self.events.keys().filter(|(cpu, _)| !online.contains(cpu)).copied().collect();
+        self.gone += gone.iter().filter_map(|at| self.events.remove(at)).map(Running::end).sum::<u64>();
+        self.open_missing()?;
+        let mut changes = Vec::new();
+        for (&(cpu, kind), running) in &mut self.events {
+            let (period, fitting) = (running.period, period_for(running.rate()));
+            if fitting != period {
+                changes.push((cpu, kind, fitting));
+            }
+        }
+        changes.into_iter().try_for_each(|(cpu, kind, period)| self.open(cpu, kind, period))
+    }
+
+    /// The highest period there has been.
+    #[must_use]
+    pub const fn highest_period(&self) -> u64 {
+        self.highest_period
+    }
+
     /// Stops the events and returns how many faults there were by their own count, of whatever task.
     #[must_use]
     pub fn stop(self) -> u64 {
-        for event in self.events.values().flatten() {
-            // An event that cannot be stopped ends when it is closed, just below.
-            let _ = event.disable();
-        }
-        self.gone + self.events.values().map(count).sum::<u64>()
+        self.gone + self.events.into_values().map(Running::end).sum::<u64>()
     }
 }
 
-/// Each fault runs the program: which of them are kept is decided there, so that all are counted.
-fn attributes(config: u64) -> Attributes {
+impl Running {
+    /// Faults a second since it was last looked at.
+    fn rate(&mut self) -> u64 {
+        let (count, now) = (self.event.count().unwrap_or(0), Instant::now());
+        let (before, then) = std::mem::replace(&mut self.seen, (count, now));
+        let elapsed_ns = now.duration_since(then).as_nanos().max(1);
+        let rate = u128::from(count.saturating_sub(before)) * 1_000_000_000 / elapsed_ns;
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
+
+    /// Ends it; returns how many faults it has counted.
+    fn end(self) -> u64 {
+        // An event that cannot be stopped ends when it is closed, just below.
+        let _ = self.event.disable();
+        self.event.count().unwrap_or(0)
+    }
+}
+
+fn attributes(config: u64, period: u64) -> Attributes {
     Attributes {
         kind: TYPE_SOFTWARE,
         config,
-        sample_period_or_frequency: 1,
+        sample_period_or_frequency: period,
         flags: flag::DISABLED | flag::EXCLUDE_GUEST,
         ..Attributes::default()
     }
-}
-
-fn count(events: &[Event; KINDS.len()]) -> u64 {
-    events.iter().map(|event| event.count().unwrap_or(0)).sum()
 }
 
 fn failed(cpu: u32, cause: io::Error) -> BpfError {
     match cause.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => BpfError::Permission("open perf events on every CPU"),
         _ => BpfError::PerfEvent { event: EVENTS, cpu, cause },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_leaves_as_many_hits_as_a_cpu_can_take() {
+        for (rate, period) in [(0, 1), (74_999, 1), (75_000, 3), (1_000_000, 31), (u64::MAX, 509)] {
+            assert_eq!(period_for(rate), period, "{rate}");
+        }
     }
 }

@@ -7,7 +7,8 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 
 use super::{
-    Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus, read_task_offsets,
+    Faults, Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus,
+    read_task_offsets,
 };
 
 /// How a check ended.
@@ -60,6 +61,8 @@ pub fn checks() -> Vec<Check> {
         sampling_event(),
         sample_rate(),
         time_off_the_cpu(),
+        page_faults(),
+        system_calls(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -138,6 +141,23 @@ fn time_off_the_cpu() -> Check {
     match WaitHook::detect() {
         Ok(hook) => Check::ok(NAME, hook.name()),
         Err(error) => Check::degraded(NAME, error.to_string(), "-e offcpu does not work; -e cpu does"),
+    }
+}
+
+fn page_faults() -> Check {
+    const NAME: &str = "page faults";
+    match Faults::try_open() {
+        Ok(()) => Check::ok(NAME, Faults::name()),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e fault does not work"),
+    }
+}
+
+fn system_calls() -> Check {
+    const NAME: &str = "system calls";
+    match aya::sys::is_program_supported(ProgramType::RawTracePoint) {
+        Ok(true) => Check::ok(NAME, Kernel::CALL_HOOKS),
+        Ok(false) => Check::degraded(NAME, "no raw tracepoints", "-e syscall does not work"),
+        Err(error) => Check::degraded(NAME, error.to_string(), "run as root, or with CAP_PERFMON"),
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct EventCounts {
     pub(super) sampled: Option<Counts>,
     /// Page faults of whatever task.
     pub(super) faults: Option<u64>,
+    /// The highest period of their events.
+    pub(super) fault_period: u64,
     /// CPUs that came or went while there was sampling.
     pub(super) cpus_changed: u32,
 }
@@ -49,13 +51,13 @@ impl LoadedEvents {
 }
 
 impl Events {
-    /// Follows CPUs that were plugged or unplugged. Call it once a window.
-    pub(super) fn follow_cpus(&mut self) -> Result<(), BpfError> {
+    /// Follows CPUs that were plugged or unplugged, and the load. Call it once a window.
+    pub(super) fn follow(&mut self) -> Result<(), BpfError> {
         if let Some(sampler) = &mut self.sampler {
             sampler.follow_cpus()?;
         }
         if let Some(faults) = &mut self.faults {
-            faults.follow_cpus()?;
+            faults.follow()?;
         }
         Ok(())
     }
@@ -63,6 +65,8 @@ impl Events {
     /// Stops them all.
     pub(super) fn stop(self) -> EventCounts {
         let cpus_changed = self.sampler.as_ref().map_or(0, |sampler| sampler.cpus_changed);
-        EventCounts { sampled: self.sampler.map(Sampler::stop), faults: self.faults.map(Faults::stop), cpus_changed }
+        let fault_period = self.faults.as_ref().map_or(1, Faults::highest_period);
+        let (sampled, faults) = (self.sampler.map(Sampler::stop), self.faults.map(Faults::stop));
+        EventCounts { sampled, faults, fault_period, cpus_changed }
     }
 }

@@ -163,7 +163,7 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
-                    events.follow_cpus()?;
+                    events.follow()?;
                     let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
                     if self.ended() {

@@ -78,6 +78,7 @@ pub(super) fn summarize(
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
+        fault_period: counts.fault_period,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
@@ -163,6 +164,8 @@ struct Choice {
     call_threshold_ns: u64,
     /// The most faults that one of them counts for.
     fault_weight: u64,
+    /// The highest period of the events of faults.
+    fault_period: u64,
 }
 
 /// What one origin recorded, in all.
@@ -207,7 +210,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
         Origin::Fault => {
             summary.event = Faults::name().to_owned();
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
-            summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight });
+            summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
     }
     summary

@@ -156,21 +156,49 @@ impl Section<'_> {
         }
         if let Some(by_number) = &summary.by_number {
             let measured = count(by_number.measured);
-            match by_number.weight {
-                0 | 1 => writeln!(writer, "Every {} is in it: {measured}.", row.event)?,
-                weight => writeln!(
+            if by_number.weight <= 1 {
+                writeln!(writer, "Every {} is in it: {measured}.", row.event)?;
+            } else {
+                let exact = if by_number.period <= 1 { "exactly" } else { "about" };
+                write!(
                     writer,
-                    "There were exactly {measured}. While they came too fast to keep all, some are there by chance, each \
-                     counting for up to {}.",
-                    count(weight)
-                )?,
+                    "There were {exact} {measured}. While they came too fast to keep all, some are there by chance, each \
+                     counting for up to {}",
+                    count(by_number.weight)
+                )?;
+                match by_number.period {
+                    0 | 1 => writeln!(writer, ".")?,
+                    period => writeln!(writer, "; one in up to {} was looked at.", count(period))?,
+                }
             }
         }
         let total = breakdown.total;
         if total == 0 {
             return writeln!(writer, "There are no samples: the target may have been idle.\n");
         }
-        let of = |kind: &str| breakdown.self_by_kind.get(kind).copied().unwrap_or(0);
+        // Where there are no kernel stacks, all would seem to be user code.
+        let lead = if row.kernel_stacks {
+            self.write_kinds(writer)?;
+            "; the"
+        } else {
+            "The"
+        };
+        match self.hotspots(|hotspot| hotspot.self_value).first() {
+            Some(top) => writeln!(
+                writer,
+                "{lead} top function is {} in {} with {} of its own.\n",
+                code(&top.function),
+                code(name(&top.object)),
+                percent(top.self_value, total)
+            ),
+            None => writeln!(writer, ".\n"),
+        }
+    }
+
+    /// What kinds of code the leaves are.
+    fn write_kinds(&self, writer: &mut impl Write) -> io::Result<()> {
+        let total = self.breakdown.total;
+        let of = |kind: &str| self.breakdown.self_by_kind.get(kind).copied().unwrap_or(0);
         let user = of("native") + of("jit") + of("interpreted");
         write!(writer, "{} in user code", percent(user, total))?;
         for (kind, text) in [("jit", "compiled at run time"), ("interpreted", "interpreted")] {
@@ -182,16 +210,7 @@ impl Section<'_> {
         if of("marker") + of("none") > 0 {
             write!(writer, ", {} without a stack", percent(of("marker") + of("none"), total))?;
         }
-        match self.hotspots(|hotspot| hotspot.self_value).first() {
-            Some(top) => writeln!(
-                writer,
-                "; the top function is {} in {} with {} of its own.\n",
-                code(&top.function),
-                code(name(&top.object)),
-                percent(top.self_value, total)
-            ),
-            None => writeln!(writer, ".\n"),
-        }
+        Ok(())
     }
 
     fn write_reasons(&self, writer: &mut impl Write) -> io::Result<()> {

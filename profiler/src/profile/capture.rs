@@ -128,10 +128,13 @@ pub struct ByLength {
 /// counts for all; by a weight that follows the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByNumber {
-    /// The exact number of events, those that were left out included; what the origin's total estimates.
+    /// The number of events, those that were left out included; what the origin's total estimates. Exact when the period
+    /// was 1.
     pub measured: u64,
-    /// The highest weight there was: 1 when every event is in the profile.
+    /// The most events that one in the profile counts for: 1 when every event is in it.
     pub weight: u64,
+    /// The highest period of the kernel's event: of as many the kernel passed one on. 1 when it passed on all.
+    pub period: u64,
 }
 
 /// What a recording cost, from its start to the last byte that `record` could still count.

@@ -43,15 +43,19 @@ fn every_fault_has_its_kind_and_its_function() {
 #[test]
 fn more_faults_than_can_be_kept_are_counted_and_add_up() {
     let Some(_kernel) = require_bpf() else { return };
-    let captured = Record::new().args(["-e", "fault"]).program(&faults().build(), &["many", &at_work(2)]).run();
+    let captured = Record::new().args(["-e", "fault"]).program(&faults().build(), &["many", &at_work(3)]).run();
     let truth = captured.truth();
     let fresh = truth["fresh"].as_u64().expect("faults");
     let by_number = &captured.report["origins"]["fault"]["by_number"];
     let (measured, weight) = (by_number["measured"].as_u64().expect("faults"), by_number["weight"].as_u64());
     let found = of_kind(&captured, "touch_fresh", "[minor fault]");
     println!("{found} found, {measured} counted, {fresh} by the program; one counts for up to {weight:?}");
-    // What the program does before and after are some hundred more.
-    assert!((fresh..fresh + 1_000).contains(&measured), "{measured} for {fresh}");
+    // What the program does before and after are some hundred more; where the kernel passed on one of several, it is no
+    // exact number.
+    let period = by_number["period"].as_u64().expect("a period");
+    let most = fresh + 1_000 + if period > 1 { fresh / 100 } else { 0 };
+    let least = if period > 1 { fresh - fresh / 100 } else { fresh };
+    assert!((least..most).contains(&measured), "{measured} for {fresh}: {by_number}");
     assert!((float(found) / float(fresh) - 1.0).abs() < 0.01, "{found} for {fresh}\n{}", captured.folded());
     assert!(captured.accounting.samples() < fresh / 4, "{:#?}", captured.accounting);
     assert!(captured.accounting.lost.is_empty(), "{:#?}", captured.accounting);
