@@ -1,5 +1,6 @@
 //! `report.md`: what an operator reads first.
 
+mod table;
 mod text;
 
 use std::io::{self, Write};
@@ -9,16 +10,12 @@ use profiler_common::event::{Origin, OriginRow};
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
-use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report, Table};
+use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report};
 
 /// Functions in each table.
 const HOTSPOTS: usize = 10;
 /// Calls, threads, processes and objects in their tables.
 const ROWS: usize = 15;
-/// Rows of a table of what was counted.
-const TABLE_ROWS: usize = 25;
-/// Unit of what is a number of things.
-const COUNT: &str = "count";
 
 /// Writes the report of a capture.
 ///
@@ -33,7 +30,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         let section = Section { origin, row, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
         match index.tables.get(origin) {
-            Some(table) => write_table(table, writer)?,
+            Some(table) => table::write(table, writer)?,
             None => section.write_reasons(writer)?,
         }
         section.write_hotspots(writer)?;
@@ -45,47 +42,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         }
     }
     for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
-        write_table(table, writer)?;
+        table::write(table, writer)?;
     }
     write_overhead(index, writer)
-}
-
-/// A table: its values, percentiles of its first distribution, its labels.
-fn write_table(table: &Table, writer: &mut impl Write) -> io::Result<()> {
-    writeln!(writer, "### {}\n", prose(&table.title))?;
-    let totals = (0..).zip(&table.values).map(|(number, column)| {
-        let total = value(table.total(number), &column.unit);
-        if column.unit == COUNT { format!("{total} {}", prose(&column.name)) } else { total }
-    });
-    write!(writer, "Counted exactly: {}.", totals.collect::<Vec<_>>().join(", "))?;
-    if table.missing > 0 {
-        write!(writer, " **{} more had no room** and are in no row.", count(table.missing))?;
-    }
-    if let Some(first) = table.distributions.first() {
-        write!(writer, " Percentiles and maximum are of those that {}.", prose(&first.name))?;
-    }
-    writeln!(writer, "\n")?;
-    if table.rows.is_empty() {
-        return Ok(());
-    }
-    let percentiles = if table.distributions.is_empty() { &[][..] } else { &["p50", "p90", "p99", "max"] };
-    let values = table.values.iter().map(|column| column.name.as_str()).chain(percentiles.iter().copied());
-    let head: Vec<_> = values.map(|name| prose(name).to_string()).collect();
-    let labels: Vec<_> = table.labels.iter().map(|label| prose(label).to_string()).collect();
-    writeln!(writer, "| {} | {} |", head.join(" | "), labels.join(" | "))?;
-    writeln!(writer, "|{}{}", "--:|".repeat(head.len()), ":--|".repeat(labels.len()))?;
-    for row in table.rows.iter().take(TABLE_ROWS) {
-        let values = table.values.iter().zip(&row.values).map(|(column, &number)| value(number, &column.unit));
-        let mut cells: Vec<_> = values.collect();
-        if let (Some(column), Some(histogram)) = (table.distributions.first(), row.distributions.first()) {
-            let max = (histogram.count() > 0).then_some(histogram.max);
-            let found = [500, 900, 990].map(|per_mille| histogram.percentile(per_mille)).into_iter().chain([max]);
-            cells.extend(found.map(|found| found.map_or("-".to_owned(), |number| value(number, &column.unit))));
-        }
-        cells.extend(row.labels.iter().map(|label| code(label).to_string()));
-        writeln!(writer, "| {} |", cells.join(" | "))?;
-    }
-    rest(table.rows.len() as u64, table.rows.len().min(TABLE_ROWS), writer)
 }
 
 fn write_header(index: &Index, writer: &mut impl Write) -> io::Result<()> {

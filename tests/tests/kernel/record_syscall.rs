@@ -1,7 +1,11 @@
 //! System calls: how many, how long, how many failed, and who made them.
 
+use std::process::Command;
+
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, at_work, float, is_emulated, require_bpf, run_profiler, scratch};
+use profiler_tests::{
+    Captured, Record, Workload, at_work, find_program, float, is_emulated, require_bpf, run_profiler, scratch,
+};
 use serde_json::Value;
 
 /// The program that makes calls.
@@ -125,6 +129,25 @@ fn calls_and_samples_fit_one_recording_and_report_makes_it_again() {
     assert!(markdown.contains("### System calls") && markdown.contains("| `nanosleep` | `calls` |"), "{markdown}");
     let captured = captured.into_origin(Origin::Syscall);
     assert_eq!(row(&captured, "nanosleep")["values"]["calls"].as_u64(), captured.truth()["sleeps"].as_u64());
+    check_sums(&captured);
+}
+
+#[test]
+fn inside_a_pid_namespace_calls_and_faults_are_as_outside() {
+    let Some(_kernel) = require_bpf() else { return };
+    let Some(unshare) = find_program("unshare") else { return };
+    let mut command = Command::new(unshare);
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    let captured =
+        Record::under(command).args(["-e", "fault,syscall"]).program(&calls().build(), &["each", "500"]).run();
+    let by_number = &captured.report["origins"]["fault"]["by_number"];
+    assert_eq!(by_number["measured"].as_u64(), Some(captured.total()), "{by_number}");
+    let captured = captured.into_origin(Origin::Syscall);
+    let sleep = row(&captured, "nanosleep");
+    assert_eq!(sleep["values"]["calls"].as_u64(), captured.truth()["sleeps"].as_u64(), "{sleep}");
+    // As the namespace numbers it.
+    assert!(sleep["labels"]["pid"].as_str().is_some_and(|pid| pid.len() < 3), "{sleep}");
+    assert!(column(&captured, 2, "fail_here", "[openat]") > 0, "{}", captured.folded());
     check_sums(&captured);
 }
 
