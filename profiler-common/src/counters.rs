@@ -180,9 +180,11 @@ impl Outcome {
 pub struct Counters {
     /// Times the program ran.
     pub hits: u64,
-    /// Sum of the events' own periods over the hits, in the event's unit (ns for the CPU clock). Of waits: their exact
+    /// Sum of the events' own periods over the hits, in the event's unit (ns for the CPU clock). Of waits and calls: their exact
     /// length, also of those that were sampled out.
     pub period_sum: u64,
+    /// Of intervals that were chosen by length, where no column holds it: variance of what the kept ones stand for, in us^2.
+    pub variance_us2: u64,
     /// Periods of the event that passed without a hit while one task ran without a break: from one hit to the next.
     pub missed: i64,
     /// Hits on a task that was not asked for.
@@ -204,6 +206,7 @@ impl Counters {
     pub fn add(&mut self, other: &Self) {
         self.hits += other.hits;
         self.period_sum += other.period_sum;
+        self.variance_us2 += other.variance_us2;
         self.missed += other.missed;
         self.filtered += other.filtered;
         self.idle += other.idle;

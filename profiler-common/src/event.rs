@@ -1,6 +1,8 @@
 //! Records: what a probe leaves for user space, and the table of probes.
 
+use crate::fault::FAULT_REASONS;
 use crate::python::MAX_PYTHON_FRAMES;
+use crate::system_call::SYSTEM_CALLS;
 use crate::unwind::{LEAF_REGISTERS, Registers};
 use crate::wait::{LOCK_KINDS, WAIT_REASONS};
 
@@ -12,10 +14,14 @@ pub enum Origin {
     Cpu = 0,
     /// Time off the CPU: waits, and waiting for a CPU.
     OffCpu = 1,
+    /// Page faults.
+    Fault = 2,
+    /// System calls.
+    Syscall = 3,
     /// Waits for locks.
-    Lock = 2,
+    Lock = 4,
     /// Who ended waits.
-    Waker = 3,
+    Waker = 5,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -33,10 +39,18 @@ pub struct OriginRow {
     pub columns: &'static [(&'static str, &'static str)],
     /// Names of the reasons that a profile's samples have, by number from 1; empty for an origin without.
     pub reasons: &'static [&'static str],
+    /// Whether its samples have kernel stacks.
+    pub kernel_stacks: bool,
+    /// How the report calls one event: `wait`.
+    pub event: &'static str,
+    /// How the report goes on after the total, where that is a time: `off the CPU`.
+    pub total: &'static str,
+    /// Title of the report's table of reasons.
+    pub reasons_title: &'static str,
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 4] = [
+pub static ORIGINS: [OriginRow; 6] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -44,6 +58,10 @@ pub static ORIGINS: [OriginRow; 4] = [
         primary: 0,
         columns: &[("samples", "count"), ("cpu", "nanoseconds")],
         reasons: &[],
+        kernel_stacks: true,
+        event: "sample",
+        total: "on the CPU",
+        reasons_title: "",
     },
     OriginRow {
         origin: Origin::OffCpu,
@@ -54,6 +72,36 @@ pub static ORIGINS: [OriginRow; 4] = [
         // an interval can be stated.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
         reasons: &WAIT_REASONS,
+        kernel_stacks: true,
+        event: "wait",
+        total: "off the CPU",
+        reasons_title: "What was waited for",
+    },
+    OriginRow {
+        origin: Origin::Fault,
+        name: "fault",
+        unit: "faults",
+        primary: 1,
+        // Faults that were kept; faults, those that the kept ones stand for included.
+        columns: &[("samples", "count"), ("faults", "count")],
+        reasons: &FAULT_REASONS,
+        kernel_stacks: true,
+        event: "fault",
+        total: "",
+        reasons_title: "Kinds of fault",
+    },
+    OriginRow {
+        origin: Origin::Syscall,
+        name: "syscall",
+        unit: "ns",
+        primary: 1,
+        // Calls that were kept; time; calls and errors, those that the kept ones stand for included.
+        columns: &[("samples", "count"), ("time", "nanoseconds"), ("calls", "count"), ("errors", "count")],
+        reasons: &SYSTEM_CALLS,
+        kernel_stacks: false,
+        event: "call",
+        total: "in system calls",
+        reasons_title: "System calls",
     },
     OriginRow {
         origin: Origin::Lock,
@@ -63,6 +111,10 @@ pub static ORIGINS: [OriginRow; 4] = [
         // As of `offcpu`. A span is the address of the lock.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
         reasons: &LOCK_KINDS,
+        kernel_stacks: true,
+        event: "wait",
+        total: "of waits for locks",
+        reasons_title: "What was waited for",
     },
     OriginRow {
         origin: Origin::Waker,
@@ -73,6 +125,10 @@ pub static ORIGINS: [OriginRow; 4] = [
         // that it ended have too.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count")],
         reasons: &[],
+        kernel_stacks: true,
+        event: "wake-up",
+        total: "of waits that were ended",
+        reasons_title: "",
     },
 ];
 

@@ -9,6 +9,9 @@
 pub mod config;
 pub mod counters;
 pub mod event;
+pub mod fault;
+pub mod histogram;
 pub mod python;
+pub mod system_call;
 pub mod unwind;
 pub mod wait;

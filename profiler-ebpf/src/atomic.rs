@@ -24,6 +24,28 @@ pub(crate) unsafe fn swap(cell: *mut u64, value: u64) -> u64 {
     unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(cell, value) }
 }
 
+/// Raises `*cell` to `value`, unless others raise it time and again at the same time.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn raise(cell: *mut u64, value: u64) {
+    for _ in 0..4 {
+        // SAFETY: the caller's promise.
+        let before = unsafe { core::ptr::read_volatile(cell) };
+        if before >= value {
+            return;
+        }
+        // SAFETY: as above.
+        let raised =
+            unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, before, value) };
+        if raised.1 {
+            return;
+        }
+    }
+}
+
 /// Stores `value` where there is 0, with a full barrier; false where there is not.
 ///
 /// # Safety
@@ -33,24 +55,4 @@ pub(crate) unsafe fn swap(cell: *mut u64, value: u64) -> u64 {
 pub(crate) unsafe fn claim(cell: *mut u32, value: u32) -> bool {
     // SAFETY: the caller's promise.
     unsafe { atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, 0, value).1 }
-}
-
-/// Stores `value` where there is less. Gives up after a few tries, when others keep storing.
-///
-/// # Safety
-///
-/// As for [`add`].
-#[inline(always)]
-pub(crate) unsafe fn raise(cell: *mut u64, value: u64) {
-    for _ in 0..4 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let before = core::ptr::read_volatile(cell);
-            if before >= value
-                || atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, before, value).1
-            {
-                return;
-            }
-        }
-    }
 }

@@ -19,6 +19,13 @@ use crate::window::{self, Window};
 /// Offset of `sample_period` in the context. Source: `struct bpf_perf_event_data`, include/uapi/linux/bpf_perf_event.h.
 const SAMPLE_PERIOD: usize = 168;
 
+/// The period of the event: how many it stands for.
+#[inline(always)]
+pub(crate) fn period(context: &PerfEventContext) -> u64 {
+    // SAFETY: the context holds it.
+    unsafe { *context.as_ptr().cast::<u8>().add(SAMPLE_PERIOD).cast::<u64>() }
+}
+
 /// Takes one sample.
 #[perf_event]
 pub(crate) fn cpu_sample(context: PerfEventContext) -> u32 {
@@ -32,11 +39,8 @@ pub(crate) fn cpu_sample(context: PerfEventContext) -> u32 {
 
 #[inline(always)]
 fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
-    let registers = context.as_ptr().cast::<u8>().cast_const();
-    // SAFETY: the context holds the period.
-    let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
     counters.hits += 1;
-    counters.period_sum += period;
+    counters.period_sum += period(context);
     let Some(task) = Task::current() else {
         counters.filtered += 1;
         return;
@@ -131,8 +135,6 @@ fn conclude<const PYTHON: bool>(
     user: Option<Chain>,
 ) {
     let registers = context.as_ptr().cast::<u8>().cast_const();
-    // SAFETY: the context holds the period.
-    let period = unsafe { *registers.add(SAMPLE_PERIOD).cast::<u64>() };
     let user = match user {
         Some(chain) => chain,
         None => stack::end::<PYTHON>(task, scratch),
@@ -142,7 +144,7 @@ fn conclude<const PYTHON: bool>(
     } else {
         stack::kernel(context.as_ptr(), &mut scratch.kernel)
     };
-    let outcomes = aggregate::add(window, task, [1, period, 0, 0], scratch, user, kernel);
+    let outcomes = aggregate::add(window, task, [1, period(context), 0, 0], scratch, user, kernel);
     scratch.claimed = 0;
     count(counters, outcomes);
 }

@@ -8,7 +8,9 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
+use profiler_common::fault::FaultPace;
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
+use profiler_common::system_call::{Call, CallKey, CallStats};
 use profiler_common::unwind::{MAX_RULES, Rule};
 use profiler_common::wait::{LockKey, LockWaits, Pace, Threshold, Wait, WaitingRecord};
 
@@ -124,6 +126,34 @@ pub(crate) static LOCKS_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 /// Threads whose end found no room in [`RING`]. Written by `threads`, read by user space.
 #[map]
 pub(crate) static ENDS_LOST: Array<u64> = Array::with_max_entries(1, 0);
+/// How faults are chosen, by kind and CPU. Written and read by `fault`, read by user space.
+#[map]
+pub(crate) static FAULT_PACE: PerCpuArray<FaultPace> = PerCpuArray::with_max_entries(2, 0);
+
+/// Threads that were asked for, from their first system call until they end. Written by `syscall`. One element where system
+/// calls are not recorded, as of the next three.
+#[map]
+pub(crate) static CALLS: Array<Call> = Array::with_max_entries(1, 0);
+
+/// Exact counts of system calls by process, call and whether they failed. Written by `syscall`, read by user space.
+#[map]
+pub(crate) static CALL_STATS: HashMap<CallKey, CallStats> = HashMap::with_max_entries(1, 0);
+
+/// What a value of [`CALL_STATS`] begins as: too large for the stack. Written by nobody.
+#[map]
+pub(crate) static CALL_STATS_NEW: Array<CallStats> = Array::with_max_entries(1, 0);
+
+/// Calls for which [`CALL_STATS`] had no room. Written by `syscall`, read by user space.
+#[map]
+pub(crate) static CALLS_UNCOUNTED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What calls are held against. Written and read by `syscall`, read by user space.
+#[map]
+pub(crate) static CALL_THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 0);
+
+/// What is known of a CPU's calls. Written and read by `syscall`.
+#[map]
+pub(crate) static CALL_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
 
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
@@ -142,6 +172,14 @@ pub(crate) static OFFCPU_PYTHON: ProgramArray = ProgramArray::with_max_entries(M
 #[map]
 pub(crate) static OFFCPU_PROBE_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
+/// The same for faults.
+#[map]
+pub(crate) static FAULT_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
+/// The same for system calls.
+#[map]
+pub(crate) static SYSCALL_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
 pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
@@ -154,8 +192,12 @@ pub(crate) enum Programs {
     PerfEvent = 0,
     /// Of switches between tasks.
     Scheduler = 1,
+    /// Of page faults: perf events too, which sampling interrupts.
+    Fault = 2,
+    /// Of system calls.
+    Call = 3,
     /// Of wake-ups, which interrupts bring about, too.
-    Wake = 2,
+    Wake = 4,
 }
 
 /// How full a generation of the maps is.
@@ -200,7 +242,7 @@ pub(crate) struct Scratch {
     pub(crate) key: RecordKey,
     pub(crate) value: RecordValue,
     /// Of a wait: the part in which the thread was blocked, the part in which it waited for a CPU, and the first one again
-    /// where it was for a lock.
+    /// where it was for a lock. Of another event the first alone.
     pub(crate) parts: [Part; PARTS],
     /// And what it waited for: a [`profiler_common::wait::Blocked`].
     pub(crate) blocked: u64,
@@ -224,7 +266,7 @@ pub(crate) struct Waiting {
     pub(crate) kernel: [u64; MAX_KERNEL_FRAMES],
 }
 
-/// What a part of a wait counts for.
+/// What an event, or a part of a wait, counts for.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Part {

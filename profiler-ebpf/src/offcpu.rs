@@ -8,16 +8,17 @@
 //! The second hook is the tracepoint `sched_exit_tp` (Linux 6.15), and a kprobe of `finish_task_switch` before. Both run
 //! with preemption off, so that nothing of this type comes in between.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
-use aya_ebpf::{EbpfContext, maps::ProgramArray};
 use core::ffi::c_void;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{Origin, RecordKey};
 use profiler_common::wait::{
     Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, LockKey, LockWaits, MOST_THRESHOLD_NS, Pace, SLOT_NS,
-    Wait, recorded_waits, system_call_of, waits_for_lock,
+    Threshold, Wait, recorded_waits, system_call_of, waits_for_lock,
 };
 
 use crate::aggregate::{self, Outcomes, count};
@@ -65,7 +66,7 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     if task.tid == 0 {
         return 0;
     }
-    let entry = threads::find(task.tid);
+    let entry = threads::find::<Wait>(task.tid);
     // Who has an entry was asked for.
     if entry.is_none() && !is_asked_for() {
         return 0;
@@ -115,7 +116,7 @@ fn is_asked_for() -> bool {
 /// An element for a thread that is known since `from_ns`.
 #[inline(always)]
 fn add(task: &Task, from_ns: u64) -> Option<&'static mut Wait> {
-    let entry = threads::add(task.tid)?;
+    let entry = threads::add::<Wait>(task.tid)?;
     (entry.blocked, entry.queued) = (Cell::new(chance()), Cell::new(chance()));
     (entry.since_ns, entry.from_ns, entry.on_cpu_ns, entry.off_cpu_ns) = (0, from_ns, 0, 0);
     Some(entry)
@@ -123,7 +124,7 @@ fn add(task: &Task, from_ns: u64) -> Option<&'static mut Wait> {
 
 /// Any number.
 #[inline(always)]
-fn chance() -> u32 {
+pub(crate) fn chance() -> u32 {
     // SAFETY: takes no argument.
     unsafe { bpf_get_prandom_u32() }
 }
@@ -201,7 +202,7 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     // SAFETY: the elements are this CPU's, and programs of this type do not interrupt each other.
     let (pace, counters) = unsafe { (&mut *pace, &mut *counters) };
     let waits = config!(waits);
-    let (place, now) = (threads::place(task.tid), pace.switched_ns);
+    let (place, now) = (threads::place::<Wait>(task.tid), pace.switched_ns);
     // Those that ended before the recording began do not count, nor those that began after it.
     let (place, waited, queued, left) = if let Some((index, entry)) = place {
         // SAFETY: user space's iterator may take the wait at the same time.
@@ -242,7 +243,7 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     let (queued, intervals) = if all { (queued, u64::from(blocked > 0) + u64::from(queued > 0)) } else { (0, 0) };
     counters.hits += intervals;
     counters.period_sum += if all { waited } else { 0 };
-    let threshold = threshold(pace, now);
+    let threshold = threshold(&THRESHOLD, pace, now);
     let mut waker = 0;
     let points = match place {
         Some((index, entry)) => {
@@ -335,8 +336,8 @@ fn lose(counters: &mut Counters, intervals: u64, is_lock: bool, outcome: Outcome
 /// The threshold that an interval is held against: raised as soon as a CPU keeps more intervals than it should, and
 /// lowered when no CPU has kept about as many for a while.
 #[inline(always)]
-fn threshold(pace: &mut Pace, now: u64) -> u64 {
-    let Some(shared) = THRESHOLD.get_ptr_mut(0) else { return MOST_THRESHOLD_NS };
+pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64) -> u64 {
+    let Some(shared) = shared.get_ptr_mut(0) else { return MOST_THRESHOLD_NS };
     // SAFETY: the pointers are to a map element that every CPU writes, hence volatile: a change that is overwritten by that
     // of another CPU is made again a slot later.
     unsafe {
@@ -381,7 +382,7 @@ const EXACT: u64 = u64::MAX;
 
 /// How many points an interval has in its thread's cells; [`EXACT`] when it is not below the threshold.
 #[inline(always)]
-fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
+pub(crate) fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
     if length >= threshold {
         return EXACT;
     }
@@ -396,7 +397,7 @@ fn points(cell: &mut Cell, length: u64, threshold: u64) -> u64 {
 /// One with a point stands for `threshold / length` intervals, which is rounded up or down without favour. The variance is
 /// what Horvitz and Thompson estimate for intervals that have a chance each; with cells it is less.
 #[inline(always)]
-fn part(length: u64, points: u64, threshold: u64) -> Part {
+pub(crate) fn part(length: u64, points: u64, threshold: u64) -> Part {
     if points == 0 {
         return Part::NONE;
     }

@@ -81,6 +81,15 @@ pub(crate) fn read_registers(task: &Task, ip: &mut u64, by_number: &mut [u64; LE
     register!(offset::CS)
 }
 
+/// Whether a task entered the kernel from 32-bit code.
+#[inline(always)]
+pub(crate) fn is_compat(task: &Task) -> bool {
+    // SAFETY: the helper takes a task pointer the verifier knows.
+    let registers = unsafe { bpf_task_pt_regs(task.pointer().cast_mut().cast()) } as *const u8;
+    // SAFETY: the verifier knows the pointer as one to `struct pt_regs`.
+    unsafe { *registers.add(offset::CS).cast::<u64>() == COMPAT_CODE_SEGMENT }
+}
+
 /// A chain that was walked.
 #[derive(Clone, Copy)]
 pub(crate) struct Chain {

@@ -111,6 +111,13 @@ impl Task {
         Self::other(unsafe { bpf_get_current_task_btf() }.cast::<u8>().cast_const())
     }
 
+    /// The running task as [`Task::current`], from what [`Task::running`] returned: without a call where there is nothing to
+    /// renumber.
+    #[inline(always)]
+    pub(crate) fn in_namespace(self) -> Option<Self> {
+        if config!(pid_namespace_inode) == 0 { Some(self) } else { Self::current() }
+    }
+
     /// A task that does not run: `pointer` is known to the verifier. Numbered as the initial pid namespace does.
     #[inline(always)]
     pub(crate) fn other(pointer: *const u8) -> Self {
@@ -120,8 +127,8 @@ impl Task {
     /// Whether to sample it.
     #[inline(always)]
     pub(crate) fn wanted(&self) -> Wanted {
-        // SAFETY: takes no argument. The idle tasks are 0 in the initial namespace.
-        if unsafe { bpf_get_current_pid_tgid() } == 0 {
+        // The idle tasks are 0 in the initial namespace, and in no other.
+        if self.tid == 0 {
             return Wanted::Idle;
         }
         if self.pid == config!(self_pid) {

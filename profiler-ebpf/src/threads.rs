@@ -1,30 +1,83 @@
-//! The threads that were asked for: an element of `WAITS` each, from when they are first switched out until they end.
+//! What is noted of threads that were asked for: an element each, from when they are first seen until they end.
+//!
+//! The maps are arrays: a look-up in a hash map is a call, which costs as much as all the rest.
 
+use aya_ebpf::maps::Array;
 use profiler_common::event::RING_THREAD;
+use profiler_common::system_call::Call;
 use profiler_common::wait::{EndedThread, WAIT_PLACES, Wait};
 
 use crate::aggregate;
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{ENDS_LOST, WAITS};
+use crate::maps::{CALLS, ENDS_LOST, WAITS};
 use crate::task::Task;
+
+/// An element of a map of threads.
+pub(crate) trait OfThread: Sized + 'static {
+    /// The map: its elements are placed as those of `WAITS`.
+    fn map() -> &'static Array<Self>;
+
+    /// Where an element has the thread it belongs to.
+    fn tid(element: *mut Self) -> *mut u32;
+
+    /// Forgets what its next owner must not see.
+    fn clear(&mut self);
+}
+
+impl OfThread for Wait {
+    #[inline(always)]
+    fn map() -> &'static Array<Self> {
+        &WAITS
+    }
+
+    #[inline(always)]
+    fn tid(element: *mut Self) -> *mut u32 {
+        // SAFETY: the pointer is to a map element.
+        unsafe { &raw mut (*element).tid }
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        self.since_ns = 0;
+    }
+}
+
+impl OfThread for Call {
+    #[inline(always)]
+    fn map() -> &'static Array<Self> {
+        &CALLS
+    }
+
+    #[inline(always)]
+    fn tid(element: *mut Self) -> *mut u32 {
+        // SAFETY: the pointer is to a map element.
+        unsafe { &raw mut (*element).tid }
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        self.since_ns = 0;
+    }
+}
 
 /// A thread's element.
 #[inline(always)]
-pub(crate) fn find(tid: u32) -> Option<&'static mut Wait> {
-    place(tid).map(|(_, wait)| wait)
+pub(crate) fn find<T: OfThread>(tid: u32) -> Option<&'static mut T> {
+    place(tid).map(|(_, element)| element)
 }
 
 /// A thread's element, and which it is.
 #[inline(always)]
-pub(crate) fn place(tid: u32) -> Option<(u32, &'static mut Wait)> {
+pub(crate) fn place<T: OfThread>(tid: u32) -> Option<(u32, &'static mut T)> {
     let mut place = 0;
     while place < WAIT_PLACES {
         let index = Wait::place(tid, place);
-        let element = WAITS.get_ptr_mut(index)?;
+        let element = T::map().get_ptr_mut(index)?;
         // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
-        if unsafe { core::ptr::read_volatile(&raw const (*element).tid) } == tid {
-            // SAFETY: the element is this thread's, and only its own switches write it, but for `since_ns`.
+        if unsafe { core::ptr::read_volatile(T::tid(element)) } == tid {
+            // SAFETY: the element is this thread's, and only programs that run for it write it, but for the time since when
+            // it waits.
             return Some((index, unsafe { &mut *element }));
         }
         place += 1;
@@ -34,12 +87,12 @@ pub(crate) fn place(tid: u32) -> Option<(u32, &'static mut Wait)> {
 
 /// An element for a thread that has none; `None` when others have all that it may have.
 #[inline(always)]
-pub(crate) fn add(tid: u32) -> Option<&'static mut Wait> {
+pub(crate) fn add<T: OfThread>(tid: u32) -> Option<&'static mut T> {
     let mut place = 0;
     while place < WAIT_PLACES {
-        let element = WAITS.get_ptr_mut(Wait::place(tid, place))?;
+        let element = T::map().get_ptr_mut(Wait::place(tid, place))?;
         // SAFETY: the pointer is to a map element, which every CPU may claim, hence atomic.
-        if unsafe { atomic::claim(&raw mut (*element).tid, tid) } {
+        if unsafe { atomic::claim(T::tid(element), tid) } {
             // SAFETY: as in `find`.
             return Some(unsafe { &mut *element });
         }
@@ -50,10 +103,10 @@ pub(crate) fn add(tid: u32) -> Option<&'static mut Wait> {
 
 /// Gives a thread's element back.
 #[inline(always)]
-pub(crate) fn remove(wait: &mut Wait) {
-    wait.since_ns = 0;
+pub(crate) fn remove<T: OfThread>(element: &mut T) {
+    element.clear();
     // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
-    unsafe { core::ptr::write_volatile(&raw mut wait.tid, 0) };
+    unsafe { core::ptr::write_volatile(T::tid(element), 0) };
 }
 
 /// Tells user space of a thread that ends, which was asked for: it has an element, or it ends before its first switch.

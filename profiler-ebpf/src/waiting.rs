@@ -42,7 +42,7 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
     if task.is_kernel_thread() || task.is_dead() || task.pid == config!(self_pid) {
         return 0;
     }
-    let entry = threads::find(task.tid);
+    let entry = threads::find::<Wait>(task.tid);
     let (since, left, waits) = match &entry {
         Some(entry) => {
             // SAFETY: the thread may come back at the same time.
@@ -67,7 +67,7 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
     if write(seq, &task, entry.as_deref(), since, left, waits) {
         if entry.is_none() {
             // No matter when there is no room: the recording has ended, and what is counted is next to nothing.
-            let _ = threads::add(task.tid);
+            let _ = threads::add::<Wait>(task.tid);
         }
     } else if let Some(entry) = entry {
         // The file had no room: the kernel calls again for the same task.

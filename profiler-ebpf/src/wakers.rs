@@ -10,7 +10,7 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{HASH_SEED, Origin, RecordKey, finish_hash, hash_word};
-use profiler_common::wait::{Left, MOST_THRESHOLD_NS};
+use profiler_common::wait::{Left, MOST_THRESHOLD_NS, Wait};
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::config::config;
@@ -27,7 +27,7 @@ use crate::window::{self, Window};
 pub(crate) fn offcpu_wake(context: RawTracePointContext) -> i32 {
     let woken: *const u8 = context.arg(0);
     let tid = kernel_number(woken, config!(task.pid));
-    let Some((place, entry)) = threads::place(tid) else { return 0 };
+    let Some((place, entry)) = threads::place::<Wait>(tid) else { return 0 };
     let Some(wake) = WAKES.get_ptr_mut(place) else { return 0 };
     // SAFETY: the pointer is to a map element; the thread that it belongs to is asleep, and a second waker is as good.
     let wake = unsafe { &mut *wake };

@@ -313,12 +313,7 @@ mod tests {
                 "app::put",
             ),
             (
-                &[
-                    "syscall",
-                    "std::sys::sync::thread_parking::futex::Parker::park",
-                    "std::thread::current::park",
-                    "pool::idle",
-                ],
+                &["syscall", "std::sys::sync::thread_parking::futex::Parker::park", "std::sync::park", "pool::idle"],
                 LockKind::Park,
                 "pool::idle",
             ),

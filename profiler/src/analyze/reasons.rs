@@ -1,19 +1,22 @@
-//! What threads waited for: from how they left the CPU, the system call and the functions of their kernel stacks.
+//! Reasons: a leaf frame for each, and of waits what they were for, from how the thread left the CPU, the system call and the
+//! functions of its kernel stack.
 //!
-//! Input: a profile of waits whose samples carry a [`Blocked`] each. Output: the same profile with the number of a
-//! [`Reason`] in its place and the reason as the leaf frame, without the scheduler's own frames.
+//! Input: a profile as the programs filled it. Output: the same with the number of a reason in each sample and that reason
+//! as the leaf frame; of waits, whose samples carry a [`Blocked`] each, without the scheduler's own frames.
 
 use std::collections::HashMap;
 
 use profiler_common::event::{COLUMNS, Origin};
+use profiler_common::system_call::{named_call, reason_of};
 use profiler_common::wait::{Blocked, Left, NO_SYSTEM_CALL, Reason};
 
 use super::locks;
 use crate::profile::{FrameKind, Function, Interner, Line, Location, Profile, Sample};
 
-/// Replaces what the programs knew of each wait by its reason.
+/// Replaces what the programs knew of each event by its reason, and puts that on the stack.
 pub fn classify(profile: &mut Profile) {
-    if !matches!(profile.origin, Origin::OffCpu | Origin::Lock) {
+    let origin = profile.origin;
+    if origin.row().reasons.is_empty() {
         return;
     }
     let names: Vec<Option<&str>> =
@@ -23,12 +26,12 @@ pub fn classify(profile: &mut Profile) {
     let first_leaf = profile.locations.len();
     let mut samples: HashMap<(u32, u32, u16, u64), [u64; COLUMNS]> = HashMap::new();
     for sample in &profile.samples {
-        let stack = without_scheduler(&profile.stacks[sample.stack as usize], &names);
-        let reason = if profile.origin == Origin::Lock {
-            locks::kind(profile, sample) as u16
-        } else {
-            let functions = stack.iter().map_while(|&location| names[location as usize]);
-            reason(Blocked::from_word(sample.reason), functions) as u16
+        let stack = &profile.stacks[sample.stack as usize][..];
+        let (stack, reason) = match origin {
+            Origin::OffCpu => wait(sample.reason, stack, &names),
+            Origin::Lock => (without_scheduler(stack, &names), locks::kind(profile, sample) as u16),
+            Origin::Syscall => (stack, reason_of(named_call(sample.reason.saturating_sub(1)))),
+            Origin::Cpu | Origin::Fault | Origin::Waker => (stack, sample.reason),
         };
         let next = u32::try_from(first_leaf + leaves.len()).unwrap_or(u32::MAX);
         let leaf = *leaves.entry(reason).or_insert(next);
@@ -42,7 +45,7 @@ pub fn classify(profile: &mut Profile) {
     leaves.sort_unstable_by_key(|&(_, location)| location);
     for (reason, _) in leaves {
         let function = u32::try_from(profile.functions.len()).unwrap_or(u32::MAX);
-        let name = profile.origin.reason_name(reason).unwrap_or_default();
+        let name = origin.reason_name(reason).unwrap_or_default();
         profile.functions.push(Function { name: format!("[{name}]"), file: String::new() });
         let lines = vec![Line { function, line: 0 }];
         profile.locations.push(Location { kind: FrameKind::Reason, object: None, address: 0, lines });
@@ -51,6 +54,13 @@ pub fn classify(profile: &mut Profile) {
     let samples = samples.into_iter();
     profile.samples =
         samples.map(|((stack, thread, reason, span), values)| Sample { stack, thread, reason, span, values }).collect();
+}
+
+/// The stack of a wait from where the thread waited, and the number of its reason. `word`: what the programs knew of it.
+fn wait<'a>(word: u16, stack: &'a [u32], names: &[Option<&str>]) -> (&'a [u32], u16) {
+    let stack = without_scheduler(stack, names);
+    let functions = stack.iter().map_while(|&location| names[location as usize]);
+    (stack, reason(Blocked::from_word(word), functions) as u16)
 }
 
 /// The name of a kernel function without what a compiler has added to it; empty for one without a name, `None` for a

@@ -182,7 +182,7 @@ fn parse_remainder(item: &[u8]) -> Option<(u16, u64, Remainder)> {
 
 /// A hash map that is emptied by batch operations, which aya does not wrap. Source: `union bpf_attr`, `batch`.
 #[derive(Debug)]
-struct Batch<K, V> {
+pub(super) struct Batch<K, V> {
     map: MapData,
     name: &'static str,
     kind: std::marker::PhantomData<(K, V)>,
@@ -208,13 +208,13 @@ struct BatchAttributes {
 }
 
 impl<K: Copy, V: Copy> Batch<K, V> {
-    fn new(map: Map, name: &'static str) -> Result<Self, BpfError> {
+    pub(super) fn new(map: Map, name: &'static str) -> Result<Self, BpfError> {
         let Map::HashMap(map) = map else { return Err(BpfError::Missing(name)) };
         Ok(Self { map, name, kind: std::marker::PhantomData })
     }
 
     /// Removes and returns every entry.
-    fn take_all(&mut self) -> Result<Vec<(K, V)>, BpfError> {
+    pub(super) fn take_all(&mut self) -> Result<Vec<(K, V)>, BpfError> {
         let mut keys: Vec<K> = Vec::with_capacity(BATCH);
         let mut values: Vec<V> = Vec::with_capacity(BATCH);
         let mut all = Vec::new();

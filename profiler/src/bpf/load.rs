@@ -10,12 +10,15 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
+use profiler_common::fault::FaultPace;
 use profiler_common::python::PythonLayout;
+use profiler_common::system_call::MAX_CALL_STATS;
 use profiler_common::unwind::{Packed, Rule};
 use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAITS, Threshold, recorded_waits};
 
 use super::BpfError;
-use super::drain::Generation;
+use super::calls::Calls;
+use super::drain::{Batch, Generation};
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
 use super::tables::{PlacedTable, TableParts, Tables};
@@ -62,15 +65,26 @@ pub struct Limits {
     pub table_shards: usize,
     /// What waits are recorded for, a [`recorded_waits`]: 4 MB for the threads, 3 MB for locks.
     pub waits: u32,
+    /// Whether page faults are recorded.
+    pub faults: bool,
+    /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
+    pub calls: bool,
 }
 
 impl Limits {
-    /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded.
-    const fn scratch_slots(&self) -> u32 {
-        match self.waits {
-            0 => 1,
-            waits if waits & recorded_waits::WAKERS == 0 => 2,
-            _ => 3,
+    /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
+    /// `Programs` in profiler-ebpf/src/maps.rs.
+    const fn scratch_slots(self) -> u32 {
+        if self.waits & recorded_waits::WAKERS != 0 {
+            5
+        } else if self.calls {
+            4
+        } else if self.faults {
+            3
+        } else if self.waits != 0 {
+            2
+        } else {
+            1
         }
     }
 }
@@ -78,7 +92,16 @@ impl Limits {
 impl Default for Limits {
     /// About 9 MB: 8,192 records are what two busy CPUs make of 10 s at 99 Hz if no two samples are alike.
     fn default() -> Self {
-        Self { records: 8_192, ring_bytes: 4 << 20, processes: 16_384, mappings: 32_768, table_shards: 64, waits: 0 }
+        Self {
+            records: 8_192,
+            ring_bytes: 4 << 20,
+            processes: 16_384,
+            mappings: 32_768,
+            table_shards: 64,
+            waits: 0,
+            faults: false,
+            calls: false,
+        }
     }
 }
 
@@ -99,6 +122,7 @@ impl Plain for PythonLayout {}
 impl Plain for Threshold {}
 impl Plain for LockKey {}
 impl Plain for LockWaits {}
+impl Plain for FaultPace {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -122,6 +146,10 @@ pub struct Kernel {
     ends_lost: Array<MapData, u64>,
     pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
     pub(super) locks_missed: Array<MapData, u64>,
+    pub(super) fault_pace: PerCpuArray<MapData, Shared<FaultPace>>,
+    pub(super) calls: Calls,
+    pub(super) calls_uncounted: Array<MapData, u64>,
+    pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -160,6 +188,8 @@ impl Kernel {
             .map_max_entries("WAITS", if limits.waits == 0 { 1 } else { MAX_WAITS })
             .map_max_entries("WAKES", if limits.waits & recorded_waits::WAKERS == 0 { 1 } else { MAX_WAITS })
             .map_max_entries("LOCKS", if limits.waits & recorded_waits::LOCKS == 0 { 1 } else { MAX_LOCKS })
+            .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
+            .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -188,6 +218,10 @@ impl Kernel {
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             locks: typed(&mut ebpf, "LOCKS")?,
             locks_missed: typed(&mut ebpf, "LOCKS_MISSED")?,
+            fault_pace: typed(&mut ebpf, "FAULT_PACE")?,
+            calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
+            calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
+            call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
             ebpf,
             _statistics: statistics,
         })

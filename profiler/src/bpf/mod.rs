@@ -2,8 +2,10 @@
 //!
 //! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it.
 
+mod calls;
 mod drain;
 mod error;
+mod faults;
 mod kernel_types;
 mod lifecycle;
 mod load;
@@ -20,6 +22,7 @@ mod waits;
 
 pub use drain::{Drained, Remainder, Stacks};
 pub use error::BpfError;
+pub use faults::{FaultPrograms, Faults};
 pub use kernel_types::read_task_offsets;
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};

@@ -36,6 +36,8 @@ pub(super) const TYPE_HARDWARE: u32 = 0;
 pub(super) const TYPE_SOFTWARE: u32 = 1;
 pub(super) const HARDWARE_CYCLES: u64 = 0;
 pub(super) const SOFTWARE_CPU_CLOCK: u64 = 0;
+pub(super) const SOFTWARE_PAGE_FAULTS_MIN: u64 = 5;
+pub(super) const SOFTWARE_PAGE_FAULTS_MAJ: u64 = 6;
 pub(super) const SOFTWARE_DUMMY: u64 = 9;
 
 /// Bits of [`Attributes::flags`].

@@ -7,7 +7,8 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 
 use super::{
-    Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus, read_task_offsets,
+    Faults, Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus,
+    read_task_offsets,
 };
 
 /// How a check ended.
@@ -60,6 +61,8 @@ pub fn checks() -> Vec<Check> {
         sampling_event(),
         sample_rate(),
         time_off_the_cpu(),
+        page_faults(),
+        system_calls(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -96,7 +99,8 @@ fn map_types() -> Check {
 
 fn sampling_program() -> Check {
     const NAME: &str = "sampling program";
-    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, waits: 0 };
+    let limits =
+        Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, ..Limits::default() };
     let table = TableParts { first_page: 1, pages: &[(0, 1)], rows: &[0] };
     let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id()).and_then(|mut kernel| {
         kernel.place_table(table)?;
@@ -137,6 +141,23 @@ fn time_off_the_cpu() -> Check {
     match WaitHook::detect() {
         Ok(hook) => Check::ok(NAME, hook.name()),
         Err(error) => Check::degraded(NAME, error.to_string(), "-e offcpu does not work; -e cpu does"),
+    }
+}
+
+fn page_faults() -> Check {
+    const NAME: &str = "page faults";
+    match Faults::try_open() {
+        Ok(()) => Check::ok(NAME, Faults::name()),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e fault does not work"),
+    }
+}
+
+fn system_calls() -> Check {
+    const NAME: &str = "system calls";
+    match aya::sys::is_program_supported(ProgramType::RawTracePoint) {
+        Ok(true) => Check::ok(NAME, Kernel::CALL_HOOKS),
+        Ok(false) => Check::degraded(NAME, "no raw tracepoints", "-e syscall does not work"),
+        Err(error) => Check::degraded(NAME, error.to_string(), "run as root, or with CAP_PERFMON"),
     }
 }
 

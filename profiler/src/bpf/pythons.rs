@@ -17,10 +17,15 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
+    const ALL: [Self; 5] = [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
     /// For waits.
     pub(super) const OFF_CPU: Self = Self { program: "offcpu_python", map: "OFFCPU_PYTHON" };
+    /// For page faults.
+    pub(super) const FAULT: Self = Self { program: "fault_python", map: "FAULT_PYTHON" };
+    /// For system calls.
+    pub(super) const SYSCALL: Self = Self { program: "syscall_python", map: "SYSCALL_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
 }
@@ -46,7 +51,7 @@ pub(super) struct Pythons {
 impl Pythons {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
         let mut walks = Vec::new();
-        for names in [PythonProgram::CPU, PythonProgram::OFF_CPU, PythonProgram::OFF_CPU_PROBE] {
+        for names in PythonProgram::ALL {
             walks.push(Walk { names, slots: typed(ebpf, names.map)?, expected: false, loaded: None });
         }
         Ok(Self { layouts: typed(ebpf, "PYTHON_LAYOUTS")?, walks, known: Vec::new() })
@@ -106,11 +111,11 @@ impl Kernel {
     fn load_walk(&mut self, names: PythonProgram) -> Result<ProgramFd, BpfError> {
         let name = names.program;
         let failed = |cause| program_error("load", name, cause);
-        if names == PythonProgram::CPU {
+        if names == PythonProgram::CPU || names == PythonProgram::FAULT {
             let program: &mut PerfEvent = self.program(name)?;
             program.load().map_err(failed)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
-        } else if names == PythonProgram::OFF_CPU {
+        } else if names == PythonProgram::OFF_CPU || names == PythonProgram::SYSCALL {
             let program: &mut RawTracePoint = self.program(name)?;
             program.load().map_err(failed)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)

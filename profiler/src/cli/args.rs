@@ -53,7 +53,7 @@ pub(super) struct RecordArgs {
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
-    /// they waited for, and who held them
+    /// they waited for, and who held them; fault, page faults; syscall, system calls
     #[arg(
         short = 'e',
         long = "events",
@@ -117,6 +117,10 @@ pub(super) enum Event {
     Offcpu,
     /// Waits for locks
     Lock,
+    /// Page faults
+    Fault,
+    /// System calls
+    Syscall,
 }
 
 impl Event {
@@ -126,6 +130,8 @@ impl Event {
             Self::Cpu => Origin::Cpu,
             Self::Offcpu => Origin::OffCpu,
             Self::Lock => Origin::Lock,
+            Self::Fault => Origin::Fault,
+            Self::Syscall => Origin::Syscall,
         }
     }
 }

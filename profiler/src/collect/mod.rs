@@ -2,7 +2,9 @@
 //!
 //! Input: a validated [`RecordConfig`]. Output: a [`Recording`]. Prints nothing and writes no file.
 
+mod calls;
 mod command;
+mod events;
 mod gathered;
 mod host;
 mod lock_times;

@@ -9,6 +9,7 @@ use profiler_common::wait::recorded_waits;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{HeldCommand, RunningCommand};
+use super::events::LoadedEvents;
 use super::host::raise_file_limit;
 use super::processes::{Interest, Processes};
 use super::session::{Session, Stop, TARGET_PROCESS};
@@ -16,7 +17,7 @@ use super::summary::{Facts, summarize};
 use super::target::{Caches, NamingConfig, RecordConfig, TargetSelection};
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
-use crate::bpf::{BpfError, Kernel, Lifecycle, Limits, Sampler, SamplingEvent};
+use crate::bpf::{Kernel, Lifecycle, Limits, SamplingEvent};
 use crate::process;
 use crate::profile::Capture;
 use crate::symbolize::Options;
@@ -63,10 +64,13 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let wakers = of_locks || (of_waits && config.wakers);
     let flags = [(of_waits, recorded_waits::ALL), (of_locks, recorded_waits::LOCKS), (wakers, recorded_waits::WAKERS)];
     let waits = flags.into_iter().filter(|(is_asked, _)| *is_asked).fold(0, |waits, (_, flag)| waits | flag);
-    let limits = Limits { waits, ..config.limits };
+    let limits = Limits { waits, faults: asked_for(Origin::Fault), calls: asked_for(Origin::Syscall), ..config.limits };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
-    let program = event.map(|event| Ok::<_, BpfError>((event, kernel.load_sampling_program()?))).transpose()?;
+    let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
+    if limits.calls {
+        kernel.load_call_programs()?;
+    }
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
@@ -75,15 +79,17 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let origins: Vec<Origin> = config.origins.iter().copied().chain(wakers.then_some(Origin::Waker)).collect();
     let mut session =
         Session::new(kernel, lifecycle, targets.processes, targets.roots, ends_with_target, unwinding, &origins)?;
-    let sampler = program.map(|(event, program)| Sampler::start(event, config.rate_hz, program));
-    let mut sampler = sampler.transpose()?;
+    let mut events = events.start(config.rate_hz)?;
     if let Some(hook) = hook {
         session.kernel.begin_waits(hook, wakers)?;
+    }
+    if limits.calls {
+        session.kernel.begin_calls()?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;
-    let interrupted = session.run(sampler.as_mut(), config.duration, started, &mut stop, progress).await?;
+    let interrupted = session.run(&mut events, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
     session.slices.end_slice(duration, &session.processes);
     progress(Progress { elapsed: duration, samples: session.gathered.events(), stage: Some("naming frames") });
@@ -95,7 +101,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let facts = Facts { target, cgroup, sampled, hook, duration, started_at, limits };
     let NamingConfig { debug_directories, debuginfod, shorten } = config.naming.clone();
     let naming = Options { debug_directories, debuginfod, shorten, cache: names };
-    summarize(session, facts, sampler, &naming, interrupted)
+    summarize(session, facts, events, &naming, interrupted)
 }
 
 /// The processes to begin with.

@@ -12,6 +12,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
+use super::events::Events;
 use super::gathered::Gathered;
 use super::lock_times::LockTimes;
 use super::place::place_window;
@@ -22,7 +23,7 @@ use super::remainder::Finisher;
 use super::thread_times::ThreadTimes;
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
-use crate::bpf::{Drained, Kernel, Lifecycle, Sampler};
+use crate::bpf::{Drained, Kernel, Lifecycle};
 use crate::process;
 
 /// Length of a window: what a record can lag behind, and how often the maps are emptied.
@@ -110,7 +111,7 @@ impl Session {
     /// The loop; returns whether a signal ended it.
     pub(super) async fn run(
         &mut self,
-        mut sampler: Option<&mut Sampler>,
+        events: &mut Events,
         duration: Option<Duration>,
         started: Instant,
         stop: &mut Stop,
@@ -172,9 +173,7 @@ impl Session {
                 Wake::Window => {
                     self.end_window()?;
                     self.slices.end_window(started.elapsed(), &self.processes);
-                    if let Some(sampler) = &mut sampler {
-                        sampler.follow_cpus()?;
-                    }
+                    events.follow()?;
                     let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
                     if self.ended() {

@@ -8,7 +8,9 @@ use anyhow::Result;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 
+use super::calls;
 use super::command::{CommandEnd, RunningCommand};
+use super::events::{EventCounts, Events};
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
 use super::record::Recording;
@@ -16,8 +18,10 @@ use super::session::Session;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
-use crate::bpf::{Counts, Limits, Sampler, SamplingEvent, WaitHook, map_bytes};
-use crate::profile::{Accounting, ByLength, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target};
+use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
+use crate::profile::{
+    Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
+};
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
 /// What is known before the recording begins, and how long it took.
@@ -38,15 +42,15 @@ pub(super) struct Facts {
 pub(super) fn summarize(
     mut session: Session,
     facts: Facts,
-    sampler: Option<Sampler>,
+    events: Events,
     naming: &Options,
     interrupted: bool,
 ) -> Result<Recording> {
     if facts.hook.is_some() {
         session.kernel.end_waits()?;
     }
-    let cpus_changed = sampler.as_ref().map_or(0, |sampler| sampler.cpus_changed);
-    let counts = sampler.map(Sampler::stop);
+    let counts = events.stop();
+    session.kernel.end_calls()?;
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -80,11 +84,21 @@ pub(super) fn summarize(
     let (times, locks) = (std::mem::take(&mut session.times), std::mem::take(&mut session.locks));
     let thread_times = if has_waits { times.into_rows() } else { Vec::new() };
     let lock_times = if has_locks { locks.into_rows() } else { Vec::new() };
-    let threshold_ns = session.kernel.highest_threshold_ns();
+    let mut tables = BTreeMap::new();
+    if facts.limits.calls {
+        let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
+        tables.insert(Origin::Syscall.row().name.to_owned(), table);
+    }
+    let choice = Choice {
+        wait_threshold_ns: session.kernel.highest_threshold_ns(),
+        call_threshold_ns: session.kernel.highest_call_threshold_ns(),
+        fault_weight: session.kernel.highest_fault_weight()?,
+        fault_period: counts.fault_period,
+    };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
-    let sampled = counts.as_ref().zip(counters.get(&Origin::Cpu));
-    let mut warnings = warnings(&session, &facts, sampled, cpus_changed);
+    let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
+    let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_lasting);
     if missed_locks > 0 {
         warnings.push(format!("{missed_locks} waits are in no lock of the table: there are too many locks"));
@@ -108,10 +122,10 @@ pub(super) fn summarize(
     for (profile, completed) in profiles.iter().zip(&completed) {
         let counted = counters.entry(profile.origin).or_default();
         complete(counted, completed);
-        let accounting = accounting(profile, counted, counts.as_ref());
+        let accounting = accounting(profile, counted, &counts);
         warnings.extend(doubts(&accounting));
         let name = profile.origin.row().name.to_owned();
-        origins.insert(name.clone(), origin_summary(profile, &facts, counted, threshold_ns));
+        origins.insert(name.clone(), origin_summary(profile, &facts, counted, choice));
         accountings.insert(name, accounting);
     }
     let samples: u64 = profiles.iter().map(|profile| profile.totals()[0]).sum();
@@ -131,6 +145,7 @@ pub(super) fn summarize(
         target,
         host: host(),
         origins,
+        tables,
         accounting: accountings,
         overhead: Overhead {
             bpf_ns,
@@ -151,21 +166,35 @@ pub(super) fn summarize(
     Ok(Recording { capture, command: session.command, interrupted })
 }
 
-/// The accounting of one origin. `counts`: what the sampling events counted, which only samples are held against.
-fn accounting(profile: &Profile, counters: &Counters, counts: Option<&Counts>) -> Accounting {
-    match counts.filter(|_| profile.origin == Origin::Cpu) {
-        Some(counts) => Accounting {
+/// The accounting of one origin. `counts`: what the events counted themselves, which samples and faults are held against.
+fn accounting(profile: &Profile, counters: &Counters, counts: &EventCounts) -> Accounting {
+    if let (Origin::Cpu, Some(counts)) = (profile.origin, &counts.sampled) {
+        return Accounting {
             periods: counts.periods(),
             idle_periods: counts.idle_periods(),
             ..Accounting::new(counters, counts.expected(counters))
-        },
-        #[expect(clippy::cast_precision_loss, reason = "counts of events are far below 2^53")]
-        None => Accounting::new(counters, counters.hits as f64),
+        };
     }
+    let counted = counts.faults.filter(|_| profile.origin == Origin::Fault);
+    #[expect(clippy::cast_precision_loss, reason = "counts of events are far below 2^53")]
+    Accounting::new(counters, counted.unwrap_or(counters.hits) as f64)
 }
 
-/// What one origin recorded, in all. `threshold_ns`: the highest that waits were held against.
-fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, threshold_ns: u64) -> OriginSummary {
+/// How events were chosen where not all are kept, as the programs have left it.
+#[derive(Clone, Copy)]
+struct Choice {
+    /// The highest threshold that waits were held against.
+    wait_threshold_ns: u64,
+    /// The same of system calls.
+    call_threshold_ns: u64,
+    /// The most faults that one of them counts for.
+    fault_weight: u64,
+    /// The highest period of the events of faults.
+    fault_period: u64,
+}
+
+/// What one origin recorded, in all.
+fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice: Choice) -> OriginSummary {
     let row = profile.origin.row();
     let totals = profile.totals();
     let mut summary = OriginSummary {
@@ -175,6 +204,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, thresho
         event: String::new(),
         rate_hz: 0,
         by_length: None,
+        by_number: None,
     };
     match profile.origin {
         Origin::Cpu => {
@@ -188,10 +218,25 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, thresho
             #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
             let variance_us2 = totals[VARIANCE_COLUMN] as f64;
             summary.by_length = Some(ByLength {
-                threshold_ns,
+                threshold_ns: choice.wait_threshold_ns,
                 measured_ns: counters.period_sum,
                 standard_error_ns: variance_us2.sqrt() * 1e3,
             });
+        }
+        Origin::Syscall => {
+            summary.event = Kernel::CALL_HOOKS.to_owned();
+            #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
+            let variance_us2 = counters.variance_us2 as f64;
+            summary.by_length = Some(ByLength {
+                threshold_ns: choice.call_threshold_ns,
+                measured_ns: counters.period_sum,
+                standard_error_ns: variance_us2.sqrt() * 1e3,
+            });
+        }
+        Origin::Fault => {
+            summary.event = Faults::name().to_owned();
+            let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
+            summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
     }
     summary

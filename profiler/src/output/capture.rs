@@ -38,6 +38,9 @@ pub enum CaptureError {
     /// A timeline whose columns are not of one length.
     #[error("{INDEX_FILE}: the columns of the timeline are not of one length")]
     Timeline,
+    /// A table that cannot be.
+    #[error("{INDEX_FILE}: the table {0:?} has rows or numbers that cannot be")]
+    Table(String),
     /// A profile could not be had.
     #[error("reading {file}: {source}")]
     Io {
@@ -122,6 +125,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
     }
     if !index.timeline.is_consistent() {
         return Err(CaptureError::Timeline);
+    }
+    if let Some((name, _)) = index.tables.iter().find(|(_, table)| !table.is_sound()) {
+        return Err(CaptureError::Table(name.clone()));
     }
     let mut origins = Vec::new();
     for name in index.origins.keys() {

@@ -54,7 +54,7 @@ impl Tint {
             Self::Jit => "JIT",
             Self::Interpreted => "interpreted",
             Self::Marker => "stack cut or lost",
-            Self::Reason => "waited for",
+            Self::Reason => "reason",
             Self::Process => "process",
         }
     }
@@ -187,7 +187,7 @@ fn title(profile: &Profile, index: &Index) -> String {
     });
     let total = profile.totals()[row.primary];
     parts.push(match row.unit {
-        NANOSECONDS => format!("{} off the CPU", duration(total)),
+        NANOSECONDS => format!("{} {}", duration(total), row.total),
         unit => format!("{} {unit}", count(total)),
     });
     if let Some(accounting) = index.accounting.get(row.name) {

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, ByLength, Callgraph, Host, Hotspot, Index, Ledger, LockShare, ObjectShare, Overhead, ProcessShare,
-    Report, SCHEMA_VERSION, Target, ThreadShare, Timeline,
+    Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
+    Overhead, ProcessShare, Report, SCHEMA_VERSION, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -25,6 +25,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         started_at_ns: index.started_at_ns,
         duration_ns: index.duration_ns,
         origins: index.origins.keys().map(|name| (name.as_str(), Origin::new(name, index, report))).collect(),
+        tables: index.tables.iter().map(|(name, table)| (name.as_str(), Counted::new(table))).collect(),
         accounting: &index.accounting,
         overhead: &index.overhead,
         hotspots: &report.hotspots,
@@ -49,6 +50,8 @@ struct Document<'a> {
     started_at_ns: u64,
     duration_ns: u64,
     origins: BTreeMap<&'a str, Origin<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tables: BTreeMap<&'a str, Counted<'a>>,
     accounting: &'a BTreeMap<String, Accounting>,
     overhead: &'a Overhead,
     hotspots: &'a [Hotspot],
@@ -76,6 +79,9 @@ struct Origin<'a> {
     /// How intervals were chosen, where that is by their length.
     #[serde(skip_serializing_if = "Option::is_none")]
     by_length: Option<ByLength>,
+    /// How events were chosen, where that is by their number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_number: Option<ByNumber>,
     /// CPUs in use on average: samples times period by duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpus: Option<f64>,
@@ -99,6 +105,7 @@ impl<'a> Origin<'a> {
             event: &summary.event,
             rate_hz: summary.rate_hz,
             by_length: summary.by_length,
+            by_number: summary.by_number,
             cpus: super::cpus(index, name).map(thousandths),
             threads: breakdown.map_or(0, |breakdown| breakdown.threads),
             processes: breakdown.map_or(0, |breakdown| breakdown.processes),
@@ -106,6 +113,62 @@ impl<'a> Origin<'a> {
             reasons: breakdown.map(|breakdown| by_name(&breakdown.reasons)).unwrap_or_default(),
             self_by_kind: breakdown.map(|breakdown| by_name(&breakdown.self_by_kind)).unwrap_or_default(),
         }
+    }
+}
+
+/// A table, with percentiles in the place of distributions.
+#[derive(Serialize)]
+struct Counted<'a> {
+    title: &'a str,
+    rows: Vec<CountedRow<'a>>,
+    missing: u64,
+}
+
+#[derive(Serialize)]
+struct CountedRow<'a> {
+    labels: BTreeMap<&'a str, &'a str>,
+    /// By name and unit.
+    values: BTreeMap<String, u64>,
+    /// Those that have events, by name and unit.
+    distributions: BTreeMap<String, Distribution>,
+}
+
+/// What a distribution comes to, in its unit.
+#[derive(Serialize)]
+struct Distribution {
+    count: u64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    max: u64,
+}
+
+impl Distribution {
+    fn new(histogram: &Histogram) -> Option<Self> {
+        let percentile = |per_mille| histogram.percentile(per_mille);
+        Some(Self {
+            count: histogram.count(),
+            p50: percentile(500)?,
+            p90: percentile(900)?,
+            p99: percentile(990)?,
+            max: histogram.max,
+        })
+    }
+}
+
+impl<'a> Counted<'a> {
+    fn new(table: &'a Table) -> Self {
+        let rows = table.rows.iter().map(|row| {
+            let distributions = table.distributions.iter().map(TableColumn::field).zip(&row.distributions);
+            CountedRow {
+                labels: table.labels.iter().map(String::as_str).zip(row.labels.iter().map(String::as_str)).collect(),
+                values: table.values.iter().map(TableColumn::field).zip(row.values.iter().copied()).collect(),
+                distributions: distributions
+                    .filter_map(|(name, histogram)| Some((name, Distribution::new(histogram)?)))
+                    .collect(),
+            }
+        });
+        Self { title: &table.title, rows: rows.collect(), missing: table.missing }
     }
 }
 

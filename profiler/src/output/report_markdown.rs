@@ -2,13 +2,14 @@
 
 mod ledger;
 mod locks;
+mod table;
 mod text;
 mod timeline;
 
 use std::io::{self, Write};
 
 use profiler_common::counters::Outcome;
-use profiler_common::event::Origin;
+use profiler_common::event::{Origin, OriginRow};
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
@@ -31,9 +32,13 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
     }
     for (origin, summary) in &index.origins {
         let breakdown = report.breakdowns.get(origin).cloned().unwrap_or_default();
-        let section = Section { origin, summary, breakdown: &breakdown, index, report };
+        let row = Origin::from_name(origin).unwrap_or(Origin::Cpu).row();
+        let section = Section { origin, row, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
-        section.write_reasons(writer)?;
+        match index.tables.get(origin) {
+            Some(table) => table::write(table, writer)?,
+            None => section.write_reasons(writer)?,
+        }
         section.write_locks(writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
@@ -44,6 +49,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         }
     }
     timeline::write(&index.timeline, writer)?;
+    for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
+        table::write(table, writer)?;
+    }
     write_overhead(index, writer)
 }
 
@@ -78,6 +86,7 @@ fn write_header(index: &Index, writer: &mut impl Write) -> io::Result<()> {
 /// One origin's part of the report.
 struct Section<'a> {
     origin: &'a str,
+    row: &'static OriginRow,
     summary: &'a OriginSummary,
     breakdown: &'a Breakdown,
     index: &'a Index,
@@ -86,15 +95,10 @@ struct Section<'a> {
 
 impl Section<'_> {
     fn write_summary(&self, writer: &mut impl Write) -> io::Result<()> {
-        let Self { origin, summary, breakdown, .. } = self;
+        let Self { origin, row, summary, breakdown, .. } = self;
         writeln!(writer, "## Summary: {origin}\n")?;
         if summary.unit == NANOSECONDS {
-            let what = match Origin::from_name(origin) {
-                Some(Origin::Lock) => "of waits for locks",
-                Some(Origin::Waker) => "of waits that were ended",
-                _ => "off the CPU",
-            };
-            write!(writer, "{} {what}, in {} samples", duration(summary.total), count(summary.n))?;
+            write!(writer, "{} {}, in {} samples", duration(summary.total), row.total, count(summary.n))?;
         } else {
             write!(writer, "{} {}", count(summary.total), prose(&summary.unit))?;
         }
@@ -109,18 +113,59 @@ impl Section<'_> {
         if let Some(by_length) = &summary.by_length {
             writeln!(
                 writer,
-                "Every wait of {} or more is in it with its own length; shorter ones are there by chance, others counting \
+                "Every {} of {} or more is in it with its own length; shorter ones are there by chance, others counting \
                  for them. In all it was {}; the standard error of the estimate is at most {}.",
+                row.event,
                 duration(by_length.threshold_ns),
                 duration(by_length.measured_ns),
                 duration(nanoseconds(by_length.standard_error_ns)),
             )?;
         }
+        if let Some(by_number) = &summary.by_number {
+            let measured = count(by_number.measured);
+            if by_number.weight <= 1 {
+                writeln!(writer, "Every {} is in it: {measured}.", row.event)?;
+            } else {
+                let exact = if by_number.period <= 1 { "exactly" } else { "about" };
+                write!(
+                    writer,
+                    "There were {exact} {measured}. While they came too fast to keep all, some are there by chance, each \
+                     counting for up to {}",
+                    count(by_number.weight)
+                )?;
+                match by_number.period {
+                    0 | 1 => writeln!(writer, ".")?,
+                    period => writeln!(writer, "; one in up to {} was looked at.", count(period))?,
+                }
+            }
+        }
         let total = breakdown.total;
         if total == 0 {
             return writeln!(writer, "There are no samples: the target may have been idle.\n");
         }
-        let of = |kind: &str| breakdown.self_by_kind.get(kind).copied().unwrap_or(0);
+        // Where there are no kernel stacks, all would seem to be user code.
+        let lead = if row.kernel_stacks {
+            self.write_kinds(writer)?;
+            "; the"
+        } else {
+            "The"
+        };
+        match self.hotspots(|hotspot| hotspot.self_value).first() {
+            Some(top) => writeln!(
+                writer,
+                "{lead} top function is {} in {} with {} of its own.\n",
+                code(&top.function),
+                code(name(&top.object)),
+                percent(top.self_value, total)
+            ),
+            None => writeln!(writer, ".\n"),
+        }
+    }
+
+    /// What kinds of code the leaves are.
+    fn write_kinds(&self, writer: &mut impl Write) -> io::Result<()> {
+        let total = self.breakdown.total;
+        let of = |kind: &str| self.breakdown.self_by_kind.get(kind).copied().unwrap_or(0);
         let user = of("native") + of("jit") + of("interpreted");
         write!(writer, "{} in user code", percent(user, total))?;
         for (kind, text) in [("jit", "compiled at run time"), ("interpreted", "interpreted")] {
@@ -132,16 +177,7 @@ impl Section<'_> {
         if of("marker") + of("none") > 0 {
             write!(writer, ", {} without a stack", percent(of("marker") + of("none"), total))?;
         }
-        match self.hotspots(|hotspot| hotspot.self_value).first() {
-            Some(top) => writeln!(
-                writer,
-                "; the top function is {} in {} with {} of its own.\n",
-                code(&top.function),
-                code(name(&top.object)),
-                percent(top.self_value, total)
-            ),
-            None => writeln!(writer, ".\n"),
-        }
+        Ok(())
     }
 
     fn write_reasons(&self, writer: &mut impl Write) -> io::Result<()> {
@@ -150,11 +186,12 @@ impl Section<'_> {
         }
         let mut reasons: Vec<_> = self.breakdown.reasons.iter().collect();
         // The map is in the order of the names, and this keeps the order of equals.
-        reasons.sort_by_key(|&(_, &time)| std::cmp::Reverse(time));
-        writeln!(writer, "### What was waited for\n\n| time | % | reason |\n|--:|--:|:--|")?;
-        for (reason, &time) in reasons {
-            let share = percent(time, self.breakdown.total);
-            writeln!(writer, "| {} | {share} | {} |", self.value(time), prose(reason))?;
+        reasons.sort_by_key(|&(_, &value)| std::cmp::Reverse(value));
+        let head = if self.summary.unit == NANOSECONDS { "time" } else { self.row.unit };
+        writeln!(writer, "### {}\n\n| {head} | % | reason |\n|--:|--:|:--|", self.row.reasons_title)?;
+        for (reason, &value) in reasons {
+            let share = percent(value, self.breakdown.total);
+            writeln!(writer, "| {} | {share} | {} |", self.value(value), prose(reason))?;
         }
         writeln!(writer)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, LockTime, Profile, ThreadTime, Timeline};
+use super::{Accounting, LockTime, Profile, Table, ThreadTime, Timeline};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -35,6 +35,9 @@ pub struct Index {
     pub host: Host,
     /// Totals by origin name.
     pub origins: BTreeMap<String, OriginSummary>,
+    /// What was counted rather than sampled, by name; a table of an origin by the name of that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, Table>,
     /// Accounting by origin name.
     pub accounting: BTreeMap<String, Accounting>,
     /// What the recording cost.
@@ -106,13 +109,16 @@ pub struct OriginSummary {
     pub total: u64,
     /// Events that make up the total.
     pub n: u64,
-    /// The event that was sampled: `cpu-clock` or `cycles`; of waits, the hooks that saw them.
+    /// The event that was sampled: `cpu-clock` or `cycles`; of other origins, what the kernel calls that which saw them.
     pub event: String,
     /// Samples a second and CPU that were asked for; 0 for an origin that does not sample by time.
     pub rate_hz: u64,
     /// How intervals were chosen, for an origin that chooses by length.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub by_length: Option<ByLength>,
+    /// How events were chosen, for an origin that keeps some of many.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by_number: Option<ByNumber>,
 }
 
 /// How intervals were chosen by their length: one of `d` is kept with probability `min(1, d / threshold)` and counts for
@@ -125,6 +131,19 @@ pub struct ByLength {
     pub measured_ns: u64,
     /// Standard error of the origin's total, ns.
     pub standard_error_ns: f64,
+}
+
+/// How events were chosen by their number: of as many as the weight, which follow each other, one is kept by chance and
+/// counts for all; by a weight that follows the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByNumber {
+    /// The number of events, those that were left out included; what the origin's total estimates. Exact when the period
+    /// was 1.
+    pub measured: u64,
+    /// The most events that one in the profile counts for: 1 when every event is in it.
+    pub weight: u64,
+    /// The highest period of the kernel's event: of as many the kernel passed one on. 1 when it passed on all.
+    pub period: u64,
 }
 
 /// What a recording cost, from its start to the last byte that `record` could still count.

@@ -11,11 +11,13 @@ mod ledger;
 mod locks;
 mod raw;
 mod report;
+mod table;
 mod timeline;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
-    ByLength, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target, TargetKind,
+    ByLength, ByNumber, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
+    TargetKind,
 };
 pub use chain::chain_wakers;
 pub use intern::Interner;
@@ -23,6 +25,7 @@ pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
+pub use table::{Histogram, Row, Table, TableColumn};
 pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;
@@ -114,7 +117,7 @@ pub enum FrameKind {
     Interpreted,
     /// No code: says why the stack ends here, as `[truncated: reason]` or `[lost: reason]`.
     Marker,
-    /// No code: says what the thread waited for on this stack, as `[disk]`; the leaf.
+    /// No code: says what the stack is there for, by the origin's reasons, as `[disk]`; the leaf.
     Reason,
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use profiler::profile::{
-    Accounting, ByLength, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Host, Index, Line, Location,
-    Object, ObjectSummary, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Sample, Target, TargetKind, Thread,
-    ThreadTime, Timeline, marker_name,
+    Accounting, ByLength, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram, Host, Index, Line,
+    Location, Object, ObjectSummary, OriginSummary, Overhead, Profile, Row, SCHEMA_VERSION, Sample, Table, TableColumn,
+    Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
 };
 use profiler_common::counters::Outcome;
 use profiler_common::event::Origin;
+use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
+use profiler_common::system_call::reason_of;
 use profiler_common::wait::Reason;
 
 const PERIOD_NS: u64 = 10_101_010;
@@ -151,6 +153,7 @@ pub(crate) fn capture_with_waits() -> Capture {
         event: "sched_switch, sched_exit_tp".to_owned(),
         rate_hz: 0,
         by_length: Some(ByLength { threshold_ns: 250_000, measured_ns: 6_200_000_000, standard_error_ns: 300_000.0 }),
+        by_number: None,
     };
     capture.index.origins.insert("offcpu".to_owned(), summary);
     capture.index.accounting.insert("offcpu".to_owned(), accounting);
@@ -173,6 +176,80 @@ pub(crate) fn capture_with_waits() -> Capture {
     ]
     .map(time)
     .to_vec();
+    capture
+}
+
+/// The capture that holds [`profile`] and system calls: a table, with and without what a row may have.
+pub(crate) fn capture_with_calls() -> Capture {
+    let mut capture = capture();
+    let mut calls = Profile::new(Origin::Syscall);
+    calls.functions =
+        ["main", "[read]", "[openat]"].map(|name| Function { name: name.to_owned(), file: String::new() }).to_vec();
+    calls.objects = vec![object("/opt/app/server", "bb02", 0x1000, 0x9000, 0x400)];
+    calls.locations = vec![
+        location(FrameKind::Native, Some(0), 0x1234, &[(0, 10)]),
+        location(FrameKind::Reason, None, 0, &[(1, 0)]),
+        location(FrameKind::Reason, None, 0, &[(2, 0)]),
+    ];
+    calls.stacks = vec![vec![1, 0], vec![2, 0]];
+    calls.threads = vec![thread(42, 42, "server", "server")];
+    let samples = [(0, 0, [4, 9_000_000, 3_100, 0]), (1, 257, [1, 64_000, 2, 2])];
+    calls.samples = samples
+        .map(|(stack, call, values)| Sample { stack, thread: 0, reason: reason_of(call), span: 0, values })
+        .to_vec();
+    let [n, total, ..] = calls.totals();
+    let summary = OriginSummary {
+        unit: "ns".to_owned(),
+        total,
+        n,
+        event: "sys_enter, sys_exit".to_owned(),
+        rate_hz: 0,
+        by_length: Some(ByLength { threshold_ns: 32_000, measured_ns: 9_060_000, standard_error_ns: 25_000.0 }),
+        by_number: None,
+    };
+    let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
+    let accounting = Accounting {
+        expected: 3_102.0,
+        hits: 3_102,
+        sampled_out: 3_097,
+        complete: n,
+        user: chain.clone(),
+        kernel: chain,
+        ..Accounting::default()
+    };
+    assert!(accounting.adds_up());
+    let histogram = |times: &[(u64, u64)]| {
+        let mut counts = [0; HISTOGRAM_BUCKETS];
+        for &(time, events) in times {
+            counts[bucket_of(time)] += events;
+        }
+        Histogram::new(&counts, times.iter().map(|&(time, _)| time).max().unwrap_or(0))
+    };
+    let row = |call: &str, values: [u64; 3], succeeded: &[(u64, u64)], failed: &[(u64, u64)]| Row {
+        labels: [call, "server", "42"].map(str::to_owned).to_vec(),
+        values: values.to_vec(),
+        distributions: vec![histogram(succeeded), histogram(failed)],
+    };
+    let table = Table {
+        title: "System calls".to_owned(),
+        labels: ["call", "process", "pid"].map(str::to_owned).to_vec(),
+        values: vec![
+            TableColumn::new("time", "ns"),
+            TableColumn::new("calls", "count"),
+            TableColumn::new("errors", "count"),
+        ],
+        distributions: vec![TableColumn::new("succeeded", "ns"), TableColumn::new("failed", "ns")],
+        rows: vec![
+            row("read", [9_000_000, 3_100, 100], &[(1_000, 2_999), (6_001_000, 1)], &[(150, 100)]),
+            row("openat", [60_000, 2, 2], &[], &[(30_000, 2)]),
+        ],
+        missing: 12,
+    };
+    assert!(table.is_sound());
+    capture.index.tables.insert("syscall".to_owned(), table);
+    capture.index.origins.insert("syscall".to_owned(), summary);
+    capture.index.accounting.insert("syscall".to_owned(), accounting);
+    capture.profiles.push(calls);
     capture
 }
 
@@ -276,8 +353,10 @@ pub(crate) fn capture() -> Capture {
                 event: "cpu-clock".to_owned(),
                 rate_hz: 99,
                 by_length: None,
+                by_number: None,
             },
         )]),
+        tables: BTreeMap::new(),
         accounting: BTreeMap::from([("cpu".to_owned(), accounting)]),
         overhead: Overhead {
             bpf_ns: 3_000_001,

@@ -68,6 +68,19 @@ fn a_capture_of_two_origins_is_written_as_blessed() {
 }
 
 #[test]
+fn a_capture_with_a_table_is_written_as_blessed() {
+    golden(&example::capture_with_calls(), "calls");
+}
+
+#[test]
+fn a_table_whose_rows_do_not_fit_is_refused() {
+    let mut capture = example::capture_with_calls();
+    capture.index.tables.values_mut().for_each(|table| table.rows[0].values.clear());
+    let files = capture::write(&capture).unwrap();
+    assert!(matches!(read_back(&files), Err(CaptureError::Table(name)) if name == "syscall"));
+}
+
+#[test]
 fn a_capture_without_samples_is_written_as_blessed() {
     let mut capture = example::capture();
     capture.profiles[0].samples.clear();
@@ -80,18 +93,19 @@ fn a_capture_without_samples_is_written_as_blessed() {
 
 #[test]
 fn every_other_file_follows_from_the_capture() {
-    let capture = example::capture_with_waits();
-    let written = files(&capture, &analyze(&capture)).unwrap();
-    let again = read_back(&written).unwrap();
-    for (again, profile) in again.profiles.iter().zip(&capture.profiles) {
-        assert_eq!(again.canonical(), profile.canonical());
+    for capture in [example::capture_with_waits(), example::capture_with_calls()] {
+        let written = files(&capture, &analyze(&capture)).unwrap();
+        let again = read_back(&written).unwrap();
+        for (again, profile) in again.profiles.iter().zip(&capture.profiles) {
+            assert_eq!(again.canonical(), profile.canonical());
+        }
+        let derived = derived(&again, &analyze(&again)).unwrap();
+        assert!(!derived.is_empty());
+        for file in derived {
+            assert!(written.contains(&file), "{} differs", file.name);
+        }
+        assert_eq!(written, files(&again, &analyze(&again)).unwrap());
     }
-    let derived = derived(&again, &analyze(&again)).unwrap();
-    assert!(!derived.is_empty());
-    for file in derived {
-        assert!(written.contains(&file), "{} differs", file.name);
-    }
-    assert_eq!(written, files(&again, &analyze(&again)).unwrap());
 }
 
 #[test]

@@ -430,7 +430,8 @@ mod tests {
     fn processes_are_found_by_their_name() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("odd) name");
-        std::fs::copy("/bin/sleep", &program).unwrap();
+        // A copy could not be started while another test forks with it open.
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
         let mut odd = Command::new(&program).arg("60").spawn().unwrap();
         let mut other = sleeper();
         let mut processes = Processes::new(Interest::Everybody);

@@ -1,0 +1,51 @@
+//! The part of the report that is a table of what was counted.
+
+use std::io::{self, Write};
+
+use super::rest;
+use super::text::{code, prose};
+use crate::output::numbers::{count, value};
+use crate::profile::Table;
+
+/// Rows that are shown.
+const ROWS: usize = 25;
+/// Unit of what is a number of things.
+const COUNT: &str = "count";
+
+/// A table: its values, percentiles of its first distribution, its labels.
+pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
+    writeln!(writer, "### {}\n", prose(&table.title))?;
+    let totals = (0..).zip(&table.values).map(|(number, column)| {
+        let total = value(table.total(number), &column.unit);
+        if column.unit == COUNT { format!("{total} {}", prose(&column.name)) } else { total }
+    });
+    write!(writer, "Counted exactly: {}.", totals.collect::<Vec<_>>().join(", "))?;
+    if table.missing > 0 {
+        write!(writer, " **{} more had no room** and are in no row.", count(table.missing))?;
+    }
+    if let Some(first) = table.distributions.first() {
+        write!(writer, " Percentiles and maximum are of those that {}.", prose(&first.name))?;
+    }
+    writeln!(writer, "\n")?;
+    if table.rows.is_empty() {
+        return Ok(());
+    }
+    let percentiles = if table.distributions.is_empty() { &[][..] } else { &["p50", "p90", "p99", "max"] };
+    let values = table.values.iter().map(|column| column.name.as_str()).chain(percentiles.iter().copied());
+    let head: Vec<_> = values.map(|name| prose(name).to_string()).collect();
+    let labels: Vec<_> = table.labels.iter().map(|label| prose(label).to_string()).collect();
+    writeln!(writer, "| {} | {} |", head.join(" | "), labels.join(" | "))?;
+    writeln!(writer, "|{}{}", "--:|".repeat(head.len()), ":--|".repeat(labels.len()))?;
+    for row in table.rows.iter().take(ROWS) {
+        let values = table.values.iter().zip(&row.values).map(|(column, &number)| value(number, &column.unit));
+        let mut cells: Vec<_> = values.collect();
+        if let (Some(column), Some(histogram)) = (table.distributions.first(), row.distributions.first()) {
+            let max = (histogram.count() > 0).then_some(histogram.max);
+            let found = [500, 900, 990].map(|per_mille| histogram.percentile(per_mille)).into_iter().chain([max]);
+            cells.extend(found.map(|found| found.map_or("-".to_owned(), |number| value(number, &column.unit))));
+        }
+        cells.extend(row.labels.iter().map(|label| code(label).to_string()));
+        writeln!(writer, "| {} |", cells.join(" | "))?;
+    }
+    rest(table.rows.len() as u64, table.rows.len().min(ROWS), writer)
+}

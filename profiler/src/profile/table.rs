@@ -1,0 +1,193 @@
+//! What is counted rather than sampled: labels to values, and to distributions.
+//!
+//! One table for each thing that is counted exactly, whatever it is: system calls by process and call, requests by device.
+//! `collect` fills it, `capture.json` holds it whole, reports show percentiles of its distributions.
+
+use std::collections::BTreeMap;
+
+use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_range};
+use serde::{Deserialize, Serialize};
+
+/// Rows of labels with values and distributions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// What the rows are, for a person: `System calls`.
+    pub title: String,
+    /// Names of the labels that tell the rows apart.
+    pub labels: Vec<String>,
+    /// The values of each row. The rows are in the order of the first one, most first.
+    pub values: Vec<TableColumn>,
+    /// The distributions of each row.
+    pub distributions: Vec<TableColumn>,
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// Events that are in no row, for want of room.
+    pub missing: u64,
+}
+
+/// What a value is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableColumn {
+    /// Its name.
+    pub name: String,
+    /// Its unit: `ns`, `bytes`, `count`.
+    pub unit: String,
+}
+
+/// One row: as many of each as the table names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// By [`Table::labels`].
+    pub labels: Vec<String>,
+    /// By [`Table::values`].
+    pub values: Vec<u64>,
+    /// By [`Table::distributions`].
+    pub distributions: Vec<Histogram>,
+}
+
+/// How many events had which value, each known to within a sixteenth; the greatest exactly.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// The greatest value.
+    pub max: u64,
+    /// Events by bucket of [`profiler_common::histogram`], those without any left out.
+    pub buckets: BTreeMap<u16, u64>,
+}
+
+/// Greatest count or sum that a table may hold: keeps sums from a hostile file within 64 bits.
+const MAX_COUNT: u64 = 1 << 53;
+/// Most rows of a table that is read.
+const MAX_ROWS: usize = 1 << 16;
+
+impl TableColumn {
+    /// A column of that name and unit.
+    #[must_use]
+    pub fn new(name: &str, unit: &str) -> Self {
+        Self { name: name.to_owned(), unit: unit.to_owned() }
+    }
+
+    /// Its name with its unit, as fields in JSON are called: `time_ns`; a count is called as it is.
+    #[must_use]
+    pub fn field(&self) -> String {
+        if self.unit == "count" { self.name.clone() } else { format!("{}_{}", self.name, self.unit) }
+    }
+}
+
+impl Table {
+    /// Sorts the rows: most of the first value first, equals by their labels.
+    pub fn sort(&mut self) {
+        self.rows.sort_by(|a, b| b.values.first().cmp(&a.values.first()).then_with(|| a.labels.cmp(&b.labels)));
+    }
+
+    /// Sum of a value over all rows.
+    #[must_use]
+    pub fn total(&self, value: usize) -> u64 {
+        self.rows.iter().filter_map(|row| row.values.get(value)).sum()
+    }
+
+    /// Whether every row has what the table names, and every number is one that can be.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let shape = (self.labels.len(), self.values.len(), self.distributions.len());
+        self.rows.len() <= MAX_ROWS
+            && self.missing < MAX_COUNT
+            && self.rows.iter().all(|row| {
+                (row.labels.len(), row.values.len(), row.distributions.len()) == shape
+                    && row.values.iter().all(|&value| value < MAX_COUNT)
+                    && row.distributions.iter().all(Histogram::is_sound)
+            })
+    }
+}
+
+impl Histogram {
+    /// From what was counted by bucket. `max`: the greatest value, where that is known.
+    #[must_use]
+    pub fn new(counts: &[u64], max: u64) -> Self {
+        let counts = (0..).zip(counts).filter(|&(_, &count)| count > 0);
+        Self { max, buckets: counts.map(|(bucket, &count)| (bucket, count)).collect() }
+    }
+
+    /// Events in it.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.values().sum()
+    }
+
+    /// The value that `per_mille` of a thousand events do not exceed; `None` when there are no events.
+    ///
+    /// Values are taken to be even in their bucket; none is above the greatest.
+    #[must_use]
+    pub fn percentile(&self, per_mille: u32) -> Option<u64> {
+        let count = u128::from(self.count());
+        // The event of that rank, from 1.
+        let rank = (count * u128::from(per_mille)).div_ceil(1000).clamp(1, count.max(1));
+        let mut before = 0;
+        for (&bucket, &here) in &self.buckets {
+            let here = u128::from(here);
+            if before + here >= rank {
+                let (start, end) = bucket_range(usize::from(bucket));
+                let into = u128::from(end - start) * (2 * (rank - before) - 1) / (2 * here);
+                return Some((start + u64::try_from(into).unwrap_or(0)).min(self.max));
+            }
+            before += here;
+        }
+        None
+    }
+
+    fn is_sound(&self) -> bool {
+        self.max < MAX_COUNT
+            && self
+                .buckets
+                .iter()
+                .all(|(&bucket, &count)| usize::from(bucket) < HISTOGRAM_BUCKETS && count < MAX_COUNT / 1024)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::histogram::bucket_of;
+
+    use super::*;
+
+    fn histogram(values: impl Iterator<Item = u64>) -> Histogram {
+        let (mut counts, mut max) = ([0; HISTOGRAM_BUCKETS], 0);
+        for value in values {
+            counts[bucket_of(value)] += 1;
+            max = max.max(value);
+        }
+        Histogram::new(&counts, max)
+    }
+
+    #[test]
+    fn percentiles_are_those_of_the_values() {
+        let even = histogram((1..=100_000).map(|value| value * 100));
+        for (per_mille, expected) in [(500, 5_000_000_u64), (900, 9_000_000), (990, 9_900_000), (1000, 10_000_000)] {
+            let found = even.percentile(per_mille).unwrap();
+            assert!(found.abs_diff(expected) < expected / 100, "{per_mille}: {found}");
+        }
+        // All alike: in the middle of a bucket, or the greatest where that is less.
+        let alike = histogram(std::iter::repeat_n(10_100_000, 50));
+        assert!(alike.percentile(500).unwrap().abs_diff(10_100_000) < 10_100_000 / 32);
+        assert_eq!(histogram([7].into_iter()).percentile(990), Some(6));
+        // Longer than any bucket.
+        assert!(histogram([1 << 40].into_iter()).percentile(500).unwrap() < 1 << 37);
+        assert_eq!(Histogram::default().percentile(500), None);
+    }
+
+    #[test]
+    fn rows_must_have_what_the_table_names() {
+        let row = Row { labels: vec!["read".to_owned()], values: vec![1], distributions: vec![] };
+        let mut table = Table {
+            labels: vec!["call".to_owned()],
+            values: vec![TableColumn::new("calls", "count")],
+            ..Table::default()
+        };
+        table.rows.push(row.clone());
+        assert!(table.is_sound());
+        table.rows.push(Row { values: vec![], ..row.clone() });
+        assert!(!table.is_sound());
+        table.rows[1] = Row { values: vec![u64::MAX], ..row };
+        assert!(!table.is_sound());
+        assert!(!Histogram { max: 1, buckets: [(512, 1)].into() }.is_sound());
+    }
+}
