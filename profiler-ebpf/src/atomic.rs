@@ -56,3 +56,14 @@ pub(crate) unsafe fn claim(cell: *mut u32, value: u32) -> bool {
     // SAFETY: the caller's promise.
     unsafe { atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, 0, value).1 }
 }
+
+/// Stores `value` where there is 0.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn restore(cell: *mut u64, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, 0, value) };
+}

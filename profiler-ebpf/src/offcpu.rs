@@ -101,6 +101,10 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
         }
     };
     entry.on_cpu_ns += ran_ns;
+    if entry.since_ns != 0 {
+        // Its coming was not seen: hooks may be held off. The wait is lost, its time is not.
+        entry.off_cpu_ns += recorded.map_or(0, |recorded| recorded.length(entry.since_ns, came_ns));
+    }
     entry.run_delay_ns = task.run_delay_ns();
     entry.left = left_by_state(if was_preempted { 0 } else { state }) as u32;
     entry.since_ns = pace.switched_ns;
@@ -343,7 +347,7 @@ pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64) ->
     unsafe {
         let before = core::ptr::read_volatile(&raw const (*shared).now_ns);
         let mut threshold = before;
-        let elapsed = now - pace.slot_ns;
+        let elapsed = now.saturating_sub(pace.slot_ns);
         if elapsed >= SLOT_NS || pace.kept >= 2 * KEPT_IN_A_SLOT {
             let changed_at = core::ptr::read_volatile(&raw const (*shared).changed_at_ns);
             let needed_at = core::ptr::read_volatile(&raw const (*shared).needed_at_ns);
@@ -356,9 +360,9 @@ pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64) ->
                 threshold *= 2;
             } else if pace.kept > KEPT_IN_A_SLOT + KEPT_IN_A_SLOT / 8 {
                 threshold += threshold / 4;
-            } else if now - needed_at > 16 * SLOT_NS {
+            } else if now.saturating_sub(needed_at) > 16 * SLOT_NS {
                 threshold >>= 4;
-            } else if now - needed_at > 2 * SLOT_NS {
+            } else if now.saturating_sub(needed_at) > 2 * SLOT_NS {
                 threshold -= threshold / 8;
             }
             pace.slot_ns = now;

@@ -11,6 +11,7 @@ use crate::atomic;
 use crate::config::config;
 use crate::maps::{CHILDREN_MISSED, PROCESSES};
 use crate::task::{Task, kernel_word};
+use crate::threads;
 
 /// Lists the child of a listed process, with what it maps, which is what its parent does. Arguments: parent, child
 /// (include/trace/events/sched.h).
@@ -45,6 +46,12 @@ pub(crate) fn process_fork(context: RawTracePointContext) -> i32 {
 pub(crate) fn process_exec(context: RawTracePointContext) -> i32 {
     // The task that executes is the one that runs.
     let Some(task) = Task::current() else { return 0 };
+    // Another thread than the first takes over that one's number.
+    let old_tid = context.arg::<i32>(1) as u32;
+    let running = Task::running();
+    if old_tid != running.tid {
+        threads::leave(&running, old_tid);
+    }
     if let Some(process) = PROCESSES.get_ptr_mut(task.pid) {
         // SAFETY: the pointer is to a map value; no other CPU changes these while the process executes.
         let process = unsafe { &mut *process };

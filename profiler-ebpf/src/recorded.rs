@@ -41,12 +41,17 @@ impl Recorded {
         if moment < self.ended { moment } else { self.ended }
     }
 
+    /// Whether every thread that was switched out since it began has an element.
+    #[inline(always)]
+    pub(crate) fn knows_all() -> bool {
+        let Some(refused) = THREADS_REFUSED.get_ptr(0) else { return false };
+        // SAFETY: the pointer is to a map element that every CPU writes, hence volatile.
+        unsafe { core::ptr::read_volatile(refused) == 0 }
+    }
+
     /// Whether a thread without an element has stood as it does since before it began.
     #[inline(always)]
     pub(crate) fn is_untouched(&self, task: &Task) -> bool {
-        let Some(refused) = THREADS_REFUSED.get_ptr(0) else { return false };
-        // Once a thread found no room, one without an element may have been switched out since.
-        // SAFETY: the pointer is to a map element that every CPU writes, hence volatile.
-        unsafe { core::ptr::read_volatile(refused) == 0 && task.thread_start_time_ns() < self.began_since_boot }
+        Self::knows_all() && task.thread_start_time_ns() < self.began_since_boot
     }
 }

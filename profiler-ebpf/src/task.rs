@@ -124,6 +124,12 @@ impl Task {
         Self { pointer, pid: field!(pointer, task.tgid, u32), tid: field!(pointer, task.pid, u32) }
     }
 
+    /// The same task under another number.
+    #[inline(always)]
+    pub(crate) fn numbered(&self, tid: u32) -> Self {
+        Self { tid, ..*self }
+    }
+
     /// Whether to sample it.
     #[inline(always)]
     pub(crate) fn wanted(&self) -> Wanted {

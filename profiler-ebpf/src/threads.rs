@@ -10,7 +10,8 @@ use profiler_common::wait::{EndedThread, WAIT_PLACES, Wait};
 use crate::aggregate;
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{CALLS, ENDS_LOST, WAITS};
+use crate::maps::{CALLS, ENDS_LOST, PACE, WAITS};
+use crate::recorded::Recorded;
 use crate::task::Task;
 
 /// An element of a map of threads.
@@ -107,6 +108,22 @@ pub(crate) fn remove<T: OfThread>(element: &mut T) {
     element.clear();
     // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
     unsafe { core::ptr::write_volatile(T::tid(element), 0) };
+}
+
+/// Gives the elements back that the running thread has under a number which is not its own any more.
+#[inline(always)]
+pub(crate) fn leave(task: &Task, old_tid: u32) {
+    if let Some(wait) = find::<Wait>(old_tid) {
+        if let (Some(recorded), Some(pace)) = (Recorded::read(), PACE.get_ptr(0)) {
+            // SAFETY: the element is this CPU's. Since then its time is counted under the new number.
+            let came_ns = recorded.clamp(unsafe { (*pace).switched_ns });
+            send_end(&task.numbered(old_tid), Some(wait), came_ns, 0, came_ns);
+        }
+        remove(wait);
+    }
+    if let Some(call) = find::<Call>(old_tid) {
+        remove(call);
+    }
 }
 
 /// Tells user space of a thread that ends, which was asked for: it has an element, or it ends before its first switch.

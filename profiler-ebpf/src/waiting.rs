@@ -56,7 +56,7 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
             }
             let waits = task.state() != 0 || !task.is_on_cpu();
             // One that is new and waits has not run yet, or found no room.
-            if waits && !recorded.is_untouched(&task) {
+            if !Recorded::knows_all() || (waits && !recorded.is_untouched(&task)) {
                 return 0;
             }
             (0, left_by_state(&task), waits)
@@ -71,7 +71,8 @@ extern "C" fn offcpu_waiting(context: *mut c_void) -> i32 {
         }
     } else if let Some(entry) = entry {
         // The file had no room: the kernel calls again for the same task.
-        entry.since_ns = since;
+        // SAFETY: the thread may have come and gone meanwhile.
+        unsafe { atomic::restore(&raw mut entry.since_ns, since) };
     }
     0
 }

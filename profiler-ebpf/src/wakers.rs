@@ -84,6 +84,7 @@ fn record(context: &RawTracePointContext, window: &Window, task: &Task, counters
         reason: 0,
         reserved: 0,
     };
+    scratch.walk.left = 0;
     let user = match stack::begin(task, process, scratch) {
         Some(chain) => chain,
         None => {
@@ -94,7 +95,9 @@ fn record(context: &RawTracePointContext, window: &Window, task: &Task, counters
     let kernel = stack::kernel(context.as_ptr(), &mut scratch.kernel);
     // The same thread on the same stack has the same number.
     let who = hash_word(hash_word(HASH_SEED, scratch.key.start_time_ns), u64::from(task.tid));
-    let number = finish_hash(hash_word(hash_word(who, user.reference), kernel.reference));
+    // What is left to user space has a hash of its own each time, as it must.
+    let user_hash = if scratch.walk.left == 0 { user.reference } else { scratch.walk.hash };
+    let number = finish_hash(hash_word(hash_word(who, user_hash), kernel.reference));
     scratch.key.span = number;
     let outcomes = aggregate::add(window, task, [1, 0, 0, 0], scratch, user, kernel);
     scratch.claimed = 0;

@@ -15,7 +15,7 @@ use crate::profile::{Capture, FrameKind, LockHolder, LockShare, LockTime, Profil
 const MAX_ROWS: usize = 500;
 
 /// Functions behind which a lock's own begin; nothing by themselves.
-const MACHINERY: [&str; 16] = [
+const MACHINERY: [&str; 19] = [
     "syscall",
     "lll_",
     "futex_",
@@ -32,13 +32,16 @@ const MACHINERY: [&str; 16] = [
     "std::__atomic_",
     "std::__detail::__platform_wait",
     "gthread",
+    "PyCOND_",
+    "PyMUTEX_",
+    "acquire_timed",
 ];
 
 /// Functions of locks, by how their names begin without leading underscores: the first one from the leaf on decides.
 ///
 /// Source: glibc 2.31 to 2.41 (nptl), musl 1.2, Rust's std 1.60 to 1.95 (library/std/src/sys/sync), parking_lot 0.12,
 /// tokio 1, Go 1.21 to 1.26 (src/runtime/lock_futex.go), `CPython` 3.8 to 3.14 (Python/ceval_gil.c).
-const BY_FUNCTION: [(&str, LockKind); 50] = [
+const BY_FUNCTION: [(&str, LockKind); 49] = [
     ("pthread_mutex_", LockKind::Mutex),
     ("pthread_rwlock_", LockKind::RwLock),
     ("pthread_cond_", LockKind::Condvar),
@@ -85,14 +88,13 @@ const BY_FUNCTION: [(&str, LockKind); 50] = [
     ("runtime.notetsleep", LockKind::Park),
     ("runtime.semasleep", LockKind::Park),
     ("runtime.stopm", LockKind::Park),
-    ("take_gil", LockKind::Interpreter),
     ("PyThread_acquire_lock", LockKind::Semaphore),
     ("absl::Mutex::", LockKind::Mutex),
     ("std::condition_variable::", LockKind::Condvar),
 ];
 
-/// A function that a condition variable belongs to: what waits there waits for the interpreter.
-const INTERPRETER: &str = "take_gil";
+/// Functions that a condition variable belongs to: what waits there waits for the interpreter.
+const INTERPRETER: [&str; 2] = ["take_gil", "drop_gil"];
 
 /// Frames from the leaf on among which a lock's functions are looked for.
 const MOST_FRAMES: usize = 24;
@@ -105,7 +107,7 @@ impl LockKinds<'_> {
         let (mut kind, mut site) = (None, None);
         for frame in user.take(MOST_FRAMES) {
             let name = bare(&frame.name);
-            if name == INTERPRETER {
+            if INTERPRETER.contains(&name) {
                 kind = Some(LockKind::Interpreter);
                 continue;
             }
@@ -161,9 +163,8 @@ pub(super) fn locks(capture: &Capture) -> Vec<LockShare> {
     let profile = |origin: Origin| capture.profiles.iter().find(|profile| profile.origin == origin);
     let Some(waits) = profile(Origin::Lock) else { return Vec::new() };
     let sites = sites(waits);
-    let wakers: HashMap<u64, Waker> = profile(Origin::Waker)
-        .map(|wakers| wakers.samples.iter().map(|sample| (sample.span, Waker { wakers, sample })).collect())
-        .unwrap_or_default();
+    let wakers = profile(Origin::Waker);
+    let by_span = wakers.map(Profile::by_span).unwrap_or_default();
     let mut locks: BTreeMap<(u32, u64, &str), Vec<&LockTime>> = BTreeMap::new();
     for time in &capture.index.lock_times {
         locks.entry((time.pid, time.start_time_ns, &time.address)).or_default().push(time);
@@ -173,9 +174,6 @@ pub(super) fn locks(capture: &Capture) -> Vec<LockShare> {
         .map(|((pid, start_time_ns, address), times)| {
             let delay_ns: u64 = times.iter().map(|time| time.delay_ns).sum();
             let site = sites.get(&(pid, start_time_ns, number(address)));
-            // Of equals the first: the rows are in the order of their numbers.
-            let most = times.iter().rev().max_by_key(|time| time.delay_ns);
-            let holder = most.and_then(|time| Some((time, wakers.get(&number(&time.waker))?)));
             LockShare {
                 pid,
                 process: site.map(|site| site.process.clone()).unwrap_or_default(),
@@ -188,7 +186,7 @@ pub(super) fn locks(capture: &Capture) -> Vec<LockShare> {
                 delay_ns,
                 longest_ns: times.iter().map(|time| time.longest_ns).max().unwrap_or(0),
                 site: site.map(|site| site.function.clone()).unwrap_or_default(),
-                holder: holder.map(|(time, waker)| waker.holder(super::share(time.delay_ns, delay_ns))),
+                holder: wakers.and_then(|wakers| holder(wakers, &by_span, &times, delay_ns)),
             }
         })
         .collect();
@@ -232,23 +230,24 @@ fn sites(profile: &Profile) -> HashMap<LockId, Site> {
     times.into_iter().filter_map(|(lock, times)| Some((lock, most(times)?.0))).collect()
 }
 
-/// A sample of who ended waits.
-struct Waker<'a> {
-    wakers: &'a Profile,
-    sample: &'a Sample,
-}
-
-impl Waker<'_> {
-    fn holder(&self, share: f64) -> LockHolder {
-        let thread = &self.wakers.threads[self.sample.thread as usize];
-        LockHolder {
-            pid: thread.pid,
-            tid: thread.tid,
-            thread: thread.thread_name.clone(),
-            function: LockKinds(self.wakers).find(self.sample.stack).1.unwrap_or_default(),
-            share,
-        }
+/// The thread that ended most of a lock's delay, and the function in which it ended most of that.
+fn holder(wakers: &Profile, by_span: &HashMap<u64, &Sample>, times: &[&LockTime], delay_ns: u64) -> Option<LockHolder> {
+    let mut delays: BTreeMap<(u32, u32, &str), BTreeMap<String, u64>> = BTreeMap::new();
+    for time in times {
+        let span = number(&time.waker);
+        let Some(sample) = by_span.get(&span).filter(|_| span != 0) else { continue };
+        let thread = &wakers.threads[sample.thread as usize];
+        let function = LockKinds(wakers).find(sample.stack).1.unwrap_or_default();
+        let of_thread = delays.entry((thread.pid, thread.tid, &thread.thread_name)).or_default();
+        *of_thread.entry(function).or_default() += time.delay_ns;
     }
+    let sum = |functions: &BTreeMap<String, u64>| functions.values().sum::<u64>();
+    // Of equals the first.
+    let most = delays.into_iter().rev().max_by_key(|(_, functions)| sum(functions));
+    let ((pid, tid, thread), functions) = most?;
+    let share = super::share(sum(&functions), delay_ns);
+    let function = functions.into_iter().rev().max_by_key(|&(_, delay)| delay).map(|(function, _)| function);
+    Some(LockHolder { pid, tid, thread: thread.to_owned(), function: function.unwrap_or_default(), share })
 }
 
 #[cfg(test)]
@@ -318,7 +317,13 @@ mod tests {
                 "pool::idle",
             ),
             (
-                &["__futex_abstimed_wait_common", "pthread_cond_timedwait", "take_gil", "PyEval_RestoreThread"],
+                &[
+                    "__futex_abstimed_wait_common",
+                    "pthread_cond_timedwait",
+                    "PyCOND_TIMEDWAIT",
+                    "take_gil",
+                    "PyEval_RestoreThread",
+                ],
                 LockKind::Interpreter,
                 "PyEval_RestoreThread",
             ),

@@ -50,6 +50,10 @@ pub fn attribute(profiles: &mut [Profile], locks: &[LockTime]) -> BTreeMap<Outco
 }
 
 fn add(delays: &mut HashMap<u64, [u64; COLUMNS]>, span: u64, delay: u64, contentions: u64) {
+    // Whom nobody was seen to wake.
+    if span == 0 {
+        return;
+    }
     let sums = delays.entry(span).or_default();
     sums[1] += delay;
     sums[2] += contentions;

@@ -140,14 +140,14 @@ impl Faults {
         let start = || -> io::Result<Event> {
             let event = Event::open(attributes(KINDS[kind].1, period), cpu)?;
             event.set_program(self.programs.0[kind].as_fd())?;
-            event.enable()?;
             Ok(event)
         };
         match start() {
             Ok(event) => {
-                let running = Running { event, period, seen: (0, Instant::now()) };
-                let before = self.events.insert((cpu, kind), running);
-                self.gone += before.map_or(0, |before| before.end());
+                // A fault that both see would be counted twice.
+                self.gone += self.events.remove(&(cpu, kind)).map_or(0, Running::end);
+                event.enable().map_err(|error| failed(cpu, error))?;
+                self.events.insert((cpu, kind), Running { event, period, seen: (0, Instant::now()) });
                 self.highest_period = self.highest_period.max(period);
                 Ok(())
             }

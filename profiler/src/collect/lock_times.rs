@@ -30,12 +30,25 @@ impl LockTimes {
         self.add(key, LockWaits { waits: 1, delay_ns: waited_ns, longest_ns: waited_ns });
     }
 
-    /// Rows, most time first.
-    pub(super) fn into_rows(self) -> Vec<LockTime> {
-        let mut rows: Vec<_> = self.0.into_iter().collect();
-        // The map is in the order of the keys, and this keeps the order of equals.
-        rows.sort_by_key(|(_, waits)| Reverse(waits.delay_ns));
-        rows.truncate(MAX_ROWS);
+    /// Rows, most time first, and the time of those that there is no room for, ns. Where there are too many, a lock's least
+    /// wakers are left out first.
+    pub(super) fn into_rows(self) -> (Vec<LockTime>, u64) {
+        let by_time = |locks: Self| {
+            let mut rows: Vec<_> = locks.0.into_iter().collect();
+            // The map is in the order of the keys, and this keeps the order of equals.
+            rows.sort_by_key(|(_, waits)| Reverse(waits.delay_ns));
+            rows
+        };
+        let mut rows = by_time(self);
+        if rows.len() > MAX_ROWS {
+            let mut folded = Self::default();
+            for (index, (key, waits)) in rows.into_iter().enumerate() {
+                let waker = if index < MAX_ROWS / 2 { key.waker } else { 0 };
+                folded.add(LockKey { waker, ..key }, waits);
+            }
+            rows = by_time(folded);
+        }
+        let left_out = rows.drain(MAX_ROWS.min(rows.len())..).map(|(_, waits)| waits.delay_ns).sum();
         let row = |(key, waits): (LockKey, LockWaits)| LockTime {
             pid: key.pid,
             start_time_ns: key.start_time_ns,
@@ -45,6 +58,24 @@ impl LockTimes {
             delay_ns: waits.delay_ns,
             longest_ns: waits.longest_ns,
         };
-        rows.into_iter().map(row).collect()
+        (rows.into_iter().map(row).collect(), left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_forgotten_however_many_wakers_there_are() {
+        let mut locks = LockTimes::default();
+        for waker in 1..=3 * MAX_ROWS as u64 {
+            let key = LockKey { address: waker % 7, waker, pid: 1, ..LockKey::default() };
+            locks.add(key, LockWaits { waits: 1, delay_ns: waker, longest_ns: waker });
+        }
+        let wakers = 3 * MAX_ROWS as u64;
+        let (rows, left_out) = locks.into_rows();
+        assert_eq!((rows.len(), left_out), (MAX_ROWS / 2 + 7, 0));
+        assert_eq!(rows.iter().map(|row| row.delay_ns).sum::<u64>(), wakers * (wakers + 1) / 2);
     }
 }

@@ -1,10 +1,10 @@
 //! Records to samples: the chains of a window joined, their frames placed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use hashbrown::HashMap;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{COMM_LEN, FrameWord, RecordKey, RecordValue, StackRef};
+use profiler_common::event::{COMM_LEN, FrameWord, Origin, RecordKey, RecordValue, StackRef};
 
 use super::gathered::{Gathered, OfOrigin};
 use super::processes::Processes;
@@ -23,10 +23,14 @@ pub(super) fn place_window(
     gathered: &mut Gathered,
 ) {
     let mut exec_counts: std::collections::HashMap<u32, BTreeSet<u32>> = std::collections::HashMap::new();
+    let mut recorded = HashSet::new();
     for (key, _) in &drained.records {
         exec_counts.entry(key.pid).or_default().insert(key.exec_count);
+        if key.origin != Origin::Waker as u16 {
+            recorded.insert(key.pid);
+        }
     }
-    finisher.processes.learn_exec_counts(&exec_counts);
+    finisher.processes.learn_exec_counts(&exec_counts, &recorded);
     let mut chains: HashMap<ChainKey, Vec<u32>> = HashMap::new();
     for (key, value) in &drained.records {
         let Some(OfOrigin { profile, corrections }) = gathered.of(key.origin) else { continue };

@@ -3,7 +3,7 @@
 //! Fed by lifecycle events and, for processes that were there before us, by /proc. An image is what a process runs
 //! between two execs; a snapshot is what an image maps until an address changes its meaning.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -155,9 +155,9 @@ impl Processes {
         self.table.get(&pid).is_some_and(|process| process.is_bystander)
     }
 
-    /// Pids of all that are known, those included that ended in this window.
+    /// Pids of all that were asked for and are known, those included that ended in this window.
     pub(super) fn known(&self) -> impl Iterator<Item = u32> {
-        self.table.keys().copied()
+        self.table.iter().filter(|(_, process)| !process.is_bystander).map(|(&pid, _)| pid)
     }
 
     /// Takes events in, in their order; returns the processes that map something else now, or are new.
@@ -288,12 +288,17 @@ impl Processes {
     /// Tells the images of a process apart by the records of a window, where the programs could not.
     ///
     /// `exec_counts`: those of each process. They are taken for the images' when there are as many of both.
-    pub(super) fn learn_exec_counts(&mut self, exec_counts: &HashMap<u32, BTreeSet<u32>>) {
+    /// `recorded`: the processes that have records of their own; others only woke somebody.
+    pub(super) fn learn_exec_counts(&mut self, exec_counts: &HashMap<u32, BTreeSet<u32>>, recorded: &HashSet<u32>) {
         for (pid, counts) in exec_counts {
             if !self.table.contains_key(pid) {
                 self.add(*pid);
-                let was_asked_for = self.interest == Interest::Everybody;
-                self.table.entry(*pid).and_modify(|process| process.is_bystander = !was_asked_for);
+                let is_bystander = self.interest != Interest::Everybody && !recorded.contains(pid);
+                // There is no event of an end that came before it was known.
+                let exited = is_bystander && !is_running(*pid);
+                self.table.entry(*pid).and_modify(|process| {
+                    (process.is_bystander, process.exited) = (is_bystander, exited);
+                });
             }
             if let Some(process) = self.table.get_mut(pid)
                 && process.first_exec_count.is_none()
@@ -479,7 +484,7 @@ mod tests {
         processes.apply(vec![LifecycleEvent::Exec { pid: PID }]);
         let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("first") }]);
         assert_eq!((changed, processes.generation(PID)), (BTreeSet::from([PID]), 0));
-        processes.learn_exec_counts(&HashMap::from([(PID, BTreeSet::from([5]))]));
+        processes.learn_exec_counts(&HashMap::from([(PID, BTreeSet::from([5]))]), &HashSet::from([PID]));
         let changed = processes.apply(vec![LifecycleEvent::Map { pid: PID, mapping: anonymous("second") }]);
         assert_eq!((changed, processes.generation(PID)), (BTreeSet::from([PID]), 1));
         processes.apply(vec![

@@ -83,7 +83,7 @@ pub(super) fn summarize(
     let (has_waits, has_locks) = (has(Origin::OffCpu), has(Origin::Lock));
     let (times, locks) = (std::mem::take(&mut session.times), std::mem::take(&mut session.locks));
     let thread_times = if has_waits { times.into_rows() } else { Vec::new() };
-    let lock_times = if has_locks { locks.into_rows() } else { Vec::new() };
+    let (lock_times, locks_left_out_ns) = if has_locks { locks.into_rows() } else { (Vec::new(), 0) };
     let mut tables = BTreeMap::new();
     if facts.limits.calls {
         let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
@@ -100,6 +100,10 @@ pub(super) fn summarize(
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
     let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_lasting);
+    if locks_left_out_ns > 0 {
+        let seconds = Duration::from_nanos(locks_left_out_ns).as_secs_f64();
+        warnings.push(format!("{seconds:.3} s of waits for the least of the locks are not in the table of locks"));
+    }
     if missed_locks > 0 {
         warnings.push(format!("{missed_locks} waits are in no lock of the table: there are too many locks"));
     }

@@ -69,7 +69,9 @@ pub(super) fn warnings(
         warnings.push(format!("{more} more files could not be read"));
     }
     if facts.hook.is_some() && process::pid_namespace().is_some() {
-        warnings.push("inside a pid namespace, threads that waited at the end are missing from offcpu".to_owned());
+        warnings.push(
+            "inside a pid namespace, threads that waited at the end are missing, and there is no ledger".to_owned(),
+        );
     }
     warnings.extend(sampled.and_then(|(counts, counters)| unexplained(counts, counters)));
     if supervises(session, facts) {

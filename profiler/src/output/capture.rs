@@ -35,6 +35,9 @@ pub enum CaptureError {
     /// A count that cannot be.
     #[error("{INDEX_FILE}: the accounting of {0} has a count that is out of range")]
     Count(String),
+    /// Times whose sum cannot be.
+    #[error("{INDEX_FILE}: the times of threads or locks are out of range")]
+    Times,
     /// A timeline whose columns are not of one length.
     #[error("{INDEX_FILE}: the columns of the timeline are not of one length")]
     Timeline,
@@ -123,6 +126,17 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
             return Err(CaptureError::Count(name.clone()));
         }
     }
+    let times = || index.thread_times.iter();
+    let locks = || index.lock_times.iter();
+    let are_sound = sums_fit(times().map(|time| time.threads))
+        && sums_fit(times().map(|time| time.wall_ns))
+        && sums_fit(times().map(|time| time.on_cpu_ns))
+        && sums_fit(times().map(|time| time.off_cpu_ns))
+        && sums_fit(locks().map(|lock| lock.waits))
+        && sums_fit(locks().map(|lock| lock.delay_ns));
+    if !are_sound {
+        return Err(CaptureError::Times);
+    }
     if !index.timeline.is_consistent() {
         return Err(CaptureError::Timeline);
     }
@@ -145,6 +159,12 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
         profiles.push(profile);
     }
     Ok(Capture { index, profiles })
+}
+
+/// Whether the sum of numbers is far within 64 bits, so that sums of such sums are.
+fn sums_fit(numbers: impl Iterator<Item = u64>) -> bool {
+    const MAX_SUM: u64 = u64::MAX >> 3;
+    numbers.into_iter().try_fold(0_u64, u64::checked_add).is_some_and(|sum| sum <= MAX_SUM)
 }
 
 /// Every count of an accounting, at most 64 of them worth having: more reasons than that do not exist.

@@ -4,6 +4,22 @@ use std::collections::HashMap;
 
 use super::{FrameKind, Function, Interner, Line, Location, Profile, Sample};
 
+impl Profile {
+    /// The sample with most time of each span.
+    #[must_use]
+    pub fn by_span(&self) -> HashMap<u64, &Sample> {
+        let mut by_span: HashMap<u64, &Sample> = HashMap::new();
+        let rank = |sample: &Sample| (sample.values[self.origin.row().primary], &self.threads[sample.thread as usize]);
+        for sample in &self.samples {
+            let most = by_span.entry(sample.span).or_insert(sample);
+            if rank(sample) > rank(most) {
+                *most = sample;
+            }
+        }
+        by_span
+    }
+}
+
 /// The frame between a wait and the stack that ended it.
 const SEPARATOR: &str = "--";
 
@@ -35,7 +51,7 @@ pub fn chain_wakers(waits: &Profile, wakers: &Profile) -> Profile {
             offset(chained.locations.len() - 1)
         })
     };
-    let by_span: HashMap<u64, &Sample> = wakers.samples.iter().map(|sample| (sample.span, sample)).collect();
+    let by_span = wakers.by_span();
     let mut stacks: Interner<Vec<u32>> = Interner::default();
     for sample in &mut chained.samples {
         sample.stack = match by_span.get(&sample.span).filter(|_| sample.span != 0) {

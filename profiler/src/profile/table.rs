@@ -54,8 +54,10 @@ pub struct Histogram {
     pub buckets: BTreeMap<u16, u64>,
 }
 
-/// Greatest count or sum that a table may hold: keeps sums from a hostile file within 64 bits.
+/// Greatest count that a table may hold, and greatest sum of a value over all rows: keeps sums from a hostile file within 64
+/// bits.
 const MAX_COUNT: u64 = 1 << 53;
+const MAX_SUM: u64 = u64::MAX >> 3;
 /// Most rows of a table that is read.
 const MAX_ROWS: usize = 1 << 16;
 
@@ -93,8 +95,11 @@ impl Table {
             && self.missing < MAX_COUNT
             && self.rows.iter().all(|row| {
                 (row.labels.len(), row.values.len(), row.distributions.len()) == shape
-                    && row.values.iter().all(|&value| value < MAX_COUNT)
                     && row.distributions.iter().all(Histogram::is_sound)
+            })
+            && (0..self.values.len()).all(|value| {
+                let values = self.rows.iter().map(|row| row.values[value]);
+                values.into_iter().try_fold(0_u64, u64::checked_add).is_some_and(|sum| sum <= MAX_SUM)
             })
     }
 }

@@ -141,9 +141,8 @@ fn write_rows(
         let number = |number: u32| if number == 0 { String::new() } else { number.to_string() };
         writeln!(writer, " {} | {} | {} | {} |", number(row.pid), number(row.tid), code(&row.process), last(row))?;
     }
-    let more = rows.len().saturating_sub(ROWS);
-    if more > 0 {
-        writeln!(writer, "\n{} more: see report.json.", count(more as u64))?;
+    if rows.len() > ROWS {
+        writeln!(writer, "\nMore: see report.json.")?;
     }
     writeln!(writer)
 }

@@ -36,13 +36,16 @@ pub(super) fn write(locks: &[LockShare], total: u64, writer: &mut impl Write) ->
             code(&format!("{} ({})", lock.process, lock.pid)),
         )?;
     }
-    super::rest(locks.len() as u64, locks.len().min(ROWS), writer)
+    if locks.len() > ROWS {
+        writeln!(writer, "\nMore: see report.json.")?;
+    }
+    writeln!(writer)
 }
 
 /// The thread and the function.
 fn held_by(holder: &LockHolder) -> (String, String) {
     if holder.pid == 0 {
-        return ("the time ran out".to_owned(), String::new());
+        return ("an interrupt".to_owned(), String::new());
     }
     (code(&format!("{} ({})", holder.thread, holder.tid)), code(&holder.function))
 }
