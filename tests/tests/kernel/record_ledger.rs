@@ -154,6 +154,24 @@ fn threads_that_end_are_in_the_ledger_with_all_their_time() {
 }
 
 #[test]
+fn a_thread_that_takes_over_its_process_keeps_its_time() {
+    let Some(_kernel) = require_bpf() else { return };
+    let captured = Record::new().args(["-e", "offcpu"]).program(&Workload::c("heir").build(), &["300", "200"]).run();
+    let ledger = &captured.report["ledger"];
+    check_sums(ledger);
+    let total = &ledger["total"];
+    // The kernel keeps the process's account over the exec.
+    let (expected, found) = (captured.truth()["spent_ns"].as_f64().expect("ns"), number(total, "cpu_ns"));
+    println!("{:+.2} % of {:.3} s on the CPU: {ledger}", (found / expected - 1.0) * 100.0, expected / 1e9);
+    let most = if is_emulated() { 1.5 } else { 1.1 };
+    assert!((0.98..most).contains(&(found / expected)), "{found} for {expected}: {ledger}");
+    // Two of 100 ms, and the first thread's wait for the second one.
+    let slept = total["waits"]["sleep"].as_f64().expect("ns");
+    assert!((0.19e9..0.35e9).contains(&slept), "{ledger}");
+    assert!(unexplained(total) <= 0.02 * number(total, "wall_ns"), "{total}");
+}
+
+#[test]
 fn threads_that_never_switch_or_never_wake_are_in_the_ledger() {
     let Some(_kernel) = require_bpf() else { return };
     let target = Target::start(&Workload::c("waits").build(), &["asleep"]);

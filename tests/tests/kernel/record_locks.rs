@@ -1,9 +1,10 @@
 //! Locks: how long they were waited for, and who held them; and who ends waits of every kind.
 
 use std::fs;
+use std::process::Command;
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, float, is_emulated, require_bpf, run_profiler, scratch};
+use profiler_tests::{Captured, Record, Target, Workload, float, is_emulated, require_bpf, run_profiler, scratch};
 use serde_json::Value;
 
 use crate::servers;
@@ -131,6 +132,31 @@ fn who_wakes_a_target_does_not_become_one() {
     let complete = float(wakers.accounting.complete)
         / float(wakers.accounting.complete + wakers.accounting.truncated.values().sum::<u64>());
     println!("{:.1} % of their stacks are whole", complete * 100.0);
+}
+
+#[test]
+fn wakers_that_live_for_a_moment_are_forgotten() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let fifo = directory.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("run mkfifo");
+    assert!(made.success());
+    let shell = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(directory.path());
+        Target::start_unready(&mut command)
+    };
+    let reader = shell("exec cat <>fifo >/dev/null");
+    let _writer = shell("i=0; while [ $i -lt 20000 ]; do /bin/echo x >fifo; i=$((i + 1)); done");
+    let captured = Record::new().args(["-e", "offcpu", "--wakers"]).seconds(4).pid(reader.pid()).run();
+    assert_eq!(captured.by_pid().keys().collect::<Vec<_>>(), [&reader.pid()]);
+    // What others use is not the target's.
+    let processes = captured.report["timeline"]["columns"]["target_processes"].as_array().expect("a column");
+    assert!(processes.iter().all(|count| *count == 1), "{processes:?}");
+    let wakers = captured.into_origin(Origin::Waker);
+    let (seen, waited) = (wakers.by_pid().len(), wakers.count(|stack| stack.process == "echo"));
+    println!("{seen} processes woke it");
+    assert!(seen > 50 && waited > 0, "{}", wakers.folded());
 }
 
 #[test]
