@@ -1,8 +1,11 @@
 //! The one way a record reaches user space: counted in the maps of the current window, its chains sent once.
 
 use aya_ebpf::maps::HashMap;
+use profiler_common::config::Process;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{COLUMNS, MAX_STACK_WORDS, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord};
+use profiler_common::event::{
+    COLUMNS, MAX_STACK_WORDS, Origin, RING_DRAIN, RING_STACK, RecordKey, RecordValue, StackRecord,
+};
 
 use crate::atomic;
 use crate::config::config;
@@ -188,6 +191,8 @@ fn send_once(window: &Window, record: &StackRecord, chain: Chain) -> Chain {
 /// Sends the first `size` bytes of a record; false when the ring has no room.
 #[inline(always)]
 pub(crate) fn send<T>(record: &T, size: usize) -> bool {
+    // Read anew, so that the compiler does not leave out a check that verifiers before Linux 6.2 need.
+    let size = crate::config::read(&size);
     if size > size_of::<T>() {
         return false;
     }
@@ -198,11 +203,24 @@ pub(crate) fn send<T>(record: &T, size: usize) -> bool {
     RING.output::<[u8]>(bytes, flags).is_ok()
 }
 
-/// Marks the scratch records as what they are.
+/// Begins a record of a task in the scratch space: its key without the chains, and what the chains' own records are.
 #[inline(always)]
-pub(crate) fn prepare(scratch: &mut Scratch, window: &Window) {
+pub(crate) fn begin(scratch: &mut Scratch, window: &Window, task: &Task, process: Option<&Process>, origin: Origin) {
     scratch.user.kind = RING_STACK;
     scratch.user.window = window.index as u16;
     scratch.kernel.kind = RING_STACK;
     scratch.kernel.window = window.index as u16;
+    scratch.key = RecordKey {
+        start_time_ns: task.start_time_ns(),
+        kernel_stack: 0,
+        user_stack: 0,
+        span: 0,
+        pid: task.pid,
+        tid: task.tid,
+        exec_count: task.exec_count(),
+        generation: process.map_or(0, |process| process.generation),
+        origin: origin as u16,
+        reason: 0,
+        reserved: 0,
+    };
 }

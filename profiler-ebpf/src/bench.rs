@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::generated::bpf_get_stack;
 use core::ffi::c_void;
 use profiler_common::counters::Outcome;
-use profiler_common::event::MAX_USER_FRAMES;
+use profiler_common::event::{MAX_USER_FRAMES, Origin};
 
 use crate::aggregate;
 use crate::maps::{Programs, Scratch};
@@ -28,7 +28,7 @@ extern "C" fn bench_walk(_context: *mut c_void) -> i32 {
         let task = Task::current()?;
         let Wanted::Yes(process) = task.wanted() else { return None };
         let window = window::enter()?;
-        aggregate::prepare(scratch, &window);
+        aggregate::begin(scratch, &window, &task, process, Origin::Cpu);
         let chain = match stack::begin(&task, process, scratch) {
             Some(chain) => chain,
             None => {

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{Origin, RecordKey};
+use profiler_common::event::Origin;
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::config::config;
@@ -61,20 +61,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         count(counters, Outcomes::lost(Outcome::ScratchBusy));
         return;
     };
-    aggregate::prepare(scratch, window);
-    scratch.key = RecordKey {
-        start_time_ns: task.start_time_ns(),
-        kernel_stack: 0,
-        user_stack: 0,
-        span: 0,
-        pid: task.pid,
-        tid: task.tid,
-        exec_count: task.exec_count(),
-        generation: process.map_or(0, |process| process.generation),
-        origin: Origin::Cpu as u16,
-        reason: 0,
-        reserved: 0,
-    };
+    aggregate::begin(scratch, window, &task, process, Origin::Cpu);
     let user = stack::begin(&task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::PerfEvent);

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::perf_event;
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{Origin, RecordKey};
+use profiler_common::event::Origin;
 use profiler_common::fault::Fault;
 
 use crate::aggregate::{self, Outcomes, count};
@@ -83,21 +83,9 @@ fn hit(context: &PerfEventContext, kind: Fault, counters: &mut Counters) {
         window.leave();
         return count(counters, Outcomes::lost(Outcome::ScratchBusy));
     };
-    aggregate::prepare(scratch, &window);
+    aggregate::begin(scratch, &window, &task, process, Origin::Fault);
+    scratch.key.reason = kind as u16;
     scratch.parts[0] = Part { columns: [1, weight, 0, 0] };
-    scratch.key = RecordKey {
-        start_time_ns: task.start_time_ns(),
-        kernel_stack: 0,
-        user_stack: 0,
-        span: 0,
-        pid: task.pid,
-        tid: task.tid,
-        exec_count: task.exec_count(),
-        generation: process.map_or(0, |process| process.generation),
-        origin: Origin::Fault as u16,
-        reason: kind as u16,
-        reserved: 0,
-    };
     let user = stack::begin(&task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::Fault);

@@ -15,7 +15,7 @@ use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{Origin, RecordKey};
+use profiler_common::event::Origin;
 use profiler_common::wait::{
     Blocked, Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS, Left, LockKey, LockWaits, MOST_THRESHOLD_NS, Pace, SLOT_NS,
     Threshold, Wait, recorded_waits, system_call_of, waits_for_lock,
@@ -427,20 +427,7 @@ fn keep<C: EbpfContext>(
     pythons: &ProgramArray,
 ) {
     let process = task.process();
-    aggregate::prepare(scratch, window);
-    scratch.key = RecordKey {
-        start_time_ns: task.start_time_ns(),
-        kernel_stack: 0,
-        user_stack: 0,
-        span: 0,
-        pid: task.pid,
-        tid: task.tid,
-        exec_count: task.exec_count(),
-        generation: process.map_or(0, |process| process.generation),
-        origin: Origin::OffCpu as u16,
-        reason: 0,
-        reserved: 0,
-    };
+    aggregate::begin(scratch, window, task, process, Origin::OffCpu);
     let Call { number: system_call, polls_nothing, .. } = system_call(task);
     // The numbers of `Left` are those of its bits in the word.
     let blocked = Blocked { left: Left::Unknown, system_call, io_wait: task.is_in_io_wait(), polls_nothing };

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{Origin, RecordKey};
+use profiler_common::event::Origin;
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use profiler_common::system_call::{Call, CallKey, MAX_ERROR, OTHER_CALL, RT_SIGRETURN, reason_of};
 use profiler_common::wait::Cell;
@@ -174,7 +174,6 @@ fn choose(
         window.leave();
         return count(counters, Outcomes::lost(Outcome::ScratchBusy));
     };
-    aggregate::prepare(scratch, &window);
     scratch.parts[0] = part(elapsed, points, threshold);
     let columns = &mut scratch.parts[0].columns;
     counters.variance_us2 += columns[3];
@@ -185,19 +184,8 @@ fn choose(
         return count(counters, Outcomes::lost(Outcome::MapBusy));
     };
     let process = task.process();
-    scratch.key = RecordKey {
-        start_time_ns: call.start_time_ns,
-        kernel_stack: 0,
-        user_stack: 0,
-        span: 0,
-        pid: task.pid,
-        tid: task.tid,
-        exec_count: task.exec_count(),
-        generation: process.map_or(0, |process| process.generation),
-        origin: Origin::Syscall as u16,
-        reason: reason_of(call.number as u16),
-        reserved: 0,
-    };
+    aggregate::begin(scratch, &window, &task, process, Origin::Syscall);
+    scratch.key.reason = reason_of(call.number as u16);
     let user = stack::begin(&task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::Call);

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{HASH_SEED, Origin, RecordKey, finish_hash, hash_word};
+use profiler_common::event::{HASH_SEED, Origin, finish_hash, hash_word};
 use profiler_common::wait::{Left, MOST_THRESHOLD_NS, Wait};
 
 use crate::aggregate::{self, Outcomes, count};
@@ -70,20 +70,7 @@ fn record(context: &RawTracePointContext, window: &Window, task: &Task, counters
         return 0;
     };
     let process = task.process();
-    aggregate::prepare(scratch, window);
-    scratch.key = RecordKey {
-        start_time_ns: task.start_time_ns(),
-        kernel_stack: 0,
-        user_stack: 0,
-        span: 0,
-        pid: task.pid,
-        tid: task.tid,
-        exec_count: task.exec_count(),
-        generation: process.map_or(0, |process| process.generation),
-        origin: Origin::Waker as u16,
-        reason: 0,
-        reserved: 0,
-    };
+    aggregate::begin(scratch, window, task, process, Origin::Waker);
     scratch.walk.left = 0;
     let user = match stack::begin(task, process, scratch) {
         Some(chain) => chain,
