@@ -71,16 +71,16 @@ pub(super) fn summarize(
         corrections.correct(&mut counted);
         counters.insert(profile.origin, counted);
     }
+    let has = |origin: Origin| session.gathered.profile(origin).is_some();
+    let (has_waits, has_locks) = (has(Origin::OffCpu), has(Origin::Lock));
     let mut missed_locks = 0;
-    if session.gathered.profile(Origin::Lock).is_some() {
+    if has_locks {
         let (locks, missed) = session.kernel.locks()?;
         missed_locks = missed;
         for (key, waits) in locks {
             session.locks.add(key, waits);
         }
     }
-    let has = |origin: Origin| session.gathered.profile(origin).is_some();
-    let (has_waits, has_locks) = (has(Origin::OffCpu), has(Origin::Lock));
     let (times, locks) = (std::mem::take(&mut session.times), std::mem::take(&mut session.locks));
     let thread_times = if has_waits { times.into_rows() } else { Vec::new() };
     let (lock_times, locks_left_out_ns) = if has_locks { locks.into_rows() } else { (Vec::new(), 0) };

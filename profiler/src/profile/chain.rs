@@ -53,22 +53,15 @@ pub fn chain_wakers(waits: &Profile, wakers: &Profile) -> Profile {
     };
     let by_span = wakers.by_span();
     let mut stacks: Interner<Vec<u32>> = Interner::default();
-    for sample in &mut chained.samples {
-        sample.stack = match by_span.get(&sample.span).filter(|_| sample.span != 0) {
-            None => stacks.intern(waits.stacks[sample.stack as usize].clone()),
-            Some(_) => u32::MAX,
-        };
-    }
-    for index in 0..chained.samples.len() {
-        if chained.samples[index].stack != u32::MAX {
-            continue;
+    for (index, sample) in waits.samples.iter().enumerate() {
+        let mut stack = Vec::new();
+        if let Some(waker) = by_span.get(&sample.span).filter(|_| sample.span != 0) {
+            let process = &wakers.threads[waker.thread as usize].process_name;
+            stack.push(mark(&mut chained, process));
+            stack.extend(wakers.stacks[waker.stack as usize].iter().rev().map(|location| location + locations));
+            stack.push(mark(&mut chained, SEPARATOR));
         }
-        let Some(waker) = by_span.get(&chained.samples[index].span) else { continue };
-        let process = &wakers.threads[waker.thread as usize].process_name;
-        let mut stack = vec![mark(&mut chained, process)];
-        stack.extend(wakers.stacks[waker.stack as usize].iter().rev().map(|location| location + locations));
-        stack.push(mark(&mut chained, SEPARATOR));
-        stack.extend_from_slice(&waits.stacks[waits.samples[index].stack as usize]);
+        stack.extend_from_slice(&waits.stacks[sample.stack as usize]);
         chained.samples[index].stack = stacks.intern(stack);
     }
     chained.stacks = stacks.into_values();
