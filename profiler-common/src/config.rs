@@ -1,6 +1,9 @@
 //! What user space tells the programs: constants fixed at load, and the little that changes while they run.
 
+use crate::block::BlockOffsets;
 use crate::event::COMM_LEN;
+use crate::file::FileOffsets;
+use crate::net::NetOffsets;
 
 /// Which tasks are sampled.
 #[repr(u32)]
@@ -100,6 +103,12 @@ pub struct Config {
     pub comm: [u8; COMM_LEN],
     /// Where the kernel keeps what is read of a task.
     pub task: TaskOffsets,
+    /// And of requests to block devices.
+    pub block: BlockOffsets,
+    /// And of files.
+    pub file: FileOffsets,
+    /// And of sockets.
+    pub net: NetOffsets,
 }
 
 /// Marks [`Config`] as what it is ("profiler" in ASCII).
@@ -144,6 +153,9 @@ impl Config {
             on_cpu: 0,
             reserved: 0,
         },
+        block: BlockOffsets::UNSET,
+        file: FileOffsets::UNSET,
+        net: NetOffsets::UNSET,
     };
 }
 

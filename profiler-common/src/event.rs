@@ -1,6 +1,9 @@
 //! Records: what a probe leaves for user space, and the table of probes.
 
+use crate::block::BLOCK_OPERATIONS;
 use crate::fault::FAULT_REASONS;
+use crate::file::FILE_OPERATIONS;
+use crate::net::NET_OPERATIONS;
 use crate::python::MAX_PYTHON_FRAMES;
 use crate::system_call::SYSTEM_CALLS;
 use crate::unwind::{LEAF_REGISTERS, Registers};
@@ -22,6 +25,12 @@ pub enum Origin {
     Lock = 4,
     /// Who ended waits.
     Waker = 5,
+    /// Requests to block devices.
+    BlockIo = 6,
+    /// Operations on files.
+    FileIo = 7,
+    /// Messages of sockets.
+    Net = 8,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -50,7 +59,7 @@ pub struct OriginRow {
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 6] = [
+pub static ORIGINS: [OriginRow; 9] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -129,6 +138,46 @@ pub static ORIGINS: [OriginRow; 6] = [
         event: "wake-up",
         total: "of waits that were ended",
         reasons_title: "",
+    },
+    OriginRow {
+        origin: Origin::BlockIo,
+        name: "blockio",
+        unit: "ns",
+        primary: 1,
+        // Requests that were kept; from when a request was made until it was done; requests and bytes, those of the
+        // requests that the kept ones stand for included.
+        columns: &[("samples", "count"), ("latency", "nanoseconds"), ("requests", "count"), ("bytes", "bytes")],
+        reasons: &BLOCK_OPERATIONS,
+        kernel_stacks: true,
+        event: "request",
+        total: "of requests to block devices",
+        reasons_title: "Kinds of request",
+    },
+    OriginRow {
+        origin: Origin::FileIo,
+        name: "fileio",
+        unit: "bytes",
+        primary: 1,
+        // Operations that were kept; bytes, operations and time, those that the kept ones stand for included.
+        columns: &[("samples", "count"), ("bytes", "bytes"), ("operations", "count"), ("time", "nanoseconds")],
+        reasons: &FILE_OPERATIONS,
+        kernel_stacks: false,
+        event: "operation",
+        total: "of files",
+        reasons_title: "Kinds of operation",
+    },
+    OriginRow {
+        origin: Origin::Net,
+        name: "net",
+        unit: "bytes",
+        primary: 1,
+        // Messages that were kept; bytes and messages, those that the kept ones stand for included.
+        columns: &[("samples", "count"), ("bytes", "bytes"), ("messages", "count")],
+        reasons: &NET_OPERATIONS,
+        kernel_stacks: false,
+        event: "message",
+        total: "of sockets",
+        reasons_title: "Kinds of message",
     },
 ];
 

@@ -6,11 +6,15 @@
 
 #![no_std]
 
+pub mod block;
 pub mod config;
 pub mod counters;
 pub mod event;
 pub mod fault;
+pub mod file;
 pub mod histogram;
+pub mod net;
+pub mod number_pace;
 pub mod python;
 pub mod system_call;
 pub mod unwind;

@@ -14,7 +14,7 @@ use profiler_common::fault::Fault;
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::cpu::period;
-use crate::maps::{COUNTERS, FAULT_PACE, FAULT_PYTHON, Part, Programs, SCRATCH, Scratch};
+use crate::maps::{COUNTERS, FAULT_PYTHON, NUMBER_PACE, Part, Programs, SCRATCH, Scratch};
 use crate::python;
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
@@ -99,7 +99,7 @@ fn hit(context: &PerfEventContext, kind: Fault, counters: &mut Counters) {
 /// How many faults this one counts for; 0 when it is left out.
 #[inline(always)]
 fn weight(kind: Fault, period: u64) -> u64 {
-    let Some(pace) = FAULT_PACE.get_ptr_mut(kind as u32 - 1) else { return 0 };
+    let Some(pace) = NUMBER_PACE.get_ptr_mut(kind as u32 - 1) else { return 0 };
     // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other; the helpers take no argument.
     unsafe { (*pace).step(period, || bpf_get_prandom_u32(), || bpf_ktime_get_ns()) }
 }

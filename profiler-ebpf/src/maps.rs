@@ -8,7 +8,7 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
-use profiler_common::fault::FaultPace;
+use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::system_call::{Call, CallKey, CallStats};
 use profiler_common::unwind::{MAX_RULES, Rule};
@@ -126,9 +126,10 @@ pub(crate) static LOCKS_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 /// Threads whose end found no room in [`RING`]. Written by `threads`, read by user space.
 #[map]
 pub(crate) static ENDS_LOST: Array<u64> = Array::with_max_entries(1, 0);
-/// How faults are chosen, by kind and CPU. Written and read by `fault`, read by user space.
+
+/// How events are chosen by number, by kind ([`Chosen`]) and CPU. Written and read by their programs, read by user space.
 #[map]
-pub(crate) static FAULT_PACE: PerCpuArray<FaultPace> = PerCpuArray::with_max_entries(2, 0);
+pub(crate) static NUMBER_PACE: PerCpuArray<NumberPace> = PerCpuArray::with_max_entries(Chosen::COUNT as u32, 0);
 
 /// Threads that were asked for, from their first system call until they end. Written by `syscall`. One element where system
 /// calls are not recorded, as of the next three.
@@ -198,6 +199,12 @@ pub(crate) enum Programs {
     Call = 3,
     /// Of wake-ups, which interrupts bring about, too.
     Wake = 4,
+    /// Of requests to block devices.
+    Block = 5,
+    /// Of operations on files.
+    File = 6,
+    /// Of sockets.
+    Net = 7,
 }
 
 /// How full a generation of the maps is.

@@ -52,8 +52,8 @@ impl Kernel {
     pub fn highest_fault_weight(&self) -> Result<u64, BpfError> {
         let mut highest = 1;
         for (kind, ..) in KINDS {
-            let by_cpu = self.fault_pace.get(&(u32::from(kind as u16) - 1), 0);
-            let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "FAULT_PACE", error))?;
+            let by_cpu = self.number_pace.get(&(u32::from(kind as u16) - 1), 0);
+            let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
             highest = by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(highest, u64::max);
         }
         Ok(highest)

@@ -7,10 +7,10 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process, TaskOffsets};
+use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::fault::FaultPace;
+use profiler_common::number_pace::NumberPace;
 use profiler_common::python::PythonLayout;
 use profiler_common::system_call::MAX_CALL_STATS;
 use profiler_common::unwind::{Packed, Rule};
@@ -19,6 +19,7 @@ use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAIT
 use super::BpfError;
 use super::calls::Calls;
 use super::drain::{Batch, Generation};
+use super::kernel_types::{Offsets, read_offsets};
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
 use super::tables::{PlacedTable, TableParts, Tables};
@@ -69,13 +70,25 @@ pub struct Limits {
     pub faults: bool,
     /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
     pub calls: bool,
+    /// Whether requests to block devices are recorded.
+    pub blocks: bool,
+    /// Whether operations on files are recorded.
+    pub files: bool,
+    /// Whether sockets are recorded.
+    pub net: bool,
 }
 
 impl Limits {
     /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
     /// `Programs` in profiler-ebpf/src/maps.rs.
     const fn scratch_slots(self) -> u32 {
-        if self.waits & recorded_waits::WAKERS != 0 {
+        if self.net {
+            8
+        } else if self.files {
+            7
+        } else if self.blocks {
+            6
+        } else if self.waits & recorded_waits::WAKERS != 0 {
             5
         } else if self.calls {
             4
@@ -101,6 +114,9 @@ impl Default for Limits {
             waits: 0,
             faults: false,
             calls: false,
+            blocks: false,
+            files: false,
+            net: false,
         }
     }
 }
@@ -122,7 +138,7 @@ impl Plain for PythonLayout {}
 impl Plain for Threshold {}
 impl Plain for LockKey {}
 impl Plain for LockWaits {}
-impl Plain for FaultPace {}
+impl Plain for NumberPace {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -146,7 +162,7 @@ pub struct Kernel {
     ends_lost: Array<MapData, u64>,
     pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
     pub(super) locks_missed: Array<MapData, u64>,
-    pub(super) fault_pace: PerCpuArray<MapData, Shared<FaultPace>>,
+    pub(super) number_pace: PerCpuArray<MapData, Shared<NumberPace>>,
     pub(super) calls: Calls,
     pub(super) calls_uncounted: Array<MapData, u64>,
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
@@ -169,7 +185,7 @@ impl Kernel {
     /// Without the permission, the kernel's types, or on a kernel that lacks one of the maps (before Linux 5.8).
     pub fn load(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32) -> Result<Self, BpfError> {
         raise_locked_memory_limit();
-        let config = config(selection, limits, period_ns, self_pid, super::read_task_offsets()?);
+        let config = config(selection, limits, period_ns, self_pid, read_offsets(limits)?);
         let replacement = std::env::var_os(OBJECT_VARIABLE).map(fs::read).transpose();
         let replacement = replacement.map_err(|error| BpfError::map("read", OBJECT_VARIABLE, error))?;
         let mut loader = EbpfLoader::new();
@@ -218,7 +234,7 @@ impl Kernel {
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             locks: typed(&mut ebpf, "LOCKS")?,
             locks_missed: typed(&mut ebpf, "LOCKS_MISSED")?,
-            fault_pace: typed(&mut ebpf, "FAULT_PACE")?,
+            number_pace: typed(&mut ebpf, "NUMBER_PACE")?,
             calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
             calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
             call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
@@ -438,7 +454,7 @@ pub fn map_bytes() -> u64 {
 /// Bytes of stack that one window may leave to user space: some two thousand of processes that have just begun.
 const REMAINDER_BYTES: u32 = 12 << 20;
 
-fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, task: TaskOffsets) -> Config {
+fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, offsets: Offsets) -> Config {
     let (pid_namespace_device, pid_namespace_inode) = crate::process::pid_namespace().unwrap_or((0, 0));
     let mut config = Config {
         magic: CONFIG_MAGIC,
@@ -450,7 +466,10 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
         remainder_bytes: REMAINDER_BYTES,
         wake_at_bytes: limits.ring_bytes / 4,
         waits: limits.waits,
-        task,
+        task: offsets.task,
+        block: offsets.block,
+        file: offsets.file,
+        net: offsets.net,
         ..Config::UNSET
     };
     config.filter = match *selection {

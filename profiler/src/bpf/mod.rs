@@ -2,13 +2,17 @@
 //!
 //! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it.
 
+mod blocks;
+mod btf;
 mod calls;
 mod drain;
 mod error;
 mod faults;
+mod files;
 mod kernel_types;
 mod lifecycle;
 mod load;
+mod net;
 mod perf;
 mod probe;
 mod pythons;

@@ -242,6 +242,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
             summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
+        Origin::BlockIo | Origin::FileIo | Origin::Net => {}
     }
     summary
 }

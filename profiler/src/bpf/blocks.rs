@@ -1,0 +1,15 @@
+//! Requests to block devices: where the kernel keeps what is read of them.
+
+use profiler_common::block::BlockOffsets;
+
+use super::BpfError;
+use super::btf::Types;
+
+/// Where the kernel keeps it.
+///
+/// # Errors
+///
+/// [`BpfError::NoField`] when a field is not there.
+pub(super) fn offsets(_types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
+    Ok(BlockOffsets::UNSET)
+}
