@@ -384,6 +384,9 @@ pub const RING_REMAINDER: u16 = 3;
 /// A ring-buffer record of a thread that has ended: [`crate::wait::EndedThread`].
 pub const RING_THREAD: u16 = 4;
 
+/// A ring-buffer record of a file's name: [`crate::file::FileNameRecord`].
+pub const RING_FILE_NAME: u16 = 5;
+
 /// What a frame word is. The tag is in the top four bits.
 ///
 /// A kernel address has them all set already, a native address none, so both are stored as they are.

@@ -2,12 +2,13 @@
 
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
+use profiler_common::file::{FileId, FileNameRecord};
 use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::system_call::{Call, CallKey, CallStats};
@@ -156,6 +157,14 @@ pub(crate) static CALL_THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 
 #[map]
 pub(crate) static CALL_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
 
+/// Files whose names were sent. Written and read by `file_name`. One element where nobody asks for files.
+#[map]
+pub(crate) static FILES_SEEN: LruHashMap<FileId, u8> = LruHashMap::with_max_entries(1, 0);
+
+/// What `file_name` works on, by [`Namer`].
+#[map]
+pub(crate) static FILE_NAME: PerCpuArray<FileName> = PerCpuArray::with_max_entries(Namer::COUNT as u32, 0);
+
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -205,6 +214,33 @@ pub(crate) enum Programs {
     File = 6,
     /// Of sockets.
     Net = 7,
+}
+
+/// Who asks for names of files: programs of one kind do not run inside each other.
+#[repr(u32)]
+#[derive(Clone, Copy)]
+#[expect(dead_code, reason = "for programs to come")]
+pub(crate) enum Namer {
+    /// Requests to block devices.
+    Block = 0,
+    /// Operations on files.
+    File = 1,
+    /// Pages that become dirty.
+    Dirty = 2,
+}
+
+impl Namer {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 3;
+}
+
+/// A file's name on its way.
+#[repr(C)]
+pub(crate) struct FileName {
+    /// 1 while a program uses it.
+    pub(crate) claimed: u64,
+    /// What is sent.
+    pub(crate) record: FileNameRecord,
 }
 
 /// How full a generation of the maps is.

@@ -6,6 +6,8 @@ const KIND_POINTER: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 pub(super) const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
 pub(super) const KIND_FUNCTION: u32 = 12;
 const KIND_FUNCTION_PROTOTYPE: u32 = 13;
 /// Anonymous members inside a structure are followed to this depth.
@@ -157,10 +159,17 @@ impl<'a> Types<'a> {
         Some(bits / 8)
     }
 
-    fn struct_behind(&self, id: u32) -> Option<usize> {
-        let start = *self.starts.get((id as usize).checked_sub(1)?)? as usize;
-        let header = self.header(start)?;
-        matches!(header.kind, KIND_STRUCT | KIND_UNION).then_some(start)
+    /// Where the structure or union starts that a type is, by whatever name.
+    fn struct_behind(&self, mut id: u32) -> Option<usize> {
+        for _ in 0..MAX_NESTING {
+            let start = *self.starts.get((id as usize).checked_sub(1)?)? as usize;
+            match self.header(start)?.kind {
+                KIND_STRUCT | KIND_UNION => return Some(start),
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST => id = word(self.types, start + 8)?,
+                _ => return None,
+            }
+        }
+        None
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData};
 use profiler_common::config::Control;
 use profiler_common::event::{
-    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_REMAINDER, RING_STACK, RING_THREAD, RecordKey, RecordValue,
-    RemainderRecord, StackRecord,
+    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_FILE_NAME, RING_REMAINDER, RING_STACK, RING_THREAD,
+    RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
+use profiler_common::file::{FILE_DELETED, FileId, FileNameRecord, NAME_CUT};
 use profiler_common::unwind::{LEAF_REGISTERS, Registers};
 use profiler_common::wait::EndedThread;
 
@@ -35,6 +36,8 @@ pub struct Drained {
     pub remainders: HashMap<u64, Remainder>,
     /// Threads that have ended, where waits are recorded.
     pub ended: Vec<EndedThread>,
+    /// Files that have been named.
+    pub file_names: Vec<NamedFile>,
     /// Whether programs were still writing when it was emptied.
     pub unsettled: bool,
 }
@@ -52,6 +55,21 @@ pub struct Remainder {
     pub stack_start: u64,
     /// The stack from there on.
     pub stack: Box<[u8]>,
+}
+
+/// A file with its path up to the root of its file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The file.
+    pub id: FileId,
+    /// A process that uses it; 0 when that is not known.
+    pub pid: u32,
+    /// Names from the root down, each with a slash before it; nothing for the root itself. Any bytes.
+    pub path: Vec<u8>,
+    /// Whether the name is not in its directory any more.
+    pub is_deleted: bool,
+    /// Whether names at its beginning are missing.
+    pub is_cut: bool,
 }
 
 /// The maps of one generation.
@@ -91,7 +109,8 @@ impl Kernel {
         let stacks = std::mem::take(&mut self.generations[old].stacks);
         let remainders = std::mem::take(&mut self.generations[old].remainders);
         let ended = std::mem::take(&mut self.ended);
-        Ok(Drained { records, stacks, remainders, ended, unsettled })
+        let file_names = std::mem::take(&mut self.file_names);
+        Ok(Drained { records, stacks, remainders, ended, file_names, unsettled })
     }
 
     /// Waits until no program is inside a generation; false when the limit passed first.
@@ -126,6 +145,7 @@ impl Kernel {
                     }
                 }
                 Some(RING_THREAD) => self.ended.extend(parse_thread(&item)),
+                Some(RING_FILE_NAME) => self.file_names.extend(parse_file_name(&item)),
                 Some(RING_DRAIN) => asked = true,
                 _ => {}
             }
@@ -157,6 +177,27 @@ fn parse_thread(item: &[u8]) -> Option<EndedThread> {
     let bytes = item.get(..size_of::<EndedThread>())?;
     // SAFETY: the structure is made of integers, and there are as many bytes.
     Some(unsafe { bytes.as_ptr().cast::<EndedThread>().read_unaligned() })
+}
+
+/// A file's name.
+fn parse_file_name(item: &[u8]) -> Option<NamedFile> {
+    let number = |offset: usize| Some(u32::from_ne_bytes(item.get(offset..offset + 4)?.try_into().ok()?));
+    let at = std::mem::offset_of!(FileNameRecord, id);
+    let inode = u64::from_ne_bytes(item.get(at..at + 8)?.try_into().ok()?);
+    let id = FileId { inode, device: number(at + 8)?, generation: number(at + 12)? };
+    let pid = number(std::mem::offset_of!(FileNameRecord, pid))?;
+    let flags = u16::from_ne_bytes(item.get(2..4)?.try_into().ok()?);
+    let bytes = number(std::mem::offset_of!(FileNameRecord, bytes))? as usize;
+    let names = item.get(std::mem::offset_of!(FileNameRecord, names)..)?.get(..bytes)?;
+    let mut path = Vec::with_capacity(names.len());
+    for name in names.strip_suffix(&[0]).unwrap_or_default().rsplit(|&byte| byte == 0) {
+        path.push(b'/');
+        path.extend(name);
+    }
+    if names.is_empty() {
+        path.clear();
+    }
+    Some(NamedFile { id, pid, path, is_deleted: flags & FILE_DELETED != 0, is_cut: flags & NAME_CUT != 0 })
 }
 
 /// Generation, hash and content of a [`RemainderRecord`].
@@ -254,6 +295,31 @@ impl<K: Copy, V: Copy> Batch<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_name_goes_from_the_root_down() {
+        let record = |flags: u16, names: &[u8]| {
+            let mut item = Vec::new();
+            item.extend(RING_FILE_NAME.to_ne_bytes());
+            item.extend(flags.to_ne_bytes());
+            item.extend(u32::try_from(names.len()).unwrap().to_ne_bytes());
+            item.extend(5_u64.to_ne_bytes());
+            for number in [254_u32 << 20, 9, 77, 0] {
+                item.extend(number.to_ne_bytes());
+            }
+            item.extend(names);
+            item
+        };
+        let item = record(FILE_DELETED, b"wal.log\0db\0srv\0");
+        let named = parse_file_name(&item).unwrap();
+        assert_eq!(named.path, b"/srv/db/wal.log");
+        assert_eq!((named.id, named.pid), (FileId { inode: 5, device: 254 << 20, generation: 9 }, 77));
+        assert!(named.is_deleted && !named.is_cut);
+        for length in 0..item.len() {
+            assert_eq!(parse_file_name(&item[..length]), None);
+        }
+        assert!(parse_file_name(&record(0, b"")).unwrap().path.is_empty());
+    }
 
     #[test]
     fn a_stack_record_is_read_at_its_own_length() {

@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
+use profiler_common::file::MAX_SEEN_FILES;
 use profiler_common::number_pace::NumberPace;
 use profiler_common::python::PythonLayout;
 use profiler_common::system_call::MAX_CALL_STATS;
@@ -18,7 +19,7 @@ use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAIT
 
 use super::BpfError;
 use super::calls::Calls;
-use super::drain::{Batch, Generation};
+use super::drain::{Batch, Generation, NamedFile};
 use super::kernel_types::{Offsets, read_offsets};
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
@@ -158,6 +159,8 @@ pub struct Kernel {
     pub(super) threshold: Array<MapData, Shared<Threshold>>,
     /// Threads that have ended since they were last handed out.
     pub(super) ended: Vec<EndedThread>,
+    /// Names of files that came since they were last handed out.
+    pub(super) file_names: Vec<NamedFile>,
     threads_refused: Array<MapData, u64>,
     ends_lost: Array<MapData, u64>,
     pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
@@ -206,6 +209,7 @@ impl Kernel {
             .map_max_entries("LOCKS", if limits.waits & recorded_waits::LOCKS == 0 { 1 } else { MAX_LOCKS })
             .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
+            .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -230,6 +234,7 @@ impl Kernel {
             controlled: Control::default(),
             threshold: typed(&mut ebpf, "THRESHOLD")?,
             ended: Vec::new(),
+            file_names: Vec::new(),
             threads_refused: typed(&mut ebpf, "THREADS_REFUSED")?,
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             locks: typed(&mut ebpf, "LOCKS")?,

@@ -24,7 +24,7 @@ mod syscall;
 mod tables;
 mod waits;
 
-pub use drain::{Drained, Remainder, Stacks};
+pub use drain::{Drained, NamedFile, Remainder, Stacks};
 pub use error::BpfError;
 pub use faults::{FaultPrograms, Faults};
 pub use kernel_types::read_task_offsets;

@@ -5,6 +5,7 @@
 mod calls;
 mod command;
 mod events;
+mod file_names;
 mod gathered;
 mod host;
 mod lock_times;

@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
 use super::events::Events;
+use super::file_names::FileNames;
 use super::gathered::Gathered;
 use super::lock_times::LockTimes;
 use super::place::place_window;
@@ -56,6 +57,7 @@ pub(super) struct Session {
     pub(super) processes: Processes,
     pub(super) unwinding: Unwinding,
     pub(super) pythons: Pythons,
+    pub(super) file_names: FileNames,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
@@ -95,6 +97,7 @@ impl Session {
             processes,
             unwinding,
             pythons: Pythons::default(),
+            file_names: FileNames::default(),
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),
@@ -265,7 +268,8 @@ impl Session {
 
     /// Adds records to what there is.
     pub(super) fn place(&mut self, drained: &Drained) {
-        let Self { kernel, unwinding, processes, pythons, gathered, times, .. } = self;
+        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, .. } = self;
+        file_names.add(&drained.file_names);
         for ended in &drained.ended {
             times.add_ended(ended, &kernel.recorded());
         }

@@ -1,0 +1,108 @@
+//! Names of files, as the processes see them that use them.
+
+use std::collections::{HashMap, HashSet};
+
+use profiler_common::file::FileId;
+
+use crate::bpf::NamedFile;
+use crate::process::{Mounts, mount_namespace};
+
+/// Bytes of all names together: what is above has none.
+const MAX_BYTES: usize = 32 << 20;
+
+/// Devices that are looked for, in all namespaces.
+const MAX_LOOKED_FOR: usize = 1_024;
+
+/// The names that are known.
+#[derive(Debug, Default)]
+pub(super) struct FileNames {
+    names: HashMap<FileId, String>,
+    bytes: usize,
+    /// By namespace.
+    mounts: HashMap<u64, Mounts>,
+    /// Namespaces and devices for which they were read: what is not mounted then, as memory that has a name, is not looked for
+    /// again.
+    looked_for: HashSet<(u64, (u32, u32))>,
+}
+
+impl FileNames {
+    /// Takes in what was sent. Called while the processes still run, if they do.
+    pub(super) fn add(&mut self, files: &[NamedFile]) {
+        for file in files {
+            // Another name of the same file, or the same again.
+            if self.names.contains_key(&file.id) || self.bytes >= MAX_BYTES {
+                continue;
+            }
+            let name = self.path_of(file);
+            self.bytes += name.len();
+            self.names.insert(file.id, name);
+        }
+    }
+
+    /// The name of a file: its path where a process sees it, with `(deleted)` behind it when it has been; numbers where no
+    /// name is known.
+    pub(super) fn name(&self, id: &FileId) -> String {
+        self.names.get(id).cloned().unwrap_or_else(|| {
+            let (major, minor) = id.device_numbers();
+            format!("[inode {} on {major}:{minor}]", id.inode)
+        })
+    }
+
+    fn path_of(&mut self, file: &NamedFile) -> String {
+        let device = file.id.device_numbers();
+        let placed = if file.is_cut { None } else { self.place(file.pid, device, &file.path) };
+        let path = placed.map_or_else(
+            || format!("{}:{}:{}{}", device.0, device.1, if file.is_cut { "..." } else { "" }, text(&file.path)),
+            |placed| text(&placed),
+        );
+        if file.is_deleted { format!("{path} (deleted)") } else { path }
+    }
+
+    /// Where a process sees a path of a file system; where we do, when it is gone or sees nothing of it.
+    fn place(&mut self, pid: u32, device: (u32, u32), path: &[u8]) -> Option<Vec<u8>> {
+        [pid, std::process::id()].into_iter().find_map(|pid| {
+            let namespace = mount_namespace(pid)?;
+            if let Some(placed) = self.mounts.get(&namespace).and_then(|mounts| mounts.place(device, path)) {
+                return Some(placed);
+            }
+            // Mounted since, or not looked at yet.
+            if self.looked_for.len() >= MAX_LOOKED_FOR || !self.looked_for.insert((namespace, device)) {
+                return None;
+            }
+            self.mounts.insert(namespace, Mounts::of(pid)?);
+            self.mounts[&namespace].place(device, path)
+        })
+    }
+}
+
+fn text(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn names_are_paths_where_they_can_be() {
+        let device = std::fs::metadata("/proc/self").unwrap().dev();
+        let device = libc::major(device) << 20 | libc::minor(device);
+        let file = |inode, path: &[u8], is_deleted, is_cut| NamedFile {
+            id: FileId { inode, device, generation: 0 },
+            pid: std::process::id(),
+            path: path.to_vec(),
+            is_deleted,
+            is_cut,
+        };
+        let mut names = FileNames::default();
+        names.add(&[file(1, b"/stat", false, false), file(1, b"/other", false, false), file(2, b"/gone", true, false)]);
+        names.add(&[file(3, b"/deep", false, true)]);
+        let name = |inode| names.name(&FileId { inode, device, generation: 0 });
+        assert_eq!(name(1), "/proc/stat");
+        assert_eq!(name(2), "/proc/gone (deleted)");
+        assert!(name(3).ends_with(":.../deep"), "{}", name(3));
+        assert_eq!(names.name(&FileId { inode: 9, device: 254 << 20, generation: 0 }), "[inode 9 on 254:0]");
+    }
+}
