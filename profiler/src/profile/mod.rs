@@ -7,6 +7,7 @@ mod canonical;
 mod capture;
 mod chain;
 mod intern;
+mod io_latency;
 mod ledger;
 mod locks;
 mod raw;
@@ -21,6 +22,7 @@ pub use capture::{
 };
 pub use chain::chain_wakers;
 pub use intern::Interner;
+pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
