@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use profiler::profile::{
     Accounting, ByLength, ByNumber, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram, Host,
     Index, IoCell, IoLatency, Line, Location, Object, ObjectSummary, OriginSummary, Overhead, Profile, Row,
-    SCHEMA_VERSION, Sample, Table, TableColumn, Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
+    SCHEMA_VERSION, Sample, SlowRequest, SlowRequests, Table, TableColumn, Target, TargetKind, Thread, ThreadTime,
+    Timeline, marker_name,
 };
 use profiler_common::block::BlockOperation;
 use profiler_common::counters::Outcome;
@@ -274,7 +275,7 @@ pub(crate) fn capture_with_requests() -> Capture {
         stack,
         thread: 0,
         reason: operation as u16,
-        span: 0,
+        span: if operation == BlockOperation::Read { 0 } else { 7 },
         values,
     };
     requests.samples = samples.map(sample).to_vec();
@@ -316,6 +317,31 @@ pub(crate) fn capture_with_requests() -> Capture {
     // A device whose name is not one, as no kernel gives it.
     latency.push(2 * second, second / 2, [("vda", "read", 150_000, 90), ("a,<b>", "read", 4_000_000, 10)].map(cell));
     assert!(latency.is_sound());
+    let slow = |(start_ns, queue_ns, device_ns, wakeup_ns, file, span): (u64, u64, u64, _, &str, &str)| SlowRequest {
+        start_ns,
+        device: "vda".to_owned(),
+        sector: 8_192,
+        bytes: 16_384,
+        operation: "sync write".to_owned(),
+        file: file.to_owned(),
+        process: "server".to_owned(),
+        pid: 42,
+        tid: 42,
+        queue_ns,
+        device_ns,
+        wakeup_ns,
+        span: span.to_owned(),
+    };
+    capture.index.slow_requests = SlowRequests {
+        threshold_ns: 10_000_000,
+        requests: [
+            (10_000_000, 1_500, 11_998_500, Some(60_000), "/srv/db/wal|log", "0x7"),
+            (900_000_000, 1_500, 24_000_000, None, "", "0x0"),
+        ]
+        .map(slow)
+        .to_vec(),
+        missing: 3,
+    };
     capture.index.origins.insert("blockio".to_owned(), summary);
     capture.index.accounting.insert("blockio".to_owned(), accounting);
     capture.profiles.push(requests);
@@ -459,6 +485,7 @@ pub(crate) fn capture() -> Capture {
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
         timeline: timeline(),
         io_latency: IoLatency::default(),
+        slow_requests: SlowRequests::default(),
     };
     Capture { index, profiles: vec![profile] }
 }
