@@ -1,15 +1,172 @@
-//! Sockets: where the kernel keeps what is read of them.
+//! Sockets: where the kernel keeps what is read of them; loads and attaches what records them, and reads what was counted
+//! exactly.
 
-use profiler_common::net::NetOffsets;
+use aya::maps::{Array, MapData};
+use aya::programs::RawTracePoint;
+use aya::programs::raw_trace_point::RawTracePointLinkId;
+use profiler_common::net::{NetCounts, NetKey, NetOffsets, NetStats, NetTime, NetTimes, UnixName};
+use profiler_common::number_pace::Chosen;
 
 use super::BpfError;
-use super::btf::Types;
+use super::btf::{KIND_TYPEDEF, MAX_NESTING, Types};
+use super::drain::Batch;
+use super::kernel_types::with_types;
+use super::load::{Kernel, Shared, program_error};
+use super::pythons::PythonProgram;
 
-/// Where the kernel keeps it.
+/// The programs and their tracepoints.
+const HOOKS: [(&str, &str); 2] = [("net_send", "sock_send_length"), ("net_receive", "sock_recv_length")];
+
+/// What is held of sockets.
+pub(super) struct Net {
+    pub(super) stats: Batch<NetKey, NetStats>,
+    pub(super) names: Batch<u64, UnixName>,
+    pub(super) times: Array<MapData, Shared<NetTimes>>,
+    pub(super) counts: Array<MapData, Shared<NetCounts>>,
+    /// The programs that are attached.
+    pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
+}
+
+/// What was counted of sockets.
+#[derive(Debug, Default)]
+pub struct NetCounted {
+    /// By process and ends.
+    pub rows: Vec<(NetKey, NetStats)>,
+    /// Distributions by [`NetTime`], of those rows that have some, by their number.
+    pub times: std::collections::BTreeMap<u64, [NetTimes; NetTime::COUNT as usize]>,
+    /// Names of Unix sockets by what stands for them in a row.
+    pub names: Vec<(u64, UnixName)>,
+    /// What found no room.
+    pub counts: NetCounts,
+}
+
+/// Where the kernel keeps what is read of sockets.
 ///
 /// # Errors
 ///
 /// [`BpfError::NoField`] when a field is not there.
-pub(super) fn offsets(_types: &Types<'_>) -> Result<NetOffsets, BpfError> {
-    Ok(NetOffsets::UNSET)
+pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
+    let at = |structure: &'static str, field: &'static str| {
+        types.offset(structure, &[field]).ok_or(BpfError::NoField { structure, field })
+    };
+    let sock = types.find_struct("sock").ok_or(BpfError::NoField { structure: "sock", field: "(itself)" })?;
+    let user_locks = types.member_bits(sock, "sk_userlocks", MAX_NESTING);
+    let user_locks = user_locks.ok_or(BpfError::NoField { structure: "sock", field: "sk_userlocks" })?;
+    Ok(NetOffsets {
+        family: at("sock_common", "skc_family")?,
+        remote_v4: at("sock_common", "skc_daddr")?,
+        local_v4: at("sock_common", "skc_rcv_saddr")?,
+        remote_v6: at("sock_common", "skc_v6_daddr").unwrap_or(0),
+        local_v6: at("sock_common", "skc_v6_rcv_saddr").unwrap_or(0),
+        remote_port: at("sock_common", "skc_dport")?,
+        local_port: at("sock_common", "skc_num")?,
+        kind: at("sock", "sk_type")?,
+        protocol: at("sock", "sk_protocol")?,
+        user_locks: user_locks / 8,
+        user_locks_shift: user_locks % 8,
+        bind_bucket: at("inet_connection_sock", "icsk_bind_hash")?,
+        bucket_reuse: at("inet_bind_bucket", "fastreuse")?,
+        smoothed_rtt: at("tcp_sock", "srtt_us")?,
+        retransmits: at("tcp_sock", "total_retrans")?,
+        unix_address: at("unix_sock", "addr")?,
+        unix_peer: at("unix_sock", "peer")?,
+        unix_length: at("unix_address", "len")?,
+        unix_name: at("unix_address", "name")?,
+        files: at("task_struct", "files")?,
+        descriptors: at("files_struct", "fdt")?,
+        descriptor_array: at("fdtable", "fd")?,
+        private_data: at("file", "private_data")?,
+        sock: at("socket", "sk")?,
+        retransmit_error_argument: types.argument("btf_trace_tcp_retransmit_skb", "err").unwrap_or(0),
+        reserved: 0,
+    })
+}
+
+impl Kernel {
+    /// Name of the hooks in reports.
+    pub const NET_HOOKS: &str = "sock_send_length, sock_recv_length";
+
+    /// Loads the programs that record sockets.
+    ///
+    /// # Errors
+    ///
+    /// When the verifier refuses one, or the kernel lacks the tracepoints.
+    pub fn load_net_programs(&mut self) -> Result<(), BpfError> {
+        check_hooks()?;
+        self.pythons.expect(PythonProgram::NET);
+        for (name, _) in HOOKS {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.load().map_err(|cause| program_error("load", name, cause))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches what [`Kernel::load_net_programs`] has loaded.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has nothing to attach it to.
+    pub fn begin_net(&mut self) -> Result<(), BpfError> {
+        for (name, tracepoint) in HOOKS {
+            let program: &mut RawTracePoint = self.program(name)?;
+            let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
+            self.net.links.push((name, link));
+        }
+        Ok(())
+    }
+
+    /// Detaches it again: what is sent from now on is not counted.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn end_net(&mut self) -> Result<(), BpfError> {
+        for (name, link) in std::mem::take(&mut self.net.links) {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what was counted of sockets.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn take_net(&mut self) -> Result<NetCounted, BpfError> {
+        let net = &mut self.net;
+        let (rows, names) = (net.stats.take_all()?, net.names.take_all()?);
+        let failed = |error| BpfError::map("read", "NET_TIMES", error);
+        let mut times = std::collections::BTreeMap::new();
+        for number in rows.iter().map(|(_, stats)| stats.times).filter(|&number| number != 0) {
+            let read = |time: NetTime| net.times.get(&time.element(number), 0).map(|times| times.0).map_err(failed);
+            times.insert(number, [read(NetTime::Connect)?, read(NetTime::Accept)?, read(NetTime::RoundTrip)?]);
+        }
+        let counts = net.counts.get(&0, 0).map_err(|error| BpfError::map("read", "NET_COUNTS", error))?.0;
+        Ok(NetCounted { rows, times, names, counts })
+    }
+
+    /// The most messages that one in the profile counts for: 1 when all of them are in it.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn highest_net_weight(&self) -> Result<u64, BpfError> {
+        let by_cpu = self.number_pace.get(&(Chosen::Net as u32), 0);
+        let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
+        Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
+    }
+}
+
+/// Whether the kernel has the tracepoints.
+///
+/// # Errors
+///
+/// [`BpfError::NoNet`] where it has not, [`BpfError::NoBtf`] when it publishes no types.
+pub(super) fn check_hooks() -> Result<(), BpfError> {
+    let all = with_types(|types| {
+        let is_there = |name: &str| types.find(KIND_TYPEDEF, name).is_some();
+        Ok(is_there("btf_trace_sock_send_length") && is_there("btf_trace_sock_recv_length"))
+    })?;
+    if all { Ok(()) } else { Err(BpfError::NoNet) }
 }

@@ -8,6 +8,7 @@ mod events;
 mod gathered;
 mod host;
 mod lock_times;
+mod net;
 mod place;
 mod processes;
 mod pythons;

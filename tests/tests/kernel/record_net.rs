@@ -1,0 +1,161 @@
+//! Sockets: how many bytes and messages each end sent and received, by what, and from which function.
+
+use std::process::Command;
+
+use profiler_common::event::Origin;
+use profiler_tests::{Captured, Record, Workload, find_program, float, require_bpf, run_profiler, scratch};
+use serde_json::Value;
+
+/// The program that sends to itself.
+fn sockets() -> Workload {
+    Workload::c("sockets")
+}
+
+/// The rows of the table.
+fn rows(captured: &Captured) -> &[Value] {
+    captured.report["tables"]["net"]["rows"].as_array().expect("rows")
+}
+
+/// Sum of a value over the rows whose labels are wanted.
+fn sum(captured: &Captured, value: &str, wanted: impl Fn(&str, &str, &str) -> bool) -> u64 {
+    let label = |row: &Value, name: &str| row["labels"][name].as_str().expect("a label").to_owned();
+    let is_wanted = |row: &&Value| wanted(&label(row, "protocol"), &label(row, "local"), &label(row, "remote"));
+    rows(captured).iter().filter(is_wanted).map(|row| row["values"][value].as_u64().expect("a value")).sum()
+}
+
+/// Values of a column on stacks with a function and this as the leaf.
+fn column(captured: &Captured, column: usize, function: &str, leaf: &str) -> u64 {
+    let profile = &captured.profile;
+    let is_wanted = |stack: u32| {
+        let names: Vec<_> = profile.frames(stack).map(|frame| frame.name.into_owned()).collect();
+        names.first().is_some_and(|name| name == leaf) && names.iter().any(|name| name == function)
+    };
+    let samples = profile.samples.iter().filter(|sample| is_wanted(sample.stack));
+    samples.map(|sample| sample.values[column]).sum()
+}
+
+/// The values of the table and the fields of the program's own account that they must be.
+const VALUES: [(&str, &str); 4] =
+    [("sent_bytes", "sent"), ("sends", "sends"), ("received_bytes", "received"), ("receives", "receives")];
+
+/// Checks both ends of every kind of socket against the program's own account.
+fn check_ends(captured: &Captured) {
+    let truth = captured.truth();
+    for (kind, protocol) in [
+        ("tcp", "TCP"),
+        ("tcp6", "TCP"),
+        ("udp", "UDP"),
+        ("udp6", "UDP"),
+        ("unix_stream", "Unix stream"),
+        ("unix_packets", "Unix packets"),
+        ("unix_datagram", "Unix datagram"),
+    ] {
+        let address = truth[kind]["address"].as_str().expect("an address");
+        for (value, field) in VALUES {
+            let expected = |end: &str| truth[kind][end][field].as_u64().expect("a figure");
+            let (client, server) = (
+                sum(captured, value, |found, local, remote| {
+                    found == protocol && remote == address && local.ends_with('*')
+                }),
+                sum(captured, value, |found, local, _| found == protocol && local == address),
+            );
+            println!("{kind} {value}: {client} and {server} of {} and {}", expected("client"), expected("server"));
+            assert_eq!(client, expected("client"), "{kind} {value}: {:#?}", rows(captured));
+            assert_eq!(server, expected("server"), "{kind} {value}: {:#?}", rows(captured));
+        }
+    }
+    for (value, field) in VALUES {
+        let found =
+            sum(captured, value, |protocol, local, remote| protocol == "Unix stream" && (local, remote) == ("*", "*"));
+        let expected: u64 = ["client", "server"].iter().filter_map(|end| truth["pair"][end][field].as_u64()).sum();
+        assert_eq!(found, expected, "pair {value}");
+    }
+}
+
+/// Checks that table, accounting and profile are of the same messages.
+fn check_sums(captured: &Captured) {
+    let messages = sum(captured, "sends", |_, _, _| true) + sum(captured, "receives", |_, _, _| true);
+    let bytes = sum(captured, "traffic_bytes", |_, _, _| true);
+    assert_eq!(captured.report["tables"]["net"]["missing"], 0);
+    assert_eq!(captured.accounting.hits, messages, "{:#?}", captured.accounting);
+    assert!(captured.accounting.lost.is_empty(), "{:#?}", captured.accounting);
+    let by_number = &captured.report["origins"]["net"]["by_number"];
+    assert_eq!(by_number["measured"].as_u64(), Some(messages));
+    if by_number["weight"] == 1 {
+        assert_eq!((captured.total(), captured.profile.totals()[2]), (bytes, messages));
+    } else {
+        let found = float(captured.profile.totals()[2]) / float(messages);
+        println!("{found} of the messages, each for up to {}", by_number["weight"]);
+        assert!((found - 1.0).abs() < 0.05, "{by_number}");
+    }
+}
+
+#[test]
+fn every_message_is_counted_at_both_ends_and_stands_on_its_function() {
+    let Some(_kernel) = require_bpf() else { return };
+    let captured = Record::new().args(["-e", "net"]).program(&sockets().build(), &["each", "10"]).run();
+    let truth = captured.truth();
+    check_ends(&captured);
+    check_sums(&captured);
+    let rounds = truth["rounds"].as_u64().expect("rounds");
+    // Stream and message sockets of the Internet, and of this host.
+    for (function, leaf, kinds, messages, bytes) in [
+        ("write_here", "[TCP send]", 2, 1, 100),
+        ("writev_here", "[TCP send]", 2, 1, 30),
+        ("sendmsg_here", "[UDP send]", 2, 1, 3_000),
+        ("sendmmsg_here", "[UDP send]", 2, 2, 77),
+        ("sendfile_here", "[Unix send]", 2, 1, 3_000),
+        ("sendmmsg_here", "[Unix send]", 3, 2, 77),
+    ] {
+        let found = (column(&captured, 2, function, leaf), column(&captured, 1, function, leaf));
+        let expected = (kinds * messages * rounds, kinds * bytes * rounds);
+        assert_eq!(found, expected, "{function} {leaf}\n{}", captured.folded());
+    }
+    for function in ["peek_here", "miss_here"] {
+        assert_eq!(captured.count(|stack| stack.has(function)), 0, "{function}\n{}", captured.folded());
+    }
+}
+
+#[test]
+fn many_messages_are_all_counted_and_their_stacks_chosen() {
+    let Some(_kernel) = require_bpf() else { return };
+    let captured = Record::new().args(["-e", "net"]).program(&sockets().build(), &["each", "3000"]).run();
+    check_ends(&captured);
+    check_sums(&captured);
+    assert!(captured.accounting.sampled_out > 0, "{:#?}", captured.accounting);
+}
+
+#[test]
+fn inside_namespaces_of_pids_and_networks_messages_are_as_outside() {
+    let Some(_kernel) = require_bpf() else { return };
+    let (Some(unshare), Some(ip)) = (find_program("unshare"), find_program("ip")) else { return };
+    let mut command = Command::new(unshare);
+    command.args(["--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]);
+    command.arg(format!("{} link set lo up && exec \"$@\"", ip.display())).arg("sh");
+    let captured = Record::under(command).args(["-e", "net"]).program(&sockets().build(), &["each", "10"]).run();
+    check_ends(&captured);
+    check_sums(&captured);
+    // As the namespace numbers it.
+    let pids = rows(&captured).iter().map(|row| row["labels"]["pid"].as_str().expect("a pid"));
+    assert!(pids.into_iter().all(|pid| pid.len() < 3), "{:#?}", rows(&captured));
+}
+
+#[test]
+fn report_makes_the_table_of_sockets_again() {
+    let Some(_kernel) = require_bpf() else { return };
+    let captured = Record::new().args(["-e", "cpu,net"]).program(&sockets().build(), &["each", "50"]).run();
+    let directory = captured.path();
+    let again = scratch();
+    let arguments = ["report", directory.to_str().expect("UTF-8"), "-o", again.path().to_str().expect("UTF-8")];
+    let ended = run_profiler(&arguments);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    for name in ["net.svg", "net.folded", "report.md", "report.json"] {
+        let read = |directory: &std::path::Path| std::fs::read(directory.join(name)).expect("a file");
+        assert!(read(&directory) == read(again.path()), "{name} differs");
+    }
+    let markdown = std::fs::read_to_string(directory.join("report.md")).expect("report.md");
+    assert!(markdown.contains("### Sockets") && markdown.contains("`Unix stream`"), "{markdown}");
+    let captured = captured.into_origin(Origin::Net);
+    check_ends(&captured);
+    check_sums(&captured);
+}
