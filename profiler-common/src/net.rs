@@ -55,10 +55,6 @@ pub struct NetOffsets {
     pub private_data: u32,
     /// `socket.sk`.
     pub sock: u32,
-    /// Which argument of the tracepoint `tcp_retransmit_skb` says whether it failed, from 1; 0 where it has none.
-    pub retransmit_error_argument: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 impl NetOffsets {
@@ -88,8 +84,6 @@ impl NetOffsets {
         descriptor_array: 0,
         private_data: 0,
         sock: 0,
-        retransmit_error_argument: 0,
-        reserved: 0,
     };
 }
 
@@ -366,7 +360,7 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<NetOffsets>(), 26 * 4);
+        assert_eq!(size_of::<NetOffsets>(), 24 * 4);
         assert_eq!(size_of::<Ends>(), 40);
         assert_eq!(size_of::<NetKey>(), 56);
         assert_eq!(size_of::<NetStats>(), 9 * 8 + COMM_LEN);

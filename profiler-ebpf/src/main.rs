@@ -15,6 +15,7 @@ mod aggregate;
 mod atomic;
 mod bench;
 mod config;
+mod connections;
 mod cpu;
 mod fault;
 mod maps;

@@ -200,7 +200,7 @@ pub(crate) fn work(place: Place) -> Option<&'static mut SocketWork> {
 
 /// The row of `key`, made where there is none; `None` where there is no room, which is counted.
 #[inline(always)]
-pub(crate) fn row(task: &Task, key: &NetKey, new: &mut NetStats) -> Option<*mut NetStats> {
+fn row(task: &Task, key: &NetKey, new: &mut NetStats) -> Option<*mut NetStats> {
     if let Some(stats) = NET_STATS.get_ptr_mut(key) {
         return Some(stats);
     }
@@ -255,7 +255,7 @@ pub(crate) fn find(task: &Task, sock: Sock, ends: Ends, work: &mut SocketWork) -
     work.begin(task, ends);
     if !ends.is_tcp() {
         sock.add_ends(work, false);
-        return row(task, &work.socket.key, &mut work.stats);
+        return work.row(task);
     }
     if let Some(known) = SOCKETS.get_ptr(sock.number()) {
         // SAFETY: the pointer is to a map value, which is replaced as a whole but for words that are written at once.
@@ -273,7 +273,7 @@ pub(crate) fn find(task: &Task, sock: Sock, ends: Ends, work: &mut SocketWork) -
         work.socket.retransmits = sock.retransmits();
     }
     follow(sock, work);
-    row(task, &work.socket.key, &mut work.stats)
+    work.row(task)
 }
 
 impl SocketWork {
@@ -283,5 +283,11 @@ impl SocketWork {
         let (start_time_ns, exec_count) = (task.start_time_ns(), task.exec_count());
         let key = NetKey { start_time_ns, pid: task.pid, exec_count, ends };
         self.socket = Socket { key, began_ns: 0, retransmits: 0, reserved: 0 };
+    }
+
+    /// The row of the key.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, task: &Task) -> Option<*mut NetStats> {
+        row(task, &self.socket.key, &mut self.stats)
     }
 }

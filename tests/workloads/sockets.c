@@ -1,11 +1,13 @@
 /* Sends and receives by every kind of socket, each call in a function of its own, and counts what it did.
  *
- * Arguments: "each ROUNDS": so many messages by each call and kind,
- * all over loopback or inside this process. */
+ * Arguments: "each ROUNDS", which sends so many messages by each call and kind of socket, or "connections PINGS", which
+ * connects, accepts and sends so that it takes a known time, and then sends so many requests. All of it over loopback. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -319,6 +321,163 @@ static int each(long rounds) {
     return 0;
 }
 
+/* A socket that listens, and its address. */
+static int listening(int backlog, struct sockaddr_storage *address, socklen_t *length, char *text, size_t size) {
+    int listener = bound(AF_INET, SOCK_STREAM, address, length);
+    must(listen(listener, backlog) == 0, "listen");
+    text_of(address, text, size);
+    return listener;
+}
+
+static void sleep_ms(long ms) {
+    struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    while (nanosleep(&time, &time) != 0) {
+    }
+}
+
+static struct tcp_info info_of(int socket_) {
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    must(getsockopt(socket_, IPPROTO_TCP, TCP_INFO, &info, &length) == 0, "TCP_INFO");
+    return info;
+}
+
+APART int connect_here(const struct sockaddr_storage *address, socklen_t length, int flags) {
+    int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+    int result = connect(client, (const struct sockaddr *)address, length);
+    NO_TAIL_CALL();
+    if (result != 0 && errno != EINPROGRESS) {
+        close(client);
+        return -1;
+    }
+    return client;
+}
+
+/* Connections that wait a known time until they are accepted. */
+static void accept_late(int count, long ms) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    int listener = listening(16, &address, &length, text, sizeof text);
+    uint64_t waited_ns = 0, longest_ns = 0, connected_ns = 0;
+    for (int i = 0; i < count; i++) {
+        uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
+        int client = connect_here(&address, length, 0);
+        must(client >= 0, "connect");
+        uint64_t there_ns = clock_ns(CLOCK_MONOTONIC);
+        connected_ns += there_ns - began_ns;
+        sleep_ms(ms);
+        int server = accept(listener, NULL, NULL);
+        must(server >= 0, "accept");
+        uint64_t wait_ns = clock_ns(CLOCK_MONOTONIC) - there_ns;
+        waited_ns += wait_ns;
+        longest_ns = wait_ns > longest_ns ? wait_ns : longest_ns;
+        close(client);
+        close(server);
+    }
+    close(listener);
+    printf("\"late\": {\"address\": \"%s\", \"count\": %d, \"mean_ns\": %llu, \"longest_ns\": %llu, \"connect_ns\": %llu}, ",
+           text, count, (unsigned long long)waited_ns / (unsigned)count, (unsigned long long)longest_ns,
+           (unsigned long long)connected_ns / (unsigned)count);
+}
+
+/* A connection for which there is room only after a while: the kernel tries again after a second. */
+static void connect_late(void) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    int listener = listening(0, &address, &length, text, sizeof text);
+    int first = connect_here(&address, length, 0);
+    must(first >= 0, "connect");
+    uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
+    int second = connect_here(&address, length, SOCK_NONBLOCK);
+    sleep_ms(300);
+    int server = accept(listener, NULL, NULL);
+    struct pollfd until = {.fd = second, .events = POLLOUT};
+    must(poll(&until, 1, 10000) == 1, "poll");
+    uint64_t took_ns = clock_ns(CLOCK_MONOTONIC) - began_ns;
+    uint32_t retransmits = info_of(second).tcpi_total_retrans;
+    close(first);
+    close(second);
+    close(server);
+    close(listener);
+    printf("\"slow\": {\"address\": \"%s\", \"connect_ns\": %llu, \"retransmits\": %u}, ", text,
+           (unsigned long long)took_ns, retransmits);
+}
+
+/* Connections to where nobody listens any more. */
+static void connect_in_vain(int count) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    close(listening(1, &address, &length, text, sizeof text));
+    for (int i = 0; i < count; i++) {
+        must(connect_here(&address, length, 0) < 0, "connect in vain");
+    }
+    printf("\"vain\": {\"address\": \"%s\", \"count\": %d}, ", text, count);
+}
+
+/* Messages that are dropped for a while where they arrive, by a filter that takes nothing. */
+static void send_again(long ms) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    int listener = listening(1, &address, &length, text, sizeof text);
+    struct end client = {.socket = connect_here(&address, length, 0)}, server = {.socket = accept(listener, NULL, NULL)};
+    struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+    struct sock_fprog filter = {.len = 1, .filter = &nothing};
+    must(setsockopt(server.socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0, "SO_ATTACH_FILTER");
+    send_here(&client, 50000);
+    sleep_ms(ms);
+    must(setsockopt(server.socket, SOL_SOCKET, SO_DETACH_FILTER, &filter, sizeof filter) == 0, "SO_DETACH_FILTER");
+    take_all(&server, 50000);
+    uint32_t retransmits = info_of(client.socket).tcpi_total_retrans;
+    close(client.socket);
+    close(server.socket);
+    close(listener);
+    printf("\"again\": {\"address\": \"%s\", \"retransmits\": %u}, ", text, retransmits);
+}
+
+/* Requests and answers, with what the kernel knows of the way there and back. */
+static void ping(int count) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    int listener = listening(1, &address, &length, text, sizeof text);
+    struct end client = {.socket = connect_here(&address, length, 0)}, server = {.socket = accept(listener, NULL, NULL)};
+    uint64_t least_us = UINT64_MAX, most_us = 0, sum_us = 0;
+    for (int i = 0; i < count; i++) {
+        send_here(&client, 64);
+        recv_here(&server, 64);
+        send_here(&server, 64);
+        recv_here(&client, 64);
+        uint64_t us = info_of(client.socket).tcpi_rtt;
+        least_us = us < least_us ? us : least_us;
+        most_us = us > most_us ? us : most_us;
+        sum_us += us;
+    }
+    close(client.socket);
+    close(server.socket);
+    close(listener);
+    printf("\"ping\": {\"address\": \"%s\", \"count\": %d, \"least_us\": %llu, \"most_us\": %llu, \"mean_us\": %llu}", text,
+           count, (unsigned long long)least_us, (unsigned long long)most_us, (unsigned long long)sum_us / (unsigned)count);
+}
+
+static int connections(int pings) {
+    say_ready();
+    printf("{");
+    accept_late(20, 30);
+    connect_late();
+    connect_in_vain(5);
+    send_again(1500);
+    ping(pings);
+    printf("}\n");
+    return 0;
+}
+
 int main(int argc, char **argv) {
+    if (argc > 2 && strcmp(argv[1], "connections") == 0) {
+        return connections(atoi(argv[2]));
+    }
     return argc > 2 && strcmp(argv[1], "each") == 0 ? each(strtol(argv[2], NULL, 10)) : 2;
 }

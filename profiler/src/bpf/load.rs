@@ -256,6 +256,8 @@ impl Kernel {
                 times: typed(&mut ebpf, "NET_TIMES")?,
                 counts: typed(&mut ebpf, "NET_COUNTS")?,
                 links: Vec::new(),
+                accepts: Vec::new(),
+                accepts_missing: String::new(),
             },
             ebpf,
             _statistics: statistics,

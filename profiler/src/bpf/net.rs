@@ -2,8 +2,9 @@
 //! exactly.
 
 use aya::maps::{Array, MapData};
-use aya::programs::RawTracePoint;
 use aya::programs::raw_trace_point::RawTracePointLinkId;
+use aya::programs::trace_point::TracePointLinkId;
+use aya::programs::{RawTracePoint, TracePoint};
 use profiler_common::net::{NetCounts, NetKey, NetOffsets, NetStats, NetTime, NetTimes, UnixName};
 use profiler_common::number_pace::Chosen;
 
@@ -15,7 +16,16 @@ use super::load::{Kernel, Shared, program_error};
 use super::pythons::PythonProgram;
 
 /// The programs and their tracepoints.
-const HOOKS: [(&str, &str); 2] = [("net_send", "sock_send_length"), ("net_receive", "sock_recv_length")];
+const HOOKS: [(&str, &str); 4] = [
+    ("net_state", "inet_sock_set_state"),
+    ("net_retransmit", "tcp_retransmit_skb"),
+    ("net_send", "sock_send_length"),
+    ("net_receive", "sock_recv_length"),
+];
+
+/// The program that takes connections that were accepted, and its tracepoints, which are behind files.
+const ACCEPT: &str = "net_accept";
+const ACCEPTS: [&str; 2] = ["sys_exit_accept", "sys_exit_accept4"];
 
 /// What is held of sockets.
 pub(super) struct Net {
@@ -25,6 +35,9 @@ pub(super) struct Net {
     pub(super) counts: Array<MapData, Shared<NetCounts>>,
     /// The programs that are attached.
     pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
+    pub(super) accepts: Vec<TracePointLinkId>,
+    /// Why connections that are accepted are not seen; empty when they are.
+    pub(super) accepts_missing: String,
 }
 
 /// What was counted of sockets.
@@ -38,6 +51,8 @@ pub struct NetCounted {
     pub names: Vec<(u64, UnixName)>,
     /// What found no room.
     pub counts: NetCounts,
+    /// Why connections that were accepted were not seen; empty when they were.
+    pub accepts_missing: String,
 }
 
 /// Where the kernel keeps what is read of sockets.
@@ -77,8 +92,6 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
         descriptor_array: at("fdtable", "fd")?,
         private_data: at("file", "private_data")?,
         sock: at("socket", "sk")?,
-        retransmit_error_argument: types.argument("btf_trace_tcp_retransmit_skb", "err").unwrap_or(0),
-        reserved: 0,
     })
 }
 
@@ -98,7 +111,8 @@ impl Kernel {
             let program: &mut RawTracePoint = self.program(name)?;
             program.load().map_err(|cause| program_error("load", name, cause))?;
         }
-        Ok(())
+        let program: &mut TracePoint = self.program(ACCEPT)?;
+        program.load().map_err(|cause| program_error("load", ACCEPT, cause))
     }
 
     /// Attaches what [`Kernel::load_net_programs`] has loaded.
@@ -112,6 +126,14 @@ impl Kernel {
             let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
             self.net.links.push((name, link));
         }
+        for tracepoint in ACCEPTS {
+            let program: &mut TracePoint = self.program(ACCEPT)?;
+            match program.attach("syscalls", tracepoint) {
+                Ok(link) => self.net.accepts.push(link),
+                // The rest can do without.
+                Err(error) => self.net.accepts_missing = chain(&error),
+            }
+        }
         Ok(())
     }
 
@@ -124,6 +146,10 @@ impl Kernel {
         for (name, link) in std::mem::take(&mut self.net.links) {
             let program: &mut RawTracePoint = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
+        }
+        for link in std::mem::take(&mut self.net.accepts) {
+            let program: &mut TracePoint = self.program(ACCEPT)?;
+            program.detach(link).map_err(|cause| program_error("detach", ACCEPT, cause))?;
         }
         Ok(())
     }
@@ -143,7 +169,7 @@ impl Kernel {
             times.insert(number, [read(NetTime::Connect)?, read(NetTime::Accept)?, read(NetTime::RoundTrip)?]);
         }
         let counts = net.counts.get(&0, 0).map_err(|error| BpfError::map("read", "NET_COUNTS", error))?.0;
-        Ok(NetCounted { rows, times, names, counts })
+        Ok(NetCounted { rows, times, names, counts, accepts_missing: net.accepts_missing.clone() })
     }
 
     /// The most messages that one in the profile counts for: 1 when all of them are in it.
@@ -156,6 +182,12 @@ impl Kernel {
         let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
         Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
     }
+}
+
+/// An error with what it comes from.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Whether the kernel has the tracepoints.

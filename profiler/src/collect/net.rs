@@ -55,7 +55,10 @@ pub(super) fn warnings(counted: &NetCounted) -> Vec<String> {
         (counts.accepts_untimed, "connections were accepted of which it is not known how long they had waited"),
         (counts.unnamed, "times there was no room for the name of a Unix socket: it is shown as a number"),
     ];
-    texts.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()
+    let texts = texts.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}"));
+    let missing = (!counted.accepts_missing.is_empty())
+        .then(|| format!("connections that were accepted were not seen: {}", counted.accepts_missing));
+    texts.chain(missing).collect()
 }
 
 fn row(key: &NetKey, stats: &NetStats, counted: &NetCounted, names: &HashMap<u64, String>) -> Row {

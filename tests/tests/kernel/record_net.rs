@@ -159,3 +159,61 @@ fn report_makes_the_table_of_sockets_again() {
     check_ends(&captured);
     check_sums(&captured);
 }
+
+/// The only row of an end of TCP connections.
+fn tcp_row<'a>(captured: &'a Captured, local: &str, remote: &str) -> &'a Value {
+    let is_wanted = |row: &&Value| row["labels"]["local"] == local && row["labels"]["remote"] == remote;
+    let found: Vec<_> = rows(captured).iter().filter(is_wanted).collect();
+    let [row] = found[..] else { panic!("{found:#?} of {local} and {remote}: {:#?}", rows(captured)) };
+    row
+}
+
+/// A port of an address that was given to one connection only.
+const CHOSEN: &str = "127.0.0.1:*";
+
+#[test]
+fn connections_have_their_times_failures_and_retransmits() {
+    let Some(_kernel) = require_bpf() else { return };
+    let captured = Record::new().args(["-e", "net"]).program(&sockets().build(), &["connections", "300"]).run();
+    let truth = captured.truth();
+    let figure = |what: &str, field: &str| truth[what][field].as_u64().expect("a figure");
+    let client = |what: &str| tcp_row(&captured, CHOSEN, truth[what]["address"].as_str().expect("an address"));
+    let server = |what: &str| tcp_row(&captured, truth[what]["address"].as_str().expect("an address"), CHOSEN);
+    // A wait in the accept queue, against the program's own clock.
+    let waits = &server("late")["distributions"]["accept_wait_ns"];
+    assert_eq!(server("late")["values"]["accepts"].as_u64(), Some(figure("late", "count")));
+    assert_eq!(waits["count"].as_u64(), Some(figure("late", "count")));
+    println!("accepted after {waits} of {}", truth["late"]);
+    for (found, expected) in [("p50", "mean_ns"), ("max", "longest_ns")] {
+        let ratio = waits[found].as_f64().expect("ns") / float(figure("late", expected));
+        assert!((ratio - 1.0).abs() < 0.05, "{found}: {waits} {}", truth["late"]);
+    }
+    // The program's clock holds the call besides.
+    let connects = &client("late")["distributions"]["connect_ns"];
+    assert_eq!(client("late")["values"]["connects"].as_u64(), Some(figure("late", "count")));
+    assert!(connects["p50"].as_u64().is_some_and(|ns| ns > 0 && ns <= figure("late", "connect_ns")), "{connects}");
+    // One that had to ask twice.
+    let slow = client("slow");
+    println!("connected after {} of {}", slow["distributions"]["connect_ns"], truth["slow"]);
+    let ratio = slow["distributions"]["connect_ns"]["max"].as_f64().expect("ns") / float(figure("slow", "connect_ns"));
+    assert!((ratio - 1.0).abs() < 0.05, "{slow}: {}", truth["slow"]);
+    assert_eq!(slow["values"]["connects"], 2);
+    assert_eq!(slow["values"]["retransmits"].as_u64(), Some(figure("slow", "retransmits")));
+    let vain = &client("vain")["values"];
+    assert_eq!(vain["failed_connects"].as_u64(), Some(figure("vain", "count")), "{vain}");
+    assert_eq!(vain["connects"], 0);
+    // What was sent again, by the kernel's own account of the socket.
+    let again = &client("again")["values"];
+    println!("sent again: {} of {}", again["retransmits"], figure("again", "retransmits"));
+    assert!(figure("again", "retransmits") > 1);
+    assert_eq!(again["retransmits"].as_u64(), Some(figure("again", "retransmits")));
+    assert_eq!(again["sent_bytes"], 50_000);
+    // The way there and back, within what the program saw; it cannot look at the same moments.
+    let there_and_back = &client("ping")["distributions"]["round_trip_ns"];
+    println!("round trips: {there_and_back} of {}", truth["ping"]);
+    assert_eq!(there_and_back["count"].as_u64(), Some(2 * figure("ping", "count")));
+    let p50 = there_and_back["p50"].as_f64().expect("ns") / 1e3;
+    let (least, most) = (float(figure("ping", "least_us")), float(figure("ping", "most_us")));
+    assert!((least * 0.9..=most * 1.1 + 1.0).contains(&p50), "{there_and_back} {}", truth["ping"]);
+    check_sums(&captured);
+}
