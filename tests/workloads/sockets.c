@@ -1,7 +1,8 @@
 /* Sends and receives by every kind of socket, each call in a function of its own, and counts what it did.
  *
- * Arguments: "each ROUNDS", which sends so many messages by each call and kind of socket, or "connections PINGS", which
- * connects, accepts and sends so that it takes a known time, and then sends so many requests. All of it over loopback. */
+ * Arguments: "each ROUNDS", which sends so many messages by each call and kind of socket; "connections PINGS", which
+ * connects, accepts and sends so that it takes a known time, and then sends so many requests; "exchange KIND SECONDS", which
+ * sends short messages to and fro for that time by tcp, udp or unix. All of it over loopback. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>
@@ -475,7 +476,51 @@ static int connections(int pings) {
     return 0;
 }
 
+/* Short messages to and fro for a while, as fast as one thread can. */
+static int exchange(const char *kind, uint64_t limit_ns) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    struct end client, server;
+    if (strcmp(kind, "unix") == 0) {
+        int sockets[2];
+        must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) == 0, "socketpair");
+        client = (struct end){.socket = sockets[0]};
+        server = (struct end){.socket = sockets[1]};
+    } else if (strcmp(kind, "udp") == 0) {
+        struct sockaddr_storage back;
+        socklen_t back_length = sizeof back;
+        server = (struct end){.socket = bound(AF_INET, SOCK_DGRAM, &address, &length)};
+        client = (struct end){.socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+        must(connect(client.socket, (struct sockaddr *)&address, length) == 0, "connect");
+        must(getsockname(client.socket, (struct sockaddr *)&back, &back_length) == 0, "getsockname");
+        must(connect(server.socket, (struct sockaddr *)&back, back_length) == 0, "connect back");
+    } else {
+        int listener = listening(1, &address, &length, text, sizeof text);
+        client = (struct end){.socket = connect_here(&address, length, 0)};
+        server = (struct end){.socket = accept(listener, NULL, NULL)};
+    }
+    say_ready();
+    uint64_t began_ns = clock_ns(CLOCK_MONOTONIC), cpu_ns = thread_cpu_ns(), now_ns;
+    do {
+        for (int i = 0; i < 100; i++) {
+            send_here(&client, 64);
+            recv_here(&server, 64);
+            send_here(&server, 64);
+            recv_here(&client, 64);
+        }
+        now_ns = clock_ns(CLOCK_MONOTONIC);
+    } while (now_ns - began_ns < limit_ns);
+    printf("{\"messages\": %llu, \"wall_ns\": %llu, \"cpu_ns\": %llu}\n",
+           (unsigned long long)(client.sends + client.receives + server.sends + server.receives),
+           (unsigned long long)(now_ns - began_ns), (unsigned long long)(thread_cpu_ns() - cpu_ns));
+    return 0;
+}
+
 int main(int argc, char **argv) {
+    if (argc > 3 && strcmp(argv[1], "exchange") == 0) {
+        return exchange(argv[2], seconds_to_ns(argv[3]));
+    }
     if (argc > 2 && strcmp(argv[1], "connections") == 0) {
         return connections(atoi(argv[2]));
     }
