@@ -21,10 +21,12 @@ pub struct NetOffsets {
     pub remote_port: u32,
     /// `sock_common.skc_num`.
     pub local_port: u32,
-    /// `sock.sk_type`.
-    pub kind: u32,
-    /// `sock.sk_protocol`.
-    pub protocol: u32,
+    /// `sock.sk_type` or `sock.sk_protocol`, which are in one word: the lower of them.
+    pub sort: u32,
+    /// How far up `sock.sk_type` is in that word.
+    pub kind_shift: u32,
+    /// How far up `sock.sk_protocol` is.
+    pub protocol_shift: u32,
     /// The byte of `sock.sk_userlocks`.
     pub user_locks: u32,
     /// How far up its bits are in that byte: they share it with others before Linux 6.7.
@@ -55,6 +57,8 @@ pub struct NetOffsets {
     pub private_data: u32,
     /// `socket.sk`.
     pub sock: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl NetOffsets {
@@ -67,8 +71,9 @@ impl NetOffsets {
         local_v6: 0,
         remote_port: 0,
         local_port: 0,
-        kind: 0,
-        protocol: 0,
+        sort: 0,
+        kind_shift: 0,
+        protocol_shift: 0,
         user_locks: 0,
         user_locks_shift: 0,
         bind_bucket: 0,
@@ -84,6 +89,7 @@ impl NetOffsets {
         descriptor_array: 0,
         private_data: 0,
         sock: 0,
+        reserved: 0,
     };
 }
 
@@ -130,6 +136,9 @@ pub mod protocol {
     /// `IPPROTO_UDP`.
     pub const UDP: u16 = 17;
 }
+
+/// Words from the beginning of a `struct sock` that hold the family, the addresses and the ports: `struct sock_common`.
+pub const COMMON_WORDS: usize = 16;
 
 /// `SOCK_STREAM`. Source: include/linux/net.h.
 pub const STREAM: u8 = 1;
@@ -360,7 +369,7 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<NetOffsets>(), 24 * 4);
+        assert_eq!(size_of::<NetOffsets>(), 26 * 4);
         assert_eq!(size_of::<Ends>(), 40);
         assert_eq!(size_of::<NetKey>(), 56);
         assert_eq!(size_of::<NetStats>(), 9 * 8 + COMM_LEN);

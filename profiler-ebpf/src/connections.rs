@@ -12,7 +12,7 @@ use profiler_common::net::{NetTime, Socket};
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{ESTABLISHED, NET_STATS, SOCKETS};
-use crate::socket::{self, Place, Sock};
+use crate::socket::{self, Found, Place, Sock};
 use crate::task::{Task, Wanted, kernel_word};
 
 /// States of a connection. Source: include/net/tcp_states.h.
@@ -71,13 +71,12 @@ fn forget(sock: Sock) {
 fn begin(sock: Sock) {
     let Some(task) = Task::current() else { return };
     let Wanted::Yes(_) = task.wanted() else { return };
-    let sort = sock.sort();
     let Some(work) = socket::work(Place::Connection) else { return };
-    if !sort.is_tcp() {
+    work.begin(&task, sock);
+    if !work.socket.key.ends.is_tcp() {
         return;
     }
-    work.begin(&task, sort);
-    sock.add_ends(work, true);
+    work.add_ends(sock, true);
     work.socket.retransmits = sock.retransmits();
     // SAFETY: takes no argument.
     work.socket.began_ns = unsafe { bpf_ktime_get_ns() };
@@ -163,12 +162,10 @@ fn behind(task: &Task, descriptor: u64) -> Sock {
 /// Counts a connection that was accepted.
 #[inline(always)]
 fn accept(task: &Task, sock: Sock) {
-    let sort = sock.sort();
-    let Some(work) = socket::work(Place::Thread) else { return };
-    let Some(stats) = socket::find(task, sock, sort, work) else { return };
+    let Some(Found { stats: Some(stats), ends }) = socket::find(task, sock) else { return };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe { atomic::add(&raw mut (*stats).accepts, 1) };
-    if !sort.is_tcp() {
+    if !ends.is_tcp() {
         return;
     }
     // SAFETY: the value is copied at once.

@@ -18,7 +18,7 @@ use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
 use crate::maps::{COUNTERS, NET_PYTHON, NUMBER_PACE, Part, Programs, SCRATCH, Scratch};
 use crate::python;
-use crate::socket::{self, Place, Sock};
+use crate::socket::{self, Found, Sock};
 use crate::stack::{self, Chain};
 use crate::task::{Task, Wanted};
 use crate::unwind;
@@ -83,15 +83,13 @@ fn take(context: &RawTracePointContext, is_send: bool) {
 /// again when the thread's is walked.
 #[inline(never)]
 fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
-    let sort = sock.sort();
     // The end of a stream is no message, while one of datagrams may be empty.
-    if bytes == 0 && sort.kind == STREAM {
+    if bytes == 0 && sock.sort().0 == STREAM {
         return 0;
     }
-    let operation = sort.operation(is_send);
-    let Some(stats) = socket::work(Place::Thread).and_then(|work| socket::find(task, sock, sort, work)) else {
-        return operation;
-    };
+    let Some(Found { stats, ends }) = socket::find(task, sock) else { return 0 };
+    let operation = ends.operation(is_send);
+    let Some(stats) = stats else { return operation };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe {
         let (messages, sum) = if is_send {
@@ -102,7 +100,7 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
         atomic::add(messages, 1);
         atomic::add(sum, bytes);
     }
-    if sort.is_tcp() {
+    if ends.is_tcp() {
         let round_trip_ns = sock.round_trip_ns();
         if round_trip_ns != 0 {
             socket::add_time(stats, NetTime::RoundTrip, round_trip_ns);

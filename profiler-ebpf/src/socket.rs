@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use profiler_common::event::{HASH_SEED, finish_hash, hash_word};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use profiler_common::net::{
-    CHOSEN_UNIX_NAME, Ends, MAX_NET_TIMED, MAX_UNIX_NAME, NetCounts, NetKey, NetStats, NetTime, Socket,
+    CHOSEN_UNIX_NAME, COMMON_WORDS, Ends, MAX_NET_TIMED, MAX_UNIX_NAME, NetCounts, NetKey, NetStats, NetTime, Socket,
     UNIX_NAME_WORDS, UnixName, family, protocol,
 };
 
@@ -36,15 +36,11 @@ impl Sock {
         self.0 as u64
     }
 
-    /// Family, type and protocol, without the ends.
+    /// Its type and protocol.
     #[inline(always)]
-    pub(crate) fn sort(self) -> Ends {
-        Ends {
-            family: kernel_number(self.0, config!(net.family)) as u8,
-            kind: kernel_number(self.0, config!(net.kind)) as u8,
-            protocol: kernel_number(self.0, config!(net.protocol)) as u16,
-            ..Ends::default()
-        }
+    pub(crate) fn sort(self) -> (u8, u16) {
+        let sort = kernel_word(self.0, config!(net.sort));
+        ((sort >> config!(net.kind_shift)) as u8, (sort >> config!(net.protocol_shift)) as u16)
     }
 
     /// Segments that TCP has sent again.
@@ -57,60 +53,6 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn round_trip_ns(self) -> u64 {
         u64::from(kernel_number(self.0, config!(net.smoothed_rtt))) * EIGHTHS_OF_US_TO_NS
-    }
-
-    /// Adds the two ends of the socket to the key that is worked on. `connects`: whether the connection is known to be one
-    /// that is made.
-    #[inline(always)]
-    pub(crate) fn add_ends(self, work: &mut SocketWork, connects: bool) {
-        let ends = &mut work.socket.key.ends;
-        match ends.family {
-            family::INET => {
-                ends.local = Ends::mapped(kernel_number(self.0, config!(net.local_v4)));
-                ends.remote = Ends::mapped(kernel_number(self.0, config!(net.remote_v4)));
-                self.add_ports(ends, connects);
-            }
-            family::INET6 => {
-                ends.local = self.address_v6(config!(net.local_v6));
-                ends.remote = self.address_v6(config!(net.remote_v6));
-                self.add_ports(ends, connects);
-            }
-            family::UNIX => {
-                ends.local[0] = name(kernel_word(self.0, config!(net.unix_address)) as *const u8, &mut work.name);
-                let peer = kernel_word(self.0, config!(net.unix_peer)) as *const u8;
-                if !peer.is_null() {
-                    ends.remote[0] = name(kernel_word(peer, config!(net.unix_address)) as *const u8, &mut work.name);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    #[inline(always)]
-    fn address_v6(self, offset: u32) -> [u64; 2] {
-        [kernel_word(self.0, offset), kernel_word(self.0, offset + 8)]
-    }
-
-    /// Adds the ports that say more than that there was a connection.
-    #[inline(always)]
-    fn add_ports(self, ends: &mut Ends, connects: bool) {
-        let local = kernel_number(self.0, config!(net.local_port)) as u16;
-        let remote = u16::from_be(kernel_number(self.0, config!(net.remote_port)) as u16);
-        let locks = kernel_number(self.0, config!(net.user_locks)) >> config!(net.user_locks_shift);
-        let is_bound = locks & BOUND_PORT != 0;
-        if ends.protocol == protocol::TCP {
-            if connects || is_bound || self.port_was_found() {
-                ends.remote_port = remote;
-            } else {
-                ends.local_port = local;
-            }
-        } else if is_bound {
-            ends.local_port = local;
-            // Of two ports that were chosen the lower one is the service's.
-            ends.remote_port = if remote <= local { remote } else { 0 };
-        } else {
-            ends.remote_port = remote;
-        }
     }
 
     /// Whether the kernel has chosen the port of a TCP socket when it was connected: nobody may bind to such a port. A
@@ -185,8 +127,8 @@ pub(crate) enum Place {
 pub(crate) struct SocketWork {
     /// The row and the socket that are looked for.
     pub(crate) socket: Socket,
-    /// A row that is made.
-    stats: NetStats,
+    /// The beginning of the kernel's own.
+    common: [u64; COMMON_WORDS],
     name: UnixName,
 }
 
@@ -200,18 +142,24 @@ pub(crate) fn work(place: Place) -> Option<&'static mut SocketWork> {
 
 /// The row of `key`, made where there is none; `None` where there is no room, which is counted.
 #[inline(always)]
-fn row(task: &Task, key: &NetKey, new: &mut NetStats) -> Option<*mut NetStats> {
+fn row(task: &Task, key: &NetKey) -> Option<*mut NetStats> {
     if let Some(stats) = NET_STATS.get_ptr_mut(key) {
         return Some(stats);
     }
-    let times = if key.ends.is_tcp() { new_times() } else { 0 };
-    *new = NetStats { times, process_comm: task.process_comm(), ..NetStats::default() };
-    let _ = NET_STATS.insert(key, &*new, NO_EXIST);
+    make_row(task, key);
     let stats = NET_STATS.get_ptr_mut(key);
     if stats.is_none() {
         count(|counts| &raw mut counts.uncounted);
     }
     stats
+}
+
+/// Makes a row, unless another CPU has. Apart, so that what it needs of the stack is free again.
+#[inline(never)]
+fn make_row(task: &Task, key: &NetKey) {
+    let times = if key.ends.is_tcp() { new_times() } else { 0 };
+    let new = NetStats { times, process_comm: task.process_comm(), ..NetStats::default() };
+    let _ = NET_STATS.insert(key, &new, NO_EXIST);
 }
 
 /// A place for a row's distributions; 0 where there is no room.
@@ -248,46 +196,131 @@ pub(crate) fn follow(sock: Sock, work: &SocketWork) {
     }
 }
 
-/// The row of a task and a socket that it uses, of which [`Sock::sort`] has found `ends`. A TCP socket is followed from then
-/// on.
+/// A row, and what its socket is.
+pub(crate) struct Found {
+    /// `None` where there is no room for it.
+    pub(crate) stats: Option<*mut NetStats>,
+    pub(crate) ends: &'static Ends,
+}
+
+/// The row of a task and a socket that it uses. A TCP socket is followed from then on.
 #[inline(always)]
-pub(crate) fn find(task: &Task, sock: Sock, ends: Ends, work: &mut SocketWork) -> Option<*mut NetStats> {
-    work.begin(task, ends);
-    if !ends.is_tcp() {
-        sock.add_ends(work, false);
-        return work.row(task);
-    }
-    if let Some(known) = SOCKETS.get_ptr(sock.number()) {
+pub(crate) fn find(task: &Task, sock: Sock) -> Option<Found> {
+    let known = SOCKETS.get_ptr(sock.number());
+    if let Some(known) = known {
         // SAFETY: the pointer is to a map value, which is replaced as a whole but for words that are written at once.
-        let known = unsafe { &*known };
-        let (its, mine) = (&known.key, &work.socket.key);
-        if its.pid == mine.pid && its.start_time_ns == mine.start_time_ns && its.exec_count == mine.exec_count {
-            return row(task, its, &mut work.stats);
+        let key = unsafe { &(*known).key };
+        // It is still the same process: no other has been given both its number and its socket.
+        if key.pid == task.pid && key.exec_count == task.exec_count() {
+            return Some(Found { stats: row(task, key), ends: &key.ends });
         }
+    }
+    let work = work(Place::Thread)?;
+    work.begin(task, sock);
+    if let Some(known) = known {
         // Another process uses it now, as one that was forked.
-        work.socket.key.ends = its.ends;
+        // SAFETY: as above.
+        let known = unsafe { &*known };
+        work.socket.key.ends = known.key.ends;
         work.socket.began_ns = known.began_ns;
         work.socket.retransmits = known.retransmits;
+        follow(sock, work);
     } else {
-        sock.add_ends(work, false);
-        work.socket.retransmits = sock.retransmits();
+        work.add_ends(sock, false);
+        if work.socket.key.ends.is_tcp() {
+            work.socket.retransmits = sock.retransmits();
+            follow(sock, work);
+        }
     }
-    follow(sock, work);
-    work.row(task)
+    Some(Found { stats: work.row(task), ends: &work.socket.key.ends })
 }
 
 impl SocketWork {
-    /// Begins with a socket of a task, of which [`Sock::sort`] has found `ends`.
+    /// Begins with a socket of a task: makes the key of its row, without the ends.
     #[inline(always)]
-    pub(crate) fn begin(&mut self, task: &Task, ends: Ends) {
-        let (start_time_ns, exec_count) = (task.start_time_ns(), task.exec_count());
+    pub(crate) fn begin(&mut self, task: &Task, sock: Sock) {
+        // At once, since each read costs as much as a look-up in an array.
+        // SAFETY: the helper writes as many bytes as there is room for, zeros when it fails, and survives any source address.
+        unsafe {
+            let size = size_of_val(&self.common) as u32;
+            bpf_probe_read_kernel(self.common.as_mut_ptr().cast(), size, sock.0.cast());
+        }
+        let (kind, protocol) = sock.sort();
+        let family = self.common_word(config!(net.family)) as u8;
+        let exec_count = task.exec_count();
+        // Of a process's first thread without a detour.
+        let start_time_ns = if task.tid == task.pid { task.thread_start_time_ns() } else { task.start_time_ns() };
+        let ends = Ends { family, kind, protocol, ..Ends::default() };
         let key = NetKey { start_time_ns, pid: task.pid, exec_count, ends };
         self.socket = Socket { key, began_ns: 0, retransmits: 0, reserved: 0 };
+    }
+
+    /// What is in the beginning of the socket, from an offset on.
+    #[inline(always)]
+    fn common_word(&self, offset: u32) -> u64 {
+        let offset = offset as usize & (8 * (COMMON_WORDS - 1) | 7);
+        let offset = if offset > 8 * (COMMON_WORDS - 1) { 8 * (COMMON_WORDS - 1) } else { offset };
+        // SAFETY: the word is in the array; fields of a structure need not be aligned as a word is.
+        unsafe { self.common.as_ptr().cast::<u8>().add(offset).cast::<u64>().read_unaligned() }
+    }
+
+    /// Adds the two ends of the socket to the key. `connects`: whether the connection is known to be one that is made.
+    #[inline(always)]
+    pub(crate) fn add_ends(&mut self, sock: Sock, connects: bool) {
+        match self.socket.key.ends.family {
+            family::INET => {
+                self.socket.key.ends.local = Ends::mapped(self.common_word(config!(net.local_v4)) as u32);
+                self.socket.key.ends.remote = Ends::mapped(self.common_word(config!(net.remote_v4)) as u32);
+                self.add_ports(sock, connects);
+            }
+            family::INET6 => {
+                self.socket.key.ends.local = self.address_v6(config!(net.local_v6));
+                self.socket.key.ends.remote = self.address_v6(config!(net.remote_v6));
+                self.add_ports(sock, connects);
+            }
+            family::UNIX => {
+                let address = |sock: *const u8| kernel_word(sock, config!(net.unix_address)) as *const u8;
+                self.socket.key.ends.local[0] = name(address(sock.0), &mut self.name);
+                let peer = kernel_word(sock.0, config!(net.unix_peer)) as *const u8;
+                if !peer.is_null() {
+                    self.socket.key.ends.remote[0] = name(address(peer), &mut self.name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn address_v6(&self, offset: u32) -> [u64; 2] {
+        [self.common_word(offset), self.common_word(offset + 8)]
+    }
+
+    /// Adds the ports that say more than that there was a connection.
+    #[inline(always)]
+    fn add_ports(&mut self, sock: Sock, connects: bool) {
+        let local = self.common_word(config!(net.local_port)) as u16;
+        let remote = u16::from_be(self.common_word(config!(net.remote_port)) as u16);
+        let locks = kernel_number(sock.0, config!(net.user_locks)) >> config!(net.user_locks_shift);
+        let is_bound = locks & BOUND_PORT != 0;
+        let ends = &mut self.socket.key.ends;
+        if ends.protocol == protocol::TCP {
+            if connects || is_bound || sock.port_was_found() {
+                ends.remote_port = remote;
+            } else {
+                ends.local_port = local;
+            }
+        } else if is_bound {
+            ends.local_port = local;
+            // Of two ports that were chosen the lower one is the service's.
+            ends.remote_port = if remote <= local { remote } else { 0 };
+        } else {
+            ends.remote_port = remote;
+        }
     }
 
     /// The row of the key.
     #[inline(always)]
     pub(crate) fn row(&mut self, task: &Task) -> Option<*mut NetStats> {
-        row(task, &self.socket.key, &mut self.stats)
+        row(task, &self.socket.key)
     }
 }

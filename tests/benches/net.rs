@@ -64,13 +64,7 @@ fn bench(seconds: u32, repeats: usize) -> anyhow::Result<bool> {
 }
 
 /// CPU time and time in our programs of one message or call, ns.
-fn run(
-    tool: usize,
-    workload: &Path,
-    arguments: &[&str],
-    counter: &str,
-    seconds: u32,
-) -> anyhow::Result<(f64, f64)> {
+fn run(tool: usize, workload: &Path, arguments: &[&str], counter: &str, seconds: u32) -> anyhow::Result<(f64, f64)> {
     let (directory, seconds) = (scratch(), seconds.to_string());
     let output = directory.path().join("capture");
     let mut command = match tool {

@@ -5,7 +5,7 @@ use aya::maps::{Array, MapData};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::trace_point::TracePointLinkId;
 use aya::programs::{RawTracePoint, TracePoint};
-use profiler_common::net::{NetCounts, NetKey, NetOffsets, NetStats, NetTime, NetTimes, UnixName};
+use profiler_common::net::{COMMON_WORDS, NetCounts, NetKey, NetOffsets, NetStats, NetTime, NetTimes, UnixName};
 use profiler_common::number_pace::Chosen;
 
 use super::BpfError;
@@ -67,7 +67,12 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
     let sock = types.find_struct("sock").ok_or(BpfError::NoField { structure: "sock", field: "(itself)" })?;
     let user_locks = types.member_bits(sock, "sk_userlocks", MAX_NESTING);
     let user_locks = user_locks.ok_or(BpfError::NoField { structure: "sock", field: "sk_userlocks" })?;
-    Ok(NetOffsets {
+    let (kind, protocol) = (at("sock", "sk_type")?, at("sock", "sk_protocol")?);
+    let sort = kind.min(protocol);
+    if kind.max(protocol) - sort > 6 {
+        return Err(BpfError::NoField { structure: "sock", field: "sk_type beside sk_protocol" });
+    }
+    let offsets = NetOffsets {
         family: at("sock_common", "skc_family")?,
         remote_v4: at("sock_common", "skc_daddr")?,
         local_v4: at("sock_common", "skc_rcv_saddr")?,
@@ -75,8 +80,9 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
         local_v6: at("sock_common", "skc_v6_rcv_saddr").unwrap_or(0),
         remote_port: at("sock_common", "skc_dport")?,
         local_port: at("sock_common", "skc_num")?,
-        kind: at("sock", "sk_type")?,
-        protocol: at("sock", "sk_protocol")?,
+        sort,
+        kind_shift: (kind - sort) * 8,
+        protocol_shift: (protocol - sort) * 8,
         user_locks: user_locks / 8,
         user_locks_shift: user_locks % 8,
         bind_bucket: at("inet_connection_sock", "icsk_bind_hash")?,
@@ -92,7 +98,14 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
         descriptor_array: at("fdtable", "fd")?,
         private_data: at("file", "private_data")?,
         sock: at("socket", "sk")?,
-    })
+        reserved: 0,
+    };
+    let NetOffsets { family, remote_v4, local_v4, remote_v6, local_v6, remote_port, local_port, .. } = offsets;
+    let last = [family, remote_v4, local_v4, remote_v6 + 8, local_v6 + 8, remote_port, local_port].into_iter().max();
+    if last > u32::try_from(COMMON_WORDS * 8 - 8).ok() {
+        return Err(BpfError::NoField { structure: "sock_common", field: "(all near its beginning)" });
+    }
+    Ok(offsets)
 }
 
 impl Kernel {
