@@ -43,7 +43,7 @@ pub(crate) fn net_state(context: RawTracePointContext) -> i32 {
         (state::SYN_SENT, _) => {
             end(sock, new == state::ESTABLISHED);
             if new == state::CLOSED {
-                forget(sock);
+                close(sock);
             }
         }
         (state::SYN_RECEIVED, state::ESTABLISHED) => {
@@ -54,16 +54,28 @@ pub(crate) fn net_state(context: RawTracePointContext) -> i32 {
             // The oldest give way; one that is missing is counted when it is accepted.
             let _ = ESTABLISHED.insert(sock.number(), now, 0);
         }
-        (_, state::CLOSED) => forget(sock),
+        (_, state::CLOSED) => close(sock),
         _ => {}
     }
     0
 }
 
+/// Follows a socket no more that is closed, or was without our seeing it.
 #[inline(always)]
 fn forget(sock: Sock) {
-    // One that is not there was of somebody who was not asked for.
-    let _ = SOCKETS.remove(sock.number());
+    // One that is not there is of somebody who was not asked for.
+    if SOCKETS.get_ptr(sock.number()).is_some() {
+        let _ = SOCKETS.remove(sock.number());
+    }
+}
+
+/// Counts what a socket has sent again that nobody saw, and follows it no more.
+#[inline(always)]
+fn close(sock: Sock) {
+    if let Some(known) = followed(sock) {
+        add_retransmits(sock, known);
+        forget(sock);
+    }
 }
 
 /// Notes that the running thread begins to connect.
@@ -114,24 +126,28 @@ fn followed(sock: Sock) -> Option<&'static mut Socket> {
     Some(unsafe { &mut *known })
 }
 
-/// Counts what TCP has sent again. Arguments: the socket, the packet, and since Linux 6.14 whether it failed
-/// (include/trace/events/tcp.h).
+/// Counts what TCP sends again. Arguments: the socket, the packet (include/trace/events/tcp.h).
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 pub(crate) fn net_retransmit(context: RawTracePointContext) -> i32 {
     // SAFETY: the tracepoint has this argument.
     let sock = Sock(unsafe { *context.as_ptr().cast::<u64>() } as *const u8);
-    let Some(known) = followed(sock) else { return 0 };
-    // The kernel's own count, since a packet may be several segments.
+    if let Some(known) = followed(sock) {
+        add_retransmits(sock, known);
+    }
+    0
+}
+
+/// Adds what a socket has sent again since it was last looked at, by the kernel's own count: a packet may be several segments.
+#[inline(always)]
+fn add_retransmits(sock: Sock, known: &mut Socket) {
     let (before, now) = (known.retransmits, sock.retransmits());
     known.retransmits = now;
-    if now <= before {
-        return 0;
-    }
-    if let Some(stats) = NET_STATS.get_ptr_mut(&known.key) {
+    if now > before
+        && let Some(stats) = NET_STATS.get_ptr_mut(&known.key)
+    {
         // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
         unsafe { atomic::add(&raw mut (*stats).retransmits, u64::from(now - before)) };
     }
-    0
 }
 
 /// Takes a connection that a thread has just accepted: `sys_exit_accept` and `sys_exit_accept4`.
