@@ -1,6 +1,8 @@
 //! Sockets: where the kernel keeps what is read of them; loads and attaches what records them, and reads what was counted
 //! exactly.
 
+use std::path::Path;
+
 use aya::maps::{Array, MapData};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::trace_point::TracePointLinkId;
@@ -201,6 +203,13 @@ impl Kernel {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Whether the tracepoints of connections that are accepted can be found.
+pub(super) fn has_accepts() -> bool {
+    let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+    let has = |root: &str| ACCEPTS.iter().all(|name| Path::new(root).join("events/syscalls").join(name).exists());
+    roots.into_iter().any(has)
 }
 
 /// Whether the kernel has the tracepoints.
