@@ -1,10 +1,21 @@
 //! Sockets: how many bytes and messages each end sent and received, by what, and from which function.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, find_program, float, require_bpf, run_profiler, scratch};
+use profiler_tests::{
+    Captured, Record, Target, Workload, find_program, float, is_emulated, require_bpf, run_profiler, scratch,
+    wait_until,
+};
 use serde_json::Value;
+
+use crate::servers::free_port;
+
+/// Programs that are attached when sockets are recorded, at least: two that follow processes, and four of sockets.
+const LINKS: usize = 6;
 
 /// The program that sends to itself.
 fn sockets() -> Workload {
@@ -215,5 +226,67 @@ fn connections_have_their_times_failures_and_retransmits() {
     let p50 = there_and_back["p50"].as_f64().expect("ns") / 1e3;
     let (least, most) = (float(figure("ping", "least_us")), float(figure("ping", "most_us")));
     assert!((least * 0.9..=most * 1.1 + 1.0).contains(&p50), "{there_and_back} {}", truth["ping"]);
+    check_sums(&captured);
+}
+
+/// A `redis-server` without a load; `None` where it is not installed.
+fn idle_redis(directory: &Path, port: u16) -> Option<Target> {
+    let server = find_program("redis-server")?;
+    let arguments =
+        ["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no", "--dir", "."];
+    let target = Target::start_unready(Command::new(server).args(arguments).current_dir(directory));
+    wait_until("redis-server to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+    Some(target)
+}
+
+/// What `INFO` is asked with.
+const INFO: &[u8] = b"INFO\r\n";
+
+/// Bytes that a server says it has received and sent until it was asked, and the length of its answer.
+fn info(stream: &mut TcpStream) -> (u64, u64, u64) {
+    stream.write_all(INFO).expect("ask redis");
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    let head_length = reader.read_line(&mut head).expect("an answer");
+    let length: usize = head.trim_start_matches('$').trim().parse().expect("a length");
+    let mut body = vec![0; length + 2];
+    reader.read_exact(&mut body).expect("the answer");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let figure = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
+    };
+    (figure("total_net_input_bytes"), figure("total_net_output_bytes"), (head_length + body.len()) as u64)
+}
+
+#[test]
+fn redis_counts_the_same_bytes_itself() {
+    let Some(_kernel) = require_bpf() else { return };
+    let (directory, port) = (scratch(), free_port());
+    let (Some(server), Some(load)) = (idle_redis(directory.path(), port), find_program("redis-benchmark")) else {
+        return;
+    };
+    let mut recording = Record::new().args(["-e", "net"]).pid(server.pid()).start();
+    recording.wait_for_links(LINKS);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to redis");
+    let (received, sent, _) = info(&mut stream);
+    let requests = if is_emulated() { "1000" } else { "20000" };
+    let arguments =
+        ["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "-n", requests, "-c", "20", "-t", "set,get,lrange"];
+    let ended = Command::new(load).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(ended.expect("run redis-benchmark").success());
+    let (received_then, sent_then, answer) = info(&mut stream);
+    // What it is asked first was counted then, what it answers last was not.
+    let expected = (received_then - received + INFO.len() as u64, sent_then - sent + answer);
+    recording.signal(libc::SIGINT);
+    let captured = recording.finish();
+    let local = format!("127.0.0.1:{port}");
+    let of_server = |value| sum(&captured, value, |protocol, found, _| protocol == "TCP" && found == local);
+    let found = (of_server("received_bytes"), of_server("sent_bytes"));
+    println!("received and sent: {found:?} of {expected:?}");
+    assert_eq!(found, expected, "{:#?}", rows(&captured));
+    // One row for all of its clients.
+    assert!(of_server("accepts") > 20, "{:#?}", rows(&captured));
+    assert_eq!(rows(&captured).iter().filter(|row| row["labels"]["local"] == local).count(), 1);
     check_sums(&captured);
 }
