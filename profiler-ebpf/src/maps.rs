@@ -9,6 +9,7 @@ use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
 use profiler_common::file::{FileId, FileNameRecord};
+use profiler_common::net::{NetCounts, NetKey, NetStats, NetTimes, Socket, UnixName};
 use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::system_call::{Call, CallKey, CallStats};
@@ -16,6 +17,7 @@ use profiler_common::unwind::{MAX_RULES, Rule};
 use profiler_common::wait::{LockKey, LockWaits, Pace, Threshold, Wait, WaitingRecord};
 
 use crate::python::PythonWalk;
+use crate::socket::SocketWork;
 use crate::unwind::Walk;
 
 /// `BPF_F_NO_PREALLOC`: entries are allocated as they come. Never for a map that is written in NMI context.
@@ -164,6 +166,34 @@ pub(crate) static FILES_SEEN: LruHashMap<FileId, u8> = LruHashMap::with_max_entr
 /// What `file_name` works on, by [`Namer`].
 #[map]
 pub(crate) static FILE_NAME: PerCpuArray<FileName> = PerCpuArray::with_max_entries(Namer::COUNT as u32, 0);
+/// Exact counts of what sockets were used for, by process and ends. Written by `socket`, read by user space. One element where
+/// sockets are not recorded, as of the next six.
+#[map]
+pub(crate) static NET_STATS: HashMap<NetKey, NetStats> = HashMap::with_max_entries(1, 0);
+
+/// Distributions of times, three for each row of [`NET_STATS`] that has some. Written by `socket`, read by user space.
+#[map]
+pub(crate) static NET_TIMES: Array<NetTimes> = Array::with_max_entries(1, 0);
+
+/// Rows that have asked for a place in [`NET_TIMES`], and what found no room. Written by `socket`, read by user space.
+#[map]
+pub(crate) static NET_COUNTS: Array<NetCounts> = Array::with_max_entries(1, 0);
+
+/// TCP sockets of processes that were asked for, by address, until they are closed. Written by `socket` and `connections`.
+#[map]
+pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1, 0);
+
+/// When connections were there that wait to be accepted, by the address of the socket. Written and read by `connections`.
+#[map]
+pub(crate) static ESTABLISHED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1, 0);
+
+/// What `socket` works on, by place.
+#[map]
+pub(crate) static SOCKET_WORK: PerCpuArray<SocketWork> = PerCpuArray::with_max_entries(2, 0);
+
+/// Names of Unix sockets by their hash. Written by `socket`, read by user space.
+#[map]
+pub(crate) static UNIX_NAMES: HashMap<u64, UnixName> = HashMap::with_max_entries(1, 0);
 
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
@@ -189,6 +219,10 @@ pub(crate) static FAULT_PYTHON: ProgramArray = ProgramArray::with_max_entries(MA
 /// The same for system calls.
 #[map]
 pub(crate) static SYSCALL_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+
+/// The same for messages of sockets.
+#[map]
+pub(crate) static NET_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]

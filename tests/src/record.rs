@@ -188,6 +188,21 @@ impl Recording {
         });
     }
 
+    /// Waits until it has attached so many programs to tracepoints, of which two follow processes.
+    ///
+    /// # Panics
+    ///
+    /// When it ends before.
+    pub fn wait_for_links(&mut self, count: usize) {
+        let descriptors = PathBuf::from(format!("/proc/{}/fd", self.pid()));
+        wait_until("the profiler's programs", || {
+            assert!(self.runs(), "the profiler ended: {:?}", self.reader.wait());
+            let links = descriptors.read_dir().ok()?.filter_map(|entry| entry.ok()?.path().read_link().ok());
+            let links = links.filter(|link| link.as_os_str() == "anon_inode:bpf_link").count();
+            (links >= count).then_some(())
+        });
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
         // SAFETY: no memory is involved; the child has not been waited for, so the pid is still its own.

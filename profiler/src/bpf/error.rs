@@ -43,6 +43,12 @@ pub enum BpfError {
          CPU cannot be recorded here; -e cpu can"
     )]
     NoWaits,
+    /// Nothing shows what is sent and received.
+    #[error(
+        "this kernel has no tracepoints sock_send_length and sock_recv_length (Linux 6.3): sockets cannot be recorded here; \
+         -e syscall shows the calls"
+    )]
+    NoNet,
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

@@ -54,7 +54,7 @@ pub(super) fn read_offsets(limits: Limits) -> Result<Offsets, BpfError> {
 }
 
 /// What `read` finds in the kernel's types.
-fn with_types<T>(read: impl FnOnce(&Types<'_>) -> Result<T, BpfError>) -> Result<T, BpfError> {
+pub(super) fn with_types<T>(read: impl FnOnce(&Types<'_>) -> Result<T, BpfError>) -> Result<T, BpfError> {
     let no_btf = |reason: String| BpfError::NoBtf { path: BTF_PATH.to_owned(), reason };
     let bytes = fs::read(BTF_PATH).map_err(|error| no_btf(error.to_string()))?;
     read(&Types::parse(&bytes).ok_or_else(|| no_btf("not in BTF format".to_owned()))?)

@@ -11,6 +11,9 @@ use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, M
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
 use profiler_common::file::MAX_SEEN_FILES;
+use profiler_common::net::{
+    MAX_ESTABLISHED, MAX_NET_STATS, MAX_NET_TIMED, MAX_SOCKETS, MAX_UNIX_NAMES, NetCounts, NetTime, NetTimes,
+};
 use profiler_common::number_pace::NumberPace;
 use profiler_common::python::PythonLayout;
 use profiler_common::system_call::MAX_CALL_STATS;
@@ -21,6 +24,7 @@ use super::BpfError;
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
 use super::kernel_types::{Offsets, read_offsets};
+use super::net::Net;
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
 use super::tables::{PlacedTable, TableParts, Tables};
@@ -75,7 +79,7 @@ pub struct Limits {
     pub blocks: bool,
     /// Whether operations on files are recorded.
     pub files: bool,
-    /// Whether sockets are recorded.
+    /// Whether sockets are recorded: 20 MB for what is counted exactly.
     pub net: bool,
 }
 
@@ -140,6 +144,8 @@ impl Plain for Threshold {}
 impl Plain for LockKey {}
 impl Plain for LockWaits {}
 impl Plain for NumberPace {}
+impl Plain for NetTimes {}
+impl Plain for NetCounts {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -169,6 +175,7 @@ pub struct Kernel {
     pub(super) calls: Calls,
     pub(super) calls_uncounted: Array<MapData, u64>,
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
+    pub(super) net: Net,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -210,6 +217,11 @@ impl Kernel {
             .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
             .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
+            .map_max_entries("NET_STATS", if limits.net { MAX_NET_STATS } else { 1 })
+            .map_max_entries("NET_TIMES", if limits.net { MAX_NET_TIMED * NetTime::COUNT } else { 1 })
+            .map_max_entries("SOCKETS", if limits.net { MAX_SOCKETS } else { 1 })
+            .map_max_entries("ESTABLISHED", if limits.net { MAX_ESTABLISHED } else { 1 })
+            .map_max_entries("UNIX_NAMES", if limits.net { MAX_UNIX_NAMES } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -243,6 +255,15 @@ impl Kernel {
             calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
             calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
             call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
+            net: Net {
+                stats: Batch::new(take(&mut ebpf, "NET_STATS")?, "NET_STATS")?,
+                names: Batch::new(take(&mut ebpf, "UNIX_NAMES")?, "UNIX_NAMES")?,
+                times: typed(&mut ebpf, "NET_TIMES")?,
+                counts: typed(&mut ebpf, "NET_COUNTS")?,
+                links: Vec::new(),
+                accepts: Vec::new(),
+                accepts_missing: String::new(),
+            },
             ebpf,
             _statistics: statistics,
         })

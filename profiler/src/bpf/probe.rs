@@ -6,6 +6,7 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 
+use super::net::{check_hooks, has_accepts};
 use super::{
     Faults, Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus,
     read_task_offsets,
@@ -63,6 +64,7 @@ pub fn checks() -> Vec<Check> {
         time_off_the_cpu(),
         page_faults(),
         system_calls(),
+        sockets(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -158,6 +160,19 @@ fn system_calls() -> Check {
         Ok(true) => Check::ok(NAME, Kernel::CALL_HOOKS),
         Ok(false) => Check::degraded(NAME, "no raw tracepoints", "-e syscall does not work"),
         Err(error) => Check::degraded(NAME, error.to_string(), "run as root, or with CAP_PERFMON"),
+    }
+}
+
+fn sockets() -> Check {
+    const NAME: &str = "sockets";
+    match check_hooks() {
+        Ok(()) if has_accepts() => Check::ok(NAME, Kernel::NET_HOOKS),
+        Ok(()) => Check::degraded(
+            NAME,
+            format!("{}; tracefs is not mounted", Kernel::NET_HOOKS),
+            "mount -t tracefs tracefs /sys/kernel/tracing, to see connections that are accepted",
+        ),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e net does not work"),
     }
 }
 

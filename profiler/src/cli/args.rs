@@ -53,7 +53,8 @@ pub(super) struct RecordArgs {
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
-    /// they waited for, and who held them; fault, page faults; syscall, system calls
+    /// they waited for, and who held them; fault, page faults; syscall, system calls; net, messages
+    /// of sockets
     #[arg(
         short = 'e',
         long = "events",
@@ -124,6 +125,8 @@ pub(super) enum Event {
     Fault,
     /// System calls
     Syscall,
+    /// Messages of sockets
+    Net,
 }
 
 impl Event {
@@ -135,6 +138,7 @@ impl Event {
             Self::Lock => Origin::Lock,
             Self::Fault => Origin::Fault,
             Self::Syscall => Origin::Syscall,
+            Self::Net => Origin::Net,
         }
     }
 }

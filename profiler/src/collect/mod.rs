@@ -9,6 +9,7 @@ mod file_names;
 mod gathered;
 mod host;
 mod lock_times;
+mod net;
 mod place;
 mod processes;
 mod pythons;

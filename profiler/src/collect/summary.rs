@@ -13,6 +13,7 @@ use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
+use super::net;
 use super::record::Recording;
 use super::session::Session;
 use super::waiting::take_waiting;
@@ -52,6 +53,7 @@ pub(super) fn summarize(
     }
     let counts = events.stop();
     session.kernel.end_calls()?;
+    session.kernel.end_net()?;
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -90,17 +92,25 @@ pub(super) fn summarize(
         let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
         tables.insert(Origin::Syscall.row().name.to_owned(), table);
     }
+    let mut of_net = Vec::new();
+    if facts.limits.net {
+        let counted = session.kernel.take_net()?;
+        of_net = net::warnings(&counted);
+        tables.insert(Origin::Net.row().name.to_owned(), net::table(&counted));
+    }
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
         fault_period: counts.fault_period,
+        net_weight: session.kernel.highest_net_weight()?,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
     let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_lasting);
+    warnings.extend(of_net);
     if locks_left_out_ns > 0 {
         let seconds = Duration::from_nanos(locks_left_out_ns).as_secs_f64();
         warnings.push(format!("{seconds:.3} s of waits for the least of the locks are not in the table of locks"));
@@ -198,6 +208,8 @@ struct Choice {
     fault_weight: u64,
     /// The highest period of the events of faults.
     fault_period: u64,
+    /// The most messages of sockets that one of them counts for.
+    net_weight: u64,
 }
 
 /// What one origin recorded, in all.
@@ -245,7 +257,11 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
             summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
-        Origin::BlockIo | Origin::FileIo | Origin::Net => {}
+        Origin::Net => {
+            summary.event = Kernel::NET_HOOKS.to_owned();
+            summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.net_weight, period: 1 });
+        }
+        Origin::BlockIo | Origin::FileIo => {}
     }
     summary
 }

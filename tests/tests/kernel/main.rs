@@ -18,6 +18,7 @@ mod record_lasting;
 mod record_ledger;
 mod record_locks;
 mod record_names;
+mod record_net;
 mod record_node;
 mod record_offcpu;
 mod record_python;

@@ -6,7 +6,7 @@ use profiler_tests::Workload;
 fn workloads() -> Vec<Workload> {
     let mut all: Vec<_> = [
         "burn", "bursts", "calls", "ends", "family", "faults", "heir", "inlined", "jit", "locks", "many", "mappings",
-        "opens", "phases", "split", "syscalls", "waits",
+        "opens", "phases", "sockets", "split", "syscalls", "waits",
     ]
     .map(Workload::c)
     .into();

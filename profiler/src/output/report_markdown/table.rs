@@ -9,10 +9,12 @@ use crate::profile::Table;
 
 /// Rows that are shown.
 const ROWS: usize = 25;
+/// And of the distributions behind the first.
+const OTHER_ROWS: usize = 10;
 /// Unit of what is a number of things.
 const COUNT: &str = "count";
 
-/// A table: its values, percentiles of its first distribution, its labels.
+/// A table: its values, percentiles of its first distribution, its labels; then the other distributions.
 pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
     writeln!(writer, "### {}\n", prose(&table.title))?;
     let totals = (0..).zip(&table.values).map(|(number, column)| {
@@ -47,5 +49,30 @@ pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
         cells.extend(row.labels.iter().map(|label| code(label).to_string()));
         writeln!(writer, "| {} |", cells.join(" | "))?;
     }
-    rest(table.rows.len() as u64, table.rows.len().min(ROWS), writer)
+    rest(table.rows.len() as u64, table.rows.len().min(ROWS), writer)?;
+    write_others(table, writer)
+}
+
+/// The distributions behind the first one, of the rows that have some.
+fn write_others(table: &Table, writer: &mut impl Write) -> io::Result<()> {
+    let labels: Vec<_> = table.labels.iter().map(|label| prose(label).to_string()).collect();
+    for (number, column) in table.distributions.iter().enumerate().skip(1) {
+        let rows = table.rows.iter().filter_map(|row| Some((row, row.distributions.get(number)?)));
+        let rows: Vec<_> = rows.filter(|(_, histogram)| histogram.count() > 0).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        writeln!(writer, "{}:\n", prose(&column.name))?;
+        writeln!(writer, "| count | p50 | p90 | p99 | max | {} |", labels.join(" | "))?;
+        writeln!(writer, "|{}{}", "--:|".repeat(5), ":--|".repeat(labels.len()))?;
+        for (row, histogram) in rows.iter().take(OTHER_ROWS) {
+            let found = [500, 900, 990].map(|per_mille| histogram.percentile(per_mille));
+            let found = found.into_iter().flatten().chain([histogram.max]).map(|number| value(number, &column.unit));
+            let labels = row.labels.iter().map(|label| code(label).to_string());
+            let cells: Vec<_> = found.chain(labels).collect();
+            writeln!(writer, "| {} | {} |", count(histogram.count()), cells.join(" | "))?;
+        }
+        rest(rows.len() as u64, rows.len().min(OTHER_ROWS), writer)?;
+    }
+    Ok(())
 }
