@@ -17,6 +17,7 @@ mod bench;
 mod config;
 mod cpu;
 mod fault;
+mod file;
 mod file_name;
 mod maps;
 mod offcpu;

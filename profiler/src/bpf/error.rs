@@ -43,6 +43,12 @@ pub enum BpfError {
          CPU cannot be recorded here; -e cpu can"
     )]
     NoWaits,
+    /// The tracepoints of system calls cannot be attached to.
+    #[error(
+        "cannot attach to the tracepoints of system calls: {0}; that needs root, or CAP_PERFMON and a readable \
+         /sys/kernel/tracing, and a kernel built with CONFIG_FTRACE_SYSCALLS=y; without them there is no -e fileio"
+    )]
+    NoTracepoints(io::Error),
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

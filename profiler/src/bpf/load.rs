@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::file::MAX_SEEN_FILES;
+use profiler_common::file::{FileHistogram, MAX_FILE_HISTOGRAMS, MAX_FILE_STATS, MAX_SEEN_FILES};
 use profiler_common::number_pace::NumberPace;
 use profiler_common::python::PythonLayout;
 use profiler_common::system_call::MAX_CALL_STATS;
@@ -20,6 +20,7 @@ use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAIT
 use super::BpfError;
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
+use super::files::Files;
 use super::kernel_types::{Offsets, read_offsets};
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
@@ -73,7 +74,8 @@ pub struct Limits {
     pub calls: bool,
     /// Whether requests to block devices are recorded.
     pub blocks: bool,
-    /// Whether operations on files are recorded.
+    /// Whether operations on files are recorded: 23 MB for the threads and for how long operations took, and what files
+    /// there are.
     pub files: bool,
     /// Whether sockets are recorded.
     pub net: bool,
@@ -140,6 +142,7 @@ impl Plain for Threshold {}
 impl Plain for LockKey {}
 impl Plain for LockWaits {}
 impl Plain for NumberPace {}
+impl Plain for FileHistogram {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -169,6 +172,7 @@ pub struct Kernel {
     pub(super) calls: Calls,
     pub(super) calls_uncounted: Array<MapData, u64>,
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
+    pub(super) files: Files,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -210,6 +214,9 @@ impl Kernel {
             .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
             .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
+            .map_max_entries("FILE_CALLS", if limits.files { MAX_WAITS } else { 1 })
+            .map_max_entries("FILE_STATS", if limits.files { MAX_FILE_STATS } else { 1 })
+            .map_max_entries("FILE_HISTOGRAMS", if limits.files { MAX_FILE_HISTOGRAMS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -243,6 +250,7 @@ impl Kernel {
             calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
             calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
             call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
+            files: Files::new(&mut ebpf)?,
             ebpf,
             _statistics: statistics,
         })

@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
+use profiler_common::number_pace::Chosen;
 
 use super::calls;
 use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
+use super::files;
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
 use super::record::Recording;
@@ -51,6 +53,9 @@ pub(super) fn summarize(
     }
     let counts = events.stop();
     session.kernel.end_calls()?;
+    if facts.limits.files {
+        session.kernel.end_files()?;
+    }
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -89,17 +94,25 @@ pub(super) fn summarize(
         let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
         tables.insert(Origin::Syscall.row().name.to_owned(), table);
     }
+    let mut file_warnings = Vec::new();
+    if facts.limits.files {
+        let counts = session.kernel.take_file_counts()?;
+        file_warnings = files::warnings(&counts);
+        tables.insert(Origin::FileIo.row().name.to_owned(), files::table(&counts, &session.file_names));
+    }
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
         fault_period: counts.fault_period,
+        file_weight: session.kernel.highest_weight(Chosen::FileIo)?,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
     let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_lasting);
+    warnings.extend(file_warnings);
     if locks_left_out_ns > 0 {
         let seconds = Duration::from_nanos(locks_left_out_ns).as_secs_f64();
         warnings.push(format!("{seconds:.3} s of waits for the least of the locks are not in the table of locks"));
@@ -195,6 +208,8 @@ struct Choice {
     fault_weight: u64,
     /// The highest period of the events of faults.
     fault_period: u64,
+    /// The most operations on files that one of them counts for.
+    file_weight: u64,
 }
 
 /// What one origin recorded, in all.
@@ -242,7 +257,11 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
             summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
-        Origin::BlockIo | Origin::FileIo | Origin::Net => {}
+        Origin::FileIo => {
+            summary.event = Kernel::FILE_HOOKS.to_owned();
+            summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.file_weight, period: 1 });
+        }
+        Origin::BlockIo | Origin::Net => {}
     }
     summary
 }

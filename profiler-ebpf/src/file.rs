@@ -1,0 +1,411 @@
+//! Files: what is read, written, synced and opened by which process, counted exactly by file; by stack for those operations
+//! that are chosen by their number, as faults are.
+//!
+//! Two programs, on the tracepoints of those system calls that are for files: a call of another kind runs none of them. A
+//! thread that was asked for has an element in which the entry of a call notes the time, and which file its descriptor is
+//! then: when the call returns, another thread may have closed it.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::macros::{raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
+use profiler_common::counters::{Counters, Outcome};
+use profiler_common::event::Origin;
+use profiler_common::file::{
+    FileCall, FileCallKind, FileKey, FileOperation, FileStats, MAX_FILE_HISTOGRAMS, OPERATIONS, TIMED_OPERATIONS,
+    UsedFile, files_missed,
+};
+use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
+use profiler_common::number_pace::Chosen;
+use profiler_common::system_call::MAX_ERROR;
+
+use crate::aggregate::{self, Outcomes, count};
+use crate::atomic;
+use crate::config::config;
+use crate::file_name;
+use crate::maps::{
+    COUNTERS, FILE_HISTOGRAMS, FILE_HISTOGRAMS_TAKEN, FILE_PYTHON, FILE_STATS, FILE_STATS_NEW, FILES_MISSED,
+    NUMBER_PACE, Namer, Part, Programs, SCRATCH, Scratch,
+};
+use crate::python;
+use crate::recorded::Recorded;
+use crate::stack::{self, Chain};
+use crate::task::{Task, kernel_number, kernel_word};
+use crate::threads;
+use crate::unwind;
+use crate::window::{self, Window};
+
+/// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
+const NO_EXIST: u64 = 1;
+
+/// Where the number of a call, its first argument and what it returns are in the records of its tracepoints. Source: the
+/// `format` of any of them.
+const NUMBER: usize = 8;
+const FIRST_ARGUMENT: usize = 16;
+const RETURNED: usize = 16;
+
+/// Kinds of file, in `i_mode`. Source: include/uapi/linux/stat.h.
+mod mode {
+    pub(super) const KIND: u32 = 0o170_000;
+    pub(super) const REGULAR: u32 = 0o100_000;
+    pub(super) const BLOCK_DEVICE: u32 = 0o060_000;
+    pub(super) const DIRECTORY: u32 = 0o040_000;
+}
+
+/// Where the parts of a call are in the scratch space: what it does to the first file, and what it writes to the second.
+const FIRST: usize = 0;
+const SECOND: usize = 1;
+
+/// Notes that a thread begins a call for a file.
+#[tracepoint]
+pub(crate) fn file_enter(context: TracePointContext) -> u32 {
+    let task = Task::running();
+    // Who has an element was asked for.
+    let call = match threads::find::<FileCall>(task.tid) {
+        Some(call) => call,
+        None => match admit(&task) {
+            Some(call) => call,
+            None => return 0,
+        },
+    };
+    call.since_ns = 0;
+    // SAFETY: the record of every call has its number and one argument.
+    let (number, first) = unsafe {
+        let record = context.as_ptr().cast::<u8>();
+        (*record.add(NUMBER).cast::<u32>(), *record.add(FIRST_ARGUMENT).cast::<u64>())
+    };
+    let Some(kind) = FileCallKind::of(number) else { return 0 };
+    call.kind = kind as u32;
+    call.file.file = 0;
+    call.target.file = 0;
+    match kind {
+        FileCallKind::Read | FileCallKind::Write => use_file(&task, first, false, &mut call.file),
+        FileCallKind::Sync => use_file(&task, first, true, &mut call.file),
+        FileCallKind::Send => {
+            use_file(&task, stack::entry_registers(&task).second_argument, false, &mut call.file);
+            use_file(&task, first, false, &mut call.target);
+        }
+        FileCallKind::Copy => {
+            use_file(&task, first, false, &mut call.file);
+            use_file(&task, stack::entry_registers(&task).third_argument, false, &mut call.target);
+        }
+        FileCallKind::Open | FileCallKind::Rename => {}
+    }
+    let is_later = matches!(kind, FileCallKind::Open | FileCallKind::Rename);
+    if is_later || call.file.file != 0 || call.target.file != 0 {
+        // SAFETY: takes no argument. Last, so that what this program takes is in no call.
+        call.since_ns = unsafe { bpf_ktime_get_ns() };
+    }
+    0
+}
+
+/// An element for the running thread, if it was asked for.
+#[inline(always)]
+fn admit(running: &Task) -> Option<&'static mut FileCall> {
+    let task = running.in_namespace()?;
+    if !task.is_wanted() {
+        return None;
+    }
+    let Some(call) = threads::add::<FileCall>(running.tid) else {
+        if let Some(counters) = counters() {
+            counters.hits += 1;
+            count(counters, Outcomes::lost(Outcome::ThreadsFull));
+        }
+        return None;
+    };
+    call.start_time_ns = task.start_time_ns();
+    call.pid = task.pid;
+    Some(call)
+}
+
+/// Forgets a thread that ends.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub(crate) fn file_end(_context: RawTracePointContext) -> i32 {
+    if let Some(call) = threads::find::<FileCall>(Task::running().tid) {
+        threads::remove(call);
+    }
+    0
+}
+
+/// The accounting of operations on files.
+#[inline(always)]
+fn counters() -> Option<&'static mut Counters> {
+    // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
+    COUNTERS.get_ptr_mut(Origin::FileIo as u32).map(|counters| unsafe { &mut *counters })
+}
+
+/// Notes the file that a descriptor of the running task is for; nothing when it is for a socket or the like.
+#[inline(always)]
+fn use_file(task: &Task, descriptor: u64, directories: bool, used: &mut UsedFile) {
+    let files = kernel_word(task.pointer(), config!(file.task_files)) as *const u8;
+    let table = kernel_word(files, config!(file.files_table)) as *const u8;
+    let descriptor = descriptor as u32;
+    if descriptor >= kernel_number(table, config!(file.table_size)) {
+        return;
+    }
+    let entries = kernel_word(table, config!(file.table_files)) as *const u8;
+    let file = kernel_word(entries.wrapping_add(descriptor as usize * size_of::<u64>()), 0);
+    if file != 0 {
+        note_file(file, directories, used);
+    }
+}
+
+/// Notes an open file, unless it is a socket or the like.
+#[inline(always)]
+fn note_file(file: u64, directories: bool, used: &mut UsedFile) {
+    let inode = kernel_word(file as *const u8, config!(file.file_inode)) as *const u8;
+    let kind = kernel_number(inode, config!(file.inode_mode)) & mode::KIND;
+    if kind == mode::REGULAR || kind == mode::BLOCK_DEVICE || (directories && kind == mode::DIRECTORY) {
+        used.file = file;
+        used.id = file_name::id_of(inode);
+        used.is_deleted = u32::from(kernel_number(inode, config!(file.inode_links)) == 0);
+    }
+}
+
+/// Counts a call for a file that has returned.
+#[tracepoint]
+pub(crate) fn file_exit(context: TracePointContext) -> u32 {
+    let task = Task::running();
+    let Some(call) = threads::find::<FileCall>(task.tid) else { return 0 };
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let since = call.since_ns;
+    // A call that is for no file, or began before the recording did.
+    if since == 0 {
+        return 0;
+    }
+    call.since_ns = 0;
+    if Recorded::is_past(now) {
+        return 0;
+    }
+    let elapsed = now - since;
+    // SAFETY: the record of every call has what it returned.
+    let returned = unsafe { *context.as_ptr().cast::<u8>().add(RETURNED).cast::<i64>() };
+    let failed = (-MAX_ERROR..0).contains(&returned);
+    let (operation, moves_bytes) = match call.kind {
+        kind if kind == FileCallKind::Write as u32 => (FileOperation::Write, true),
+        kind if kind == FileCallKind::Sync as u32 => (FileOperation::Sync, false),
+        kind if kind == FileCallKind::Open as u32 => {
+            // There is no file where none was opened.
+            if failed {
+                return 0;
+            }
+            use_file(&task, returned as u64, true, &mut call.file);
+            (FileOperation::Open, false)
+        }
+        kind if kind == FileCallKind::Rename as u32 => return 0,
+        _ => (FileOperation::Read, true),
+    };
+    let bytes = if failed || !moves_bytes { 0 } else { returned as u64 };
+    let mut parts = [Part::NONE; 2];
+    if call.file.file != 0 {
+        add_to_stats(&task, call, &call.file, operation, bytes, failed, elapsed);
+        parts[FIRST] = Part { columns: [1, bytes, 1, elapsed] };
+    }
+    if call.target.file != 0 {
+        add_to_stats(&task, call, &call.target, FileOperation::Write, bytes, failed, elapsed);
+        parts[SECOND] = Part { columns: [1, bytes, 1, elapsed] };
+    }
+    let Some(counters) = counters() else { return 0 };
+    keep(&context, &task, counters, operation, &parts);
+    0
+}
+
+/// Adds an operation to what is counted exactly.
+#[inline(always)]
+fn add_to_stats(
+    task: &Task,
+    call: &FileCall,
+    used: &UsedFile,
+    operation: FileOperation,
+    bytes: u64,
+    failed: bool,
+    elapsed: u64,
+) {
+    let key =
+        FileKey { start_time_ns: call.start_time_ns, pid: call.pid, exec_count: task.exec_count(), file: used.id };
+    if FILE_STATS.get_ptr_mut(&key).is_none()
+        && let Some(new) = FILE_STATS_NEW.get(0)
+        && FILE_STATS.insert(&key, new, NO_EXIST).is_ok()
+        && let Some(stats) = FILE_STATS.get_ptr_mut(&key)
+    {
+        // SAFETY: the pointer is to a map value, whose name nobody else writes.
+        unsafe { (*stats).process_comm = task.process_comm() };
+        send_name(call.pid, used);
+    }
+    let Some(stats) = FILE_STATS.get_ptr_mut(&key) else { return miss(files_missed::OPERATIONS) };
+    let operation = operation as usize - 1;
+    // SAFETY: the pointers are to a map value that every CPU writes, hence atomic; there is room for so many operations.
+    unsafe {
+        let sum = (&raw mut (*stats).by_operation).cast::<profiler_common::file::OperationStats>();
+        let sum = sum.add(operation & (OPERATIONS - 1));
+        atomic::add(&raw mut (*sum).operations, 1);
+        atomic::add(&raw mut (*sum).bytes, bytes);
+        atomic::add(&raw mut (*sum).total_ns, elapsed);
+        atomic::raise(&raw mut (*sum).max_ns, elapsed);
+        if failed {
+            atomic::add(&raw mut (*sum).errors, 1);
+        }
+        if used.is_deleted != 0 {
+            (*stats).is_deleted = 1;
+        }
+    }
+    if operation < TIMED_OPERATIONS {
+        add_to_histogram(stats, operation, elapsed);
+    }
+}
+
+/// Counts an operation that found no room.
+#[inline(always)]
+fn miss(what: u32) {
+    if let Some(missed) = FILES_MISSED.get_ptr_mut(what) {
+        // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+        unsafe { atomic::add(missed, 1) };
+    }
+}
+
+/// Adds how long an operation took to its histogram, which its first one takes.
+#[inline(always)]
+fn add_to_histogram(stats: *mut FileStats, operation: usize, elapsed: u64) {
+    // SAFETY: the pointer is to a map value, which has room for so many.
+    let place = unsafe { (&raw mut (*stats).histograms).cast::<u32>().add(operation & TIMED_OPERATIONS) };
+    // SAFETY: as above; others may write it at any time, hence volatile.
+    if unsafe { core::ptr::read_volatile(place) } == 0
+        && let Some(taken) = FILE_HISTOGRAMS_TAKEN.get_ptr_mut(0)
+    {
+        // SAFETY: the pointers are to map values that every CPU writes, hence atomic. Where another CPU was first, what this
+        // one has taken stays empty.
+        unsafe {
+            if core::ptr::read_volatile(taken) < u64::from(MAX_FILE_HISTOGRAMS) {
+                atomic::claim(place, atomic::add(taken, 1) as u32 + 1);
+            }
+        }
+    }
+    // SAFETY: as above.
+    let number = unsafe { core::ptr::read_volatile(place) };
+    match FILE_HISTOGRAMS.get_ptr_mut(number.wrapping_sub(1)) {
+        // SAFETY: the pointer is to a map value that every CPU writes, hence atomic; the bucket is one of the histogram's.
+        Some(histogram) => unsafe {
+            atomic::add(histogram.cast::<u64>().add(bucket_of(elapsed) & (HISTOGRAM_BUCKETS - 1)), 1);
+        },
+        None => miss(files_missed::TIMES),
+    }
+}
+
+/// Sends the name that a process has opened a file by.
+#[inline(always)]
+fn send_name(pid: u32, used: &UsedFile) {
+    let file = used.file as *const u8;
+    let inode = kernel_word(file, config!(file.file_inode)) as *const u8;
+    // Where it was closed in the meantime, the structure may be another file's by now.
+    if file_name::id_of(inode) == used.id {
+        file_name::see(Namer::File, pid, inode, kernel_word(file, config!(file.file_dentry)) as *const u8, &used.id);
+    }
+}
+
+/// Keeps the operations of a call with their stack, if the pace says so.
+#[inline(always)]
+fn keep(
+    context: &TracePointContext,
+    task: &Task,
+    counters: &mut Counters,
+    operation: FileOperation,
+    parts: &[Part; 2],
+) {
+    let operations = parts[FIRST].columns[0] + parts[SECOND].columns[0];
+    counters.hits += operations;
+    let weight = weight();
+    if weight == 0 {
+        counters.sampled_out += operations;
+        return;
+    }
+    let Some(window) = window::enter() else { return lose(counters, operations, Outcome::MapBusy) };
+    let Some(scratch) = aggregate::claim(Programs::File) else {
+        window.leave();
+        return lose(counters, operations, Outcome::ScratchBusy);
+    };
+    let Some(task) = task.in_namespace() else {
+        scratch.claimed = 0;
+        window.leave();
+        return lose(counters, operations, Outcome::MapBusy);
+    };
+    let process = task.process();
+    aggregate::begin(scratch, &window, &task, process, Origin::FileIo);
+    scratch.key.reason = operation as u16;
+    let mut index = 0;
+    while index < parts.len() {
+        let [kept, bytes, operations, elapsed] = parts[index].columns;
+        scratch.parts[index].columns = [kept, bytes * weight, operations * weight, elapsed * weight];
+        index += 1;
+    }
+    let user = stack::begin(&task, process, scratch);
+    if user.is_none() {
+        unwind::walk(Programs::File);
+        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
+        unsafe { FILE_PYTHON.tail_call(context, python::slot(scratch)) };
+    }
+    conclude::<false>(&window, &task, counters, scratch, user);
+    window.leave();
+}
+
+/// How many operations this one counts for; 0 when it is left out.
+#[inline(always)]
+fn weight() -> u64 {
+    let Some(pace) = NUMBER_PACE.get_ptr_mut(Chosen::FileIo as u32) else { return 0 };
+    // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other; the helpers take no argument.
+    unsafe { (*pace).step(1, || bpf_get_prandom_u32(), || bpf_ktime_get_ns()) }
+}
+
+/// Counts the operations of a call that are lost.
+#[inline(always)]
+fn lose(counters: &mut Counters, operations: u64, outcome: Outcome) {
+    count(counters, Outcomes::lost(outcome));
+    if operations > 1 {
+        count(counters, Outcomes::lost(outcome));
+    }
+}
+
+/// Goes on with the Python chain, once the native one is walked.
+#[tracepoint]
+pub(crate) fn file_python(_context: TracePointContext) -> u32 {
+    let (Some(scratch), Some(counters)) = (SCRATCH.get_ptr_mut(Programs::File as u32), counters()) else { return 0 };
+    // SAFETY: the element is this CPU's, and the program before this one has claimed it.
+    let scratch = unsafe { &mut *scratch };
+    python::walk(Programs::File);
+    if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
+        conclude::<true>(&window, &task, counters, scratch, None);
+        window.leave();
+    }
+    0
+}
+
+/// Adds the operations whose user chain is in the scratch space, or is `user`, and gives the scratch space back. The kernel's
+/// own chain has been left by then.
+///
+/// `PYTHON`: whether the chain has a Python part.
+#[inline(always)]
+fn conclude<const PYTHON: bool>(
+    window: &Window,
+    task: &Task,
+    counters: &mut Counters,
+    scratch: &mut Scratch,
+    user: Option<Chain>,
+) {
+    let user = match user {
+        Some(chain) => chain,
+        None => stack::end::<PYTHON>(task, scratch),
+    };
+    let mut index = FIRST;
+    while index <= SECOND {
+        let columns = scratch.parts[index].columns;
+        if columns[0] != 0 {
+            if index == SECOND {
+                scratch.key.reason = FileOperation::Write as u16;
+            }
+            let outcomes = aggregate::add(window, task, columns, scratch, user, Chain::EMPTY);
+            count(counters, outcomes);
+        }
+        index += 1;
+    }
+    scratch.claimed = 0;
+}

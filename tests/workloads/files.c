@@ -1,0 +1,222 @@
+/* Reads, writes and syncs files in every way there is, each way in a file of its own, and says what it has done to each.
+ *
+ * Arguments: "each DIRECTORY", or "shared FILE WRITES", which appends to a file that others append to, or "many FILE
+ * SECONDS", which makes short reads for that time. */
+#include <fcntl.h>
+#include <linux/io_uring.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "workload.h"
+
+#define MAX_FILES 32
+#define FILL 65536
+
+/* What was done to a file. */
+static struct file {
+    const char *name;
+    int descriptor;
+    long reads, read, writes, written, syncs, opens, errors;
+} files[MAX_FILES];
+static int count, works = 1;
+static char bytes[FILL];
+
+static struct file *make(const char *name, int flags) {
+    struct file *file = &files[count++];
+    file->name = name;
+    file->descriptor = open(name, flags | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    works &= file->descriptor >= 0;
+    file->opens++;
+    return file;
+}
+
+static struct file *did_read(struct file *file, ssize_t length, ssize_t expected) {
+    works &= length == expected;
+    file->reads++;
+    file->read += length > 0 ? length : 0;
+    file->errors += length < 0;
+    return file;
+}
+
+static struct file *did_write(struct file *file, ssize_t length, ssize_t expected) {
+    works &= length == expected;
+    file->writes++;
+    file->written += length > 0 ? length : 0;
+    file->errors += length < 0;
+    return file;
+}
+
+static struct file *filled(const char *name) {
+    struct file *file = make(name, O_RDWR);
+    return did_write(file, pwrite(file->descriptor, bytes, FILL, 0), FILL);
+}
+
+APART void read_here(struct file *file) {
+    did_read(file, read(file->descriptor, bytes, 1000), 1000);
+    NO_TAIL_CALL();
+}
+
+APART void write_here(struct file *file) {
+    did_write(file, write(file->descriptor, bytes, 333), 333);
+    NO_TAIL_CALL();
+}
+
+APART void sync_here(struct file *file) {
+    works &= fsync(file->descriptor) == 0;
+    file->syncs++;
+    NO_TAIL_CALL();
+}
+
+static void by_vector(void) {
+    struct iovec two[2] = {{bytes, 100}, {bytes + 100, 20}};
+    struct file *file = filled("readv");
+    for (int i = 0; i < 5; i++) {
+        did_read(file, readv(file->descriptor, two, 2), 120);
+    }
+    file = filled("preadv");
+    for (int i = 0; i < 4; i++) {
+        did_read(file, preadv(file->descriptor, two, 2, 7), 120);
+        did_read(file, preadv2(file->descriptor, two, 2, 7, RWF_HIPRI), 120);
+    }
+    file = make("writev", O_WRONLY);
+    for (int i = 0; i < 6; i++) {
+        did_write(file, writev(file->descriptor, two, 2), 120);
+    }
+    file = make("pwritev", O_WRONLY);
+    for (int i = 0; i < 3; i++) {
+        did_write(file, pwritev(file->descriptor, two, 2, 9), 120);
+        did_write(file, pwritev2(file->descriptor, two, 2, 9, RWF_DSYNC), 120);
+    }
+}
+
+static void by_copy(void) {
+    struct file *from = filled("sent"), *to = make("sendfile", O_WRONLY);
+    for (int i = 0; i < 4; i++) {
+        off_t at = 0;
+        ssize_t length = sendfile(to->descriptor, from->descriptor, &at, 3000);
+        did_write(to, length, 3000);
+        did_read(from, length, 3000);
+    }
+    from = filled("copied"), to = make("copy_file_range", O_WRONLY);
+    for (int i = 0; i < 3; i++) {
+        ssize_t length = copy_file_range(from->descriptor, NULL, to->descriptor, NULL, 4096, 0);
+        did_write(to, length, 4096);
+        did_read(from, length, 4096);
+    }
+    /* The pipe in between is no file. */
+    int pipes[2];
+    works &= pipe2(pipes, O_CLOEXEC) == 0;
+    from = filled("spliced"), to = make("splice", O_WRONLY);
+    for (int i = 0; i < 3; i++) {
+        did_read(from, splice(from->descriptor, NULL, pipes[1], NULL, 2048, 0), 2048);
+        did_write(to, splice(pipes[0], NULL, to->descriptor, NULL, 2048, 0), 2048);
+    }
+    works &= write(pipes[1], bytes, 10) == 10 && read(pipes[0], bytes, 10) == 10;
+}
+
+static void others(void) {
+    struct file *file = make("errors", O_WRONLY);
+    did_read(file, read(file->descriptor, bytes, 5), -1);
+    file = make("ends", O_RDWR);
+    did_read(file, read(file->descriptor, bytes, 5), 0);
+    /* Its name goes before it is written. */
+    file = make("gone", O_RDWR);
+    works &= unlink("gone") == 0;
+    did_write(file, write(file->descriptor, bytes, 77), 77);
+    /* By another name, and another descriptor. */
+    file = make("linked", O_RDWR);
+    works &= link("linked", "alias") == 0;
+    int again = openat(AT_FDCWD, "alias", O_RDWR | O_CLOEXEC);
+    file->opens++;
+    did_write(file, write(again, bytes, 55), 55);
+    /* None of these is a file that was opened. */
+    works &= open("there/is/no/such/file", O_RDONLY) < 0;
+    int nothing = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    works &= write(nothing, bytes, 1000) == 1000;
+}
+
+static int each(const char *directory) {
+    if (chdir(directory) != 0) {
+        return 1;
+    }
+    say_ready();
+    struct file *file = filled("read");
+    lseek(file->descriptor, 0, SEEK_SET);
+    for (int i = 0; i < 10; i++) {
+        read_here(file);
+    }
+    file = filled("pread");
+    for (int i = 0; i < 20; i++) {
+        did_read(file, pread(file->descriptor, bytes, 512, 512), 512);
+    }
+    file = make("write", O_WRONLY);
+    for (int i = 0; i < 11; i++) {
+        write_here(file);
+    }
+    file = make("pwrite", O_WRONLY);
+    for (int i = 0; i < 12; i++) {
+        did_write(file, pwrite(file->descriptor, bytes, 100, i), 100);
+    }
+    by_vector();
+    by_copy();
+    file = make("sync", O_WRONLY);
+    for (int i = 0; i < 3; i++) {
+        write_here(file);
+        sync_here(file);
+        works &= fdatasync(file->descriptor) == 0;
+        works &= sync_file_range(file->descriptor, 0, 0, SYNC_FILE_RANGE_WRITE) == 0;
+        file->syncs += 2;
+    }
+    others();
+    printf("{\"works\": %s, \"files\": {", works ? "true" : "false");
+    for (file = files; file < files + count; file++) {
+        printf("%s\"%s\": {\"reads\": %ld, \"read_bytes\": %ld, \"writes\": %ld, \"written_bytes\": %ld, \"syncs\": %ld, "
+               "\"opens\": %ld, \"errors\": %ld}",
+               file == files ? "" : ", ", file->name, file->reads, file->read, file->writes, file->written, file->syncs,
+               file->opens, file->errors);
+    }
+    printf("}}\n");
+    return 0;
+}
+
+static int shared(const char *name, long writes) {
+    int file = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    say_ready();
+    long written = 0;
+    for (long i = 0; i < writes; i++) {
+        ssize_t length = write(file, bytes, 100);
+        written += length;
+    }
+    printf("{\"writes\": %ld, \"written_bytes\": %ld}\n", writes, written);
+    return 0;
+}
+
+static int many(const char *name, uint64_t limit_ns) {
+    int file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    works = pwrite(file, bytes, FILL, 0) == FILL;
+    uint64_t reads = 0;
+    say_ready();
+    uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
+    while (clock_ns(CLOCK_MONOTONIC) - began_ns < limit_ns) {
+        for (int i = 0; i < 1000; i++) {
+            works &= pread(file, bytes, 16, 0) == 16;
+        }
+        reads += 1000;
+    }
+    printf("{\"reads\": %llu, \"works\": %s}\n", (unsigned long long)reads, works ? "true" : "false");
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 2 && strcmp(argv[1], "each") == 0) {
+        return each(argv[2]);
+    }
+    if (argc > 3 && strcmp(argv[1], "shared") == 0) {
+        return shared(argv[2], strtol(argv[3], NULL, 10));
+    }
+    return argc > 3 && strcmp(argv[1], "many") == 0 ? many(argv[2], seconds_to_ns(argv[3])) : 2;
+}
