@@ -224,16 +224,7 @@ fn add_to_stats(
 ) {
     let key =
         FileKey { start_time_ns: call.start_time_ns, pid: call.pid, exec_count: task.exec_count(), file: used.id };
-    if FILE_STATS.get_ptr_mut(&key).is_none()
-        && let Some(new) = FILE_STATS_NEW.get(0)
-        && FILE_STATS.insert(&key, new, NO_EXIST).is_ok()
-        && let Some(stats) = FILE_STATS.get_ptr_mut(&key)
-    {
-        // SAFETY: the pointer is to a map value, whose name nobody else writes.
-        unsafe { (*stats).process_comm = task.process_comm() };
-        send_name(call.pid, used);
-    }
-    let Some(stats) = FILE_STATS.get_ptr_mut(&key) else { return miss(files_missed::OPERATIONS) };
+    let Some(stats) = stats_of(task, &key, used) else { return miss(files_missed::OPERATIONS) };
     let operation = operation as usize - 1;
     // SAFETY: the pointers are to a map value that every CPU writes, hence atomic; there is room for so many operations.
     unsafe {
@@ -253,6 +244,22 @@ fn add_to_stats(
     if operation < TIMED_OPERATIONS {
         add_to_histogram(stats, operation, elapsed);
     }
+}
+
+/// What is counted of a file that a process uses; made when it does so for the first time.
+#[inline(always)]
+fn stats_of(task: &Task, key: &FileKey, used: &UsedFile) -> Option<*mut FileStats> {
+    if let Some(stats) = FILE_STATS.get_ptr_mut(key) {
+        return Some(stats);
+    }
+    let made = FILE_STATS.insert(key, FILE_STATS_NEW.get(0)?, NO_EXIST).is_ok();
+    let stats = FILE_STATS.get_ptr_mut(key)?;
+    if made {
+        // SAFETY: the pointer is to a map value, whose name nobody else writes.
+        unsafe { (*stats).process_comm = task.process_comm() };
+        send_name(key.pid, used);
+    }
+    Some(stats)
 }
 
 /// Counts an operation that found no room.
