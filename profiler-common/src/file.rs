@@ -41,8 +41,12 @@ pub struct FileOffsets {
     pub table_size: u32,
     /// `fdtable.fd`.
     pub table_files: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `io_kiocb.file`.
+    pub request_file: u32,
+    /// `io_kiocb.opcode`.
+    pub request_operation: u32,
+    /// `io_kiocb.cqe.res`; 0 where the kernel has none (before Linux 5.19): requests of `io_uring` are not recorded then.
+    pub request_result: u32,
 }
 
 impl FileOffsets {
@@ -65,7 +69,9 @@ impl FileOffsets {
         files_table: 0,
         table_size: 0,
         table_files: 0,
-        reserved: 0,
+        request_file: 0,
+        request_operation: 0,
+        request_result: 0,
     };
 }
 
@@ -190,6 +196,46 @@ impl FileCallKind {
             275 | 326 => Some(Self::Copy),
             _ => None,
         }
+    }
+}
+
+impl FileOperation {
+    /// What a request of `io_uring` does by its number; `None` when it is none that is recorded. Source: `enum io_uring_op`,
+    /// include/uapi/linux/io_uring.h.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_request(number: u32) -> Option<Self> {
+        match number {
+            // READV, READ_FIXED, READ, READ_MULTISHOT, READV_FIXED
+            1 | 4 | 22 | 49 | 60 => Some(Self::Read),
+            // WRITEV, WRITE_FIXED, WRITE, WRITEV_FIXED
+            2 | 5 | 23 | 61 => Some(Self::Write),
+            // FSYNC, SYNC_FILE_RANGE
+            3 | 8 => Some(Self::Sync),
+            _ => None,
+        }
+    }
+}
+
+/// A request of `io_uring` that was submitted: an element of the `FILE_REQUESTS` map. A later one may take its place.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileRequest {
+    /// Address of the kernel's structure of it.
+    pub address: u64,
+    /// When, in ns of the monotonic clock.
+    pub since_ns: u64,
+}
+
+/// Elements of the `FILE_REQUESTS` map: 256 KB.
+pub const MAX_FILE_REQUESTS: u32 = 1 << 14;
+
+impl FileRequest {
+    /// Index of the element of a request. The factor is the golden ratio's: addresses are multiples of the same number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(address: u64) -> u32 {
+        (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 & (MAX_FILE_REQUESTS - 1)
     }
 }
 

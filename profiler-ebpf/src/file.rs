@@ -12,7 +12,7 @@ use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use profiler_common::file::{
-    FileCall, FileCallKind, FileKey, FileOperation, FileStats, MAX_FILE_HISTOGRAMS, OPERATIONS, TIMED_OPERATIONS,
+    FileCall, FileCallKind, FileKey, FileOperation, FileRequest, FileStats, MAX_FILE_HISTOGRAMS, OPERATIONS, TIMED_OPERATIONS,
     UsedFile, files_missed,
 };
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
@@ -24,7 +24,7 @@ use crate::atomic;
 use crate::config::config;
 use crate::file_name;
 use crate::maps::{
-    COUNTERS, FILE_HISTOGRAMS, FILE_HISTOGRAMS_TAKEN, FILE_PYTHON, FILE_STATS, FILE_STATS_NEW, FILES_MISSED,
+    COUNTERS, FILE_HISTOGRAMS, FILE_HISTOGRAMS_TAKEN, FILE_PYTHON, FILE_REQUESTS, FILE_STATS, FILE_STATS_NEW, FILES_MISSED,
     NUMBER_PACE, Namer, Part, Programs, SCRATCH, Scratch,
 };
 use crate::python;
@@ -52,6 +52,9 @@ mod mode {
     pub(super) const DIRECTORY: u32 = 0o040_000;
 }
 
+/// How long something took of which it is not known when it began. No time that was measured is so short.
+const UNKNOWN: u64 = 0;
+
 /// Where the parts of a call are in the scratch space: what it does to the first file, and what it writes to the second.
 const FIRST: usize = 0;
 const SECOND: usize = 1;
@@ -60,14 +63,7 @@ const SECOND: usize = 1;
 #[tracepoint]
 pub(crate) fn file_enter(context: TracePointContext) -> u32 {
     let task = Task::running();
-    // Who has an element was asked for.
-    let call = match threads::find::<FileCall>(task.tid) {
-        Some(call) => call,
-        None => match admit(&task) {
-            Some(call) => call,
-            None => return 0,
-        },
-    };
+    let Some(call) = element(&task) else { return 0 };
     call.since_ns = 0;
     // SAFETY: the record of every call has its number and one argument.
     let (number, first) = unsafe {
@@ -97,6 +93,16 @@ pub(crate) fn file_enter(context: TracePointContext) -> u32 {
         call.since_ns = unsafe { bpf_ktime_get_ns() };
     }
     0
+}
+
+/// The running thread's element; `None` when it was not asked for.
+#[inline(always)]
+fn element(task: &Task) -> Option<&'static mut FileCall> {
+    match threads::find::<FileCall>(task.tid) {
+        // Who has an element was asked for.
+        Some(call) => Some(call),
+        None => admit(task),
+    }
 }
 
 /// An element for the running thread, if it was asked for.
@@ -207,11 +213,81 @@ pub(crate) fn file_exit(context: TracePointContext) -> u32 {
         parts[SECOND] = Part { columns: [1, bytes, 1, elapsed] };
     }
     let Some(counters) = counters() else { return 0 };
-    keep(&context, &task, counters, operation, &parts);
+    keep(&task, counters, operation, &parts, |scratch| {
+        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
+        unsafe { FILE_PYTHON.tail_call(&context, python::slot(scratch)) };
+    });
     0
 }
 
-/// Adds an operation to what is counted exactly.
+/// Notes when a request of `io_uring` was submitted. Argument: the request.
+#[raw_tracepoint(tracepoint = "io_uring_submit_req")]
+pub(crate) fn file_submitted(context: RawTracePointContext) -> i32 {
+    let task = Task::running();
+    if element(&task).is_none() {
+        return 0;
+    }
+    // SAFETY: the tracepoint has this argument.
+    let request = unsafe { *context.as_ptr().cast::<u64>() };
+    if operation_of(request).is_none() {
+        return 0;
+    }
+    if let Some(place) = FILE_REQUESTS.get_ptr_mut(FileRequest::place(request)) {
+        // SAFETY: the pointer is to a map element; takes no argument. Last, so that what this program takes is in no request.
+        unsafe { *place = FileRequest { address: request, since_ns: bpf_ktime_get_ns() } };
+    }
+    0
+}
+
+/// What a request of `io_uring` does to its file, if that is recorded.
+#[inline(always)]
+fn operation_of(request: u64) -> Option<FileOperation> {
+    FileOperation::of_request(kernel_number(request as *const u8, config!(file.request_operation)) & 0xff)
+}
+
+/// Counts a request of `io_uring` that is done, in the context of a thread of the process that has submitted it. Arguments:
+/// the ring, the request.
+#[raw_tracepoint(tracepoint = "io_uring_complete")]
+pub(crate) fn file_completed(context: RawTracePointContext) -> i32 {
+    let task = Task::running();
+    let Some(call) = element(&task) else { return 0 };
+    // SAFETY: the tracepoint has this argument.
+    let request = unsafe { *context.as_ptr().cast::<u64>().add(1) };
+    let Some(operation) = operation_of(request) else { return 0 };
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let file = kernel_word(request as *const u8, config!(file.request_file));
+    let is_sync = matches!(operation, FileOperation::Sync);
+    let mut used = UsedFile::default();
+    note_file(file, is_sync, &mut used);
+    if used.file == 0 || Recorded::is_past(now) {
+        return 0;
+    }
+    let result = kernel_number(request as *const u8, config!(file.request_result)) as i32;
+    let bytes = if is_sync || result < 0 { 0 } else { result as u64 };
+    let since = since_of(request);
+    let elapsed = if since == 0 { UNKNOWN } else { now - since };
+    add_to_stats(&task, call, &used, operation, bytes, result < 0, elapsed);
+    let Some(counters) = counters() else { return 0 };
+    let parts = [Part { columns: [1, bytes, 1, elapsed] }, Part::NONE];
+    keep(&task, counters, operation, &parts, |_| {});
+    0
+}
+
+/// When a request was submitted; 0 when another one has taken its place since.
+#[inline(always)]
+fn since_of(request: u64) -> u64 {
+    let Some(place) = FILE_REQUESTS.get_ptr_mut(FileRequest::place(request)) else { return 0 };
+    // SAFETY: the pointer is to a map element.
+    let place = unsafe { &mut *place };
+    if place.address != request {
+        return 0;
+    }
+    place.address = 0;
+    place.since_ns
+}
+
+/// Adds an operation to what is counted exactly. `elapsed`: how long it took, or [`UNKNOWN`].
 #[inline(always)]
 fn add_to_stats(
     task: &Task,
@@ -242,7 +318,7 @@ fn add_to_stats(
         }
     }
     if operation < TIMED_OPERATIONS {
-        add_to_histogram(stats, operation, elapsed);
+        if elapsed == UNKNOWN { miss(files_missed::TIMES) } else { add_to_histogram(stats, operation, elapsed) }
     }
 }
 
@@ -310,14 +386,15 @@ fn send_name(pid: u32, used: &UsedFile) {
     }
 }
 
-/// Keeps the operations of a call with their stack, if the pace says so.
+/// Keeps the operations of a call with their stack, if the pace says so. `go_on`: leaves for the program that walks the Python
+/// chain, where there is one.
 #[inline(always)]
 fn keep(
-    context: &TracePointContext,
     task: &Task,
     counters: &mut Counters,
     operation: FileOperation,
     parts: &[Part; 2],
+    go_on: impl FnOnce(&Scratch),
 ) {
     let operations = parts[FIRST].columns[0] + parts[SECOND].columns[0];
     counters.hits += operations;
@@ -345,11 +422,10 @@ fn keep(
         scratch.parts[index].columns = [kept, bytes * weight, operations * weight, elapsed * weight];
         index += 1;
     }
-    let user = stack::begin(&task, process, scratch);
+    let user = if task.is_io_worker() { Some(Chain::EMPTY) } else { stack::begin(&task, process, scratch) };
     if user.is_none() {
         unwind::walk(Programs::File);
-        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
-        unsafe { FILE_PYTHON.tail_call(context, python::slot(scratch)) };
+        go_on(scratch);
     }
     conclude::<false>(&window, &task, counters, scratch, user);
     window.leave();

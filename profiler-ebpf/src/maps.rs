@@ -8,7 +8,7 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
-use profiler_common::file::{FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileStats, files_missed};
+use profiler_common::file::{FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileRequest, FileStats, files_missed};
 use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::system_call::{Call, CallKey, CallStats};
@@ -181,6 +181,10 @@ pub(crate) static FILE_HISTOGRAMS: Array<FileHistogram> = Array::with_max_entrie
 /// Elements of [`FILE_HISTOGRAMS`] that were asked for. Written by `file`.
 #[map]
 pub(crate) static FILE_HISTOGRAMS_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Requests of `io_uring` that were submitted, by a hash of their address. Written and read by `file`.
+#[map]
+pub(crate) static FILE_REQUESTS: Array<FileRequest> = Array::with_max_entries(1, 0);
 
 /// What a value of [`FILE_STATS`] begins as: too large for the stack. Written by nobody.
 #[map]

@@ -118,6 +118,81 @@ static void by_copy(void) {
     works &= write(pipes[1], bytes, 10) == 10 && read(pipes[0], bytes, 10) == 10;
 }
 
+/* A ring of io_uring with one request in it at a time, by system calls alone. */
+static struct ring {
+    int descriptor;
+    unsigned *head, *tail, *array, *done_head, *done_tail, mask, done_mask;
+    struct io_uring_sqe *requests;
+    struct io_uring_cqe *done;
+} ring;
+
+static int open_ring(void) {
+    struct io_uring_params setup = {0};
+    ring.descriptor = (int)syscall(SYS_io_uring_setup, 8, &setup);
+    if (ring.descriptor < 0) {
+        return 0;
+    }
+    size_t size = setup.sq_off.array + setup.sq_entries * sizeof(unsigned);
+    size_t done_size = setup.cq_off.cqes + setup.cq_entries * sizeof(struct io_uring_cqe);
+    int protection = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_POPULATE;
+    char *queue = mmap(NULL, size > done_size ? size : done_size, protection, flags, ring.descriptor, IORING_OFF_SQ_RING);
+    ring.requests = mmap(NULL, setup.sq_entries * sizeof *ring.requests, protection, flags, ring.descriptor, IORING_OFF_SQES);
+    ring.head = (unsigned *)(queue + setup.sq_off.head), ring.tail = (unsigned *)(queue + setup.sq_off.tail);
+    ring.array = (unsigned *)(queue + setup.sq_off.array), ring.mask = setup.sq_entries - 1;
+    ring.done_head = (unsigned *)(queue + setup.cq_off.head), ring.done_tail = (unsigned *)(queue + setup.cq_off.tail);
+    ring.done = (struct io_uring_cqe *)(queue + setup.cq_off.cqes), ring.done_mask = setup.cq_entries - 1;
+    return setup.features & IORING_FEAT_SINGLE_MMAP;
+}
+
+APART int ring_here(int operation, int flags, int descriptor, const void *data, unsigned length, uint64_t at) {
+    unsigned tail = *ring.tail, index = tail & ring.mask;
+    ring.requests[index] = (struct io_uring_sqe){.opcode = (uint8_t)operation, .flags = (uint8_t)flags, .fd = descriptor,
+                                                 .addr = (uintptr_t)data, .len = length, .off = at};
+    ring.array[index] = index;
+    __atomic_store_n(ring.tail, tail + 1, __ATOMIC_RELEASE);
+    works &= syscall(SYS_io_uring_enter, ring.descriptor, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1;
+    unsigned head = *ring.done_head;
+    works &= head != __atomic_load_n(ring.done_tail, __ATOMIC_ACQUIRE);
+    int result = ring.done[head & ring.done_mask].res;
+    __atomic_store_n(ring.done_head, head + 1, __ATOMIC_RELEASE);
+    return result;
+}
+
+static void by_ring(void) {
+    if (!open_ring()) {
+        return;
+    }
+    static char aligned[4096] __attribute__((aligned(4096)));
+    struct iovec two[2] = {{bytes, 100}, {bytes + 100, 20}};
+    struct file *file = filled("ring");
+    for (int i = 0; i < 9; i++) {
+        did_read(file, ring_here(IORING_OP_READ, 0, file->descriptor, bytes, 700, 10), 700);
+    }
+    for (int i = 0; i < 4; i++) {
+        did_write(file, ring_here(IORING_OP_WRITE, 0, file->descriptor, bytes, 90, 10), 90);
+        did_read(file, ring_here(IORING_OP_READV, 0, file->descriptor, two, 2, 0), 120);
+        did_write(file, ring_here(IORING_OP_WRITEV, 0, file->descriptor, two, 2, 0), 120);
+    }
+    works &= ring_here(IORING_OP_FSYNC, 0, file->descriptor, NULL, 0, 0) == 0;
+    file->syncs++;
+    did_read(file, ring_here(IORING_OP_READ, 0, file->descriptor, (void *)8, 700, 10), -14);
+    /* Never by its descriptor. */
+    file = filled("registered");
+    works &= syscall(SYS_io_uring_register, ring.descriptor, IORING_REGISTER_FILES, &file->descriptor, 1) == 0;
+    for (int i = 0; i < 5; i++) {
+        did_write(file, ring_here(IORING_OP_WRITE, IOSQE_FIXED_FILE, 0, bytes, 40, 0), 40);
+        did_read(file, ring_here(IORING_OP_READ, IOSQE_FIXED_FILE, 0, bytes, 60, 0), 60);
+    }
+    /* From the device, or by a worker. */
+    file = filled("direct");
+    int direct = open("direct", O_RDONLY | O_DIRECT | O_CLOEXEC);
+    file->opens += direct >= 0;
+    for (int i = 0; i < 7; i++) {
+        int flags = i < 4 ? 0 : IOSQE_ASYNC;
+        did_read(file, ring_here(IORING_OP_READ, flags, direct < 0 ? file->descriptor : direct, aligned, 4096, 4096), 4096);
+    }
+}
+
 static void others(void) {
     struct file *file = make("errors", O_WRONLY);
     did_read(file, read(file->descriptor, bytes, 5), -1);
@@ -163,6 +238,7 @@ static int each(const char *directory) {
     }
     by_vector();
     by_copy();
+    by_ring();
     file = make("sync", O_WRONLY);
     for (int i = 0; i < 3; i++) {
         write_here(file);

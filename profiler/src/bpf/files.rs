@@ -28,6 +28,13 @@ const PROGRAMS: [(&str, &str); 2] = [("file_exit", "sys_exit"), ("file_enter", "
 /// The program that forgets threads, and its tracepoint.
 const END: (&str, &str) = ("file_end", "sched_process_exit");
 
+/// The programs that see requests of `io_uring`, and their tracepoints, of which the kernel has the first or the second:
+/// the completion first, as above. Source: include/trace/events/io_uring.h, Linux 6.3 and before.
+const OF_RINGS: [(&str, [&str; 2]); 2] = [
+    ("file_completed", ["io_uring_complete", "io_uring_complete"]),
+    ("file_submitted", ["io_uring_submit_req", "io_uring_submit_sqe"]),
+];
+
 /// Where the kernel shows its tracepoints, where that is mounted.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
@@ -38,6 +45,10 @@ pub(super) struct Files {
     missed: Array<MapData, u64>,
     /// What the programs are attached to.
     events: Vec<Event>,
+    /// Whether the kernel's types say where it keeps what is read of a request of `io_uring`.
+    knows_requests: bool,
+    /// Whether these are recorded.
+    sees_rings: bool,
 }
 
 /// What was counted of files.
@@ -49,15 +60,19 @@ pub struct FileCounts {
     pub missed: u64,
     /// Operations that are in no histogram, for want of room.
     pub untimed: u64,
+    /// Whether requests of `io_uring` are among them.
+    pub has_rings: bool,
 }
 
 impl Files {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+    pub(super) fn new(ebpf: &mut Ebpf, offsets: &FileOffsets) -> Result<Self, BpfError> {
         Ok(Self {
             stats: Batch::new(take(ebpf, "FILE_STATS")?, "FILE_STATS")?,
             histograms: typed(ebpf, "FILE_HISTOGRAMS")?,
             missed: typed(ebpf, "FILES_MISSED")?,
             events: Vec::new(),
+            knows_requests: offsets.request_result != 0,
+            sees_rings: false,
         })
     }
 }
@@ -77,8 +92,11 @@ impl Kernel {
             let program: &mut TracePoint = self.program(name)?;
             program.load().map_err(|cause| program_error("load", name, cause))?;
         }
-        let program: &mut RawTracePoint = self.program(END.0)?;
-        program.load().map_err(|cause| program_error("load", END.0, cause))
+        for name in [END.0, OF_RINGS[0].0, OF_RINGS[1].0] {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.load().map_err(|cause| program_error("load", name, cause))?;
+        }
+        Ok(())
     }
 
     /// Attaches what [`Kernel::load_file_programs`] has loaded.
@@ -89,6 +107,7 @@ impl Kernel {
     pub fn begin_files(&mut self) -> Result<(), BpfError> {
         let program: &mut RawTracePoint = self.program(END.0)?;
         program.attach(END.1).map_err(|cause| program_error("attach", END.0, cause))?;
+        self.files.sees_rings = self.files.knows_requests && self.attach_to_rings().is_ok();
         let tracepoints = Tracepoints::find().map_err(BpfError::NoTracepoints)?;
         for (name, prefix) in PROGRAMS {
             let program: &mut TracePoint = self.program(name)?;
@@ -101,6 +120,15 @@ impl Kernel {
             }
         }
         self.write_control(Control { ended_ns: u64::MAX, ..self.controlled })
+    }
+
+    fn attach_to_rings(&mut self) -> Result<(), BpfError> {
+        for (name, [first, second]) in OF_RINGS {
+            let program: &mut RawTracePoint = self.program(name)?;
+            let attached = program.attach(first).or_else(|_| program.attach(second));
+            attached.map_err(|cause| program_error("attach", name, cause))?;
+        }
+        Ok(())
     }
 
     /// Ends the recording of files: operations that end from now on are not counted.
@@ -129,6 +157,7 @@ impl Kernel {
         let mut counts = FileCounts {
             missed: missed(files_missed::OPERATIONS),
             untimed: missed(files_missed::TIMES),
+            has_rings: self.files.sees_rings,
             ..FileCounts::default()
         };
         for (key, stats) in self.files.stats.take_all()? {
@@ -244,7 +273,9 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<FileOffsets, BpfError> {
         files_table: offset("files_struct", &["fdt"])?,
         table_size: offset("fdtable", &["max_fds"])?,
         table_files: offset("fdtable", &["fd"])?,
-        reserved: 0,
+        request_file: offset("io_kiocb", &["file"]).unwrap_or(0),
+        request_operation: offset("io_kiocb", &["opcode"]).unwrap_or(0),
+        request_result: offset("io_kiocb", &["cqe", "res"]).unwrap_or(0),
     })
 }
 

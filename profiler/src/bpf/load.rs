@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::file::{FileHistogram, MAX_FILE_HISTOGRAMS, MAX_FILE_STATS, MAX_SEEN_FILES};
+use profiler_common::file::{FileHistogram, MAX_FILE_HISTOGRAMS, MAX_FILE_REQUESTS, MAX_FILE_STATS, MAX_SEEN_FILES};
 use profiler_common::number_pace::NumberPace;
 use profiler_common::python::PythonLayout;
 use profiler_common::system_call::MAX_CALL_STATS;
@@ -217,6 +217,7 @@ impl Kernel {
             .map_max_entries("FILE_CALLS", if limits.files { MAX_WAITS } else { 1 })
             .map_max_entries("FILE_STATS", if limits.files { MAX_FILE_STATS } else { 1 })
             .map_max_entries("FILE_HISTOGRAMS", if limits.files { MAX_FILE_HISTOGRAMS } else { 1 })
+            .map_max_entries("FILE_REQUESTS", if limits.files { MAX_FILE_REQUESTS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -250,7 +251,7 @@ impl Kernel {
             calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
             calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
             call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
-            files: Files::new(&mut ebpf)?,
+            files: Files::new(&mut ebpf, &config.file)?,
             ebpf,
             _statistics: statistics,
         })

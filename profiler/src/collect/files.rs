@@ -97,6 +97,9 @@ fn values(by_operation: &[OperationStats]) -> [u64; VALUES.len()] {
 /// What a reader must know of what is missing.
 pub(super) fn warnings(counts: &FileCounts) -> Vec<String> {
     let mut warnings = Vec::new();
+    if !counts.has_rings {
+        warnings.push("this kernel does not show requests of io_uring: they are not among the files".to_owned());
+    }
     if counts.untimed > 0 {
         let untimed = counts.untimed;
         warnings.push(format!("{untimed} operations are in no distribution of times: there are too many files"));

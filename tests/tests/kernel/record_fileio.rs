@@ -85,6 +85,12 @@ fn every_way_to_use_a_file_is_counted_to_the_byte() {
         assert_eq!(column(&captured, 1, function, operation), bytes, "{function}");
         assert!(column(&captured, 3, function, operation) > 0, "{function}");
     }
+    // Requests of a ring end in the call that waits for them; those that a worker has done have no stack.
+    if captured.truth()["files"]["ring"].is_object() {
+        assert!(column(&captured, 2, "ring_here", "[read]") >= 13 + 5, "{}", captured.folded());
+        let direct = row(&captured, directory.path().join("direct").to_str().expect("UTF-8"));
+        assert!(direct["distributions"]["reads_ns"]["p50"].as_u64() > Some(0), "{direct:#}");
+    }
     // As many times as there are operations, none longer than the longest.
     let sync = row(&captured, directory.path().join("sync").to_str().expect("UTF-8"));
     let times = &sync["distributions"]["syncs_ns"];
