@@ -47,6 +47,24 @@ pub struct FileOffsets {
     pub request_operation: u32,
     /// `io_kiocb.cqe.res`; 0 where the kernel has none (before Linux 5.19): requests of `io_uring` are not recorded then.
     pub request_result: u32,
+    /// `file.f_mapping`.
+    pub file_mapping: u32,
+    /// `file.f_flags`.
+    pub file_flags: u32,
+    /// `address_space.host`.
+    pub mapping_host: u32,
+    /// `address_space.nrpages`.
+    pub mapping_pages: u32,
+    /// `folio.mapping`.
+    pub folio_mapping: u32,
+    /// `folio.flags`.
+    pub folio_flags: u32,
+    /// The bit of `PG_head` in it: the folio has more than one page.
+    pub folio_large_mask: u32,
+    /// `folio._nr_pages` (`_folio_nr_pages` before Linux 6.14); 0 where the kernel has none.
+    pub folio_pages: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl FileOffsets {
@@ -72,6 +90,15 @@ impl FileOffsets {
         request_file: 0,
         request_operation: 0,
         request_result: 0,
+        file_mapping: 0,
+        file_flags: 0,
+        mapping_host: 0,
+        mapping_pages: 0,
+        folio_mapping: 0,
+        folio_flags: 0,
+        folio_large_mask: 0,
+        folio_pages: 0,
+        reserved: 0,
     };
 }
 
@@ -243,8 +270,10 @@ impl FileRequest {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsedFile {
-    /// Address of its `struct file`; 0 where there is none, or where it is no file but a socket or the like.
+    /// Address of its `struct file`; 0 where that is not known.
     pub file: u64,
+    /// Address of its inode; 0 where there is none, or where it is no file but a socket or the like.
+    pub inode: u64,
     /// Which file it is.
     pub id: FileId,
     /// 1 when it has no name any more.
@@ -322,6 +351,12 @@ pub struct FileStats {
     pub histograms: [u32; TIMED_OPERATIONS + 1],
     /// The process's name when it first used the file.
     pub process_comm: [u8; COMM_LEN],
+    /// Pages of the page cache that reads of it took, found there or not.
+    pub pages_read: u64,
+    /// Pages that came to the page cache for them.
+    pub pages_added: u64,
+    /// Pages that came for faults.
+    pub pages_faulted: u64,
     /// 1 once the file had no name any more.
     pub is_deleted: u64,
 }
@@ -329,7 +364,10 @@ pub struct FileStats {
 /// How many operations took how long: see [`crate::histogram`].
 pub type FileHistogram = [u64; HISTOGRAM_BUCKETS];
 
-/// Entries of the `FILE_STATS` map, which are allocated as they come: 27 MB when it is full.
+/// Bytes of a page. Source: x86-64.
+pub const PAGE_BYTES: u64 = 4096;
+
+/// Entries of the `FILE_STATS` map, which are allocated as they come: 29 MB when it is full.
 pub const MAX_FILE_STATS: u32 = 1 << 16;
 
 /// Elements of the `FILE_HISTOGRAMS` map: 16 MB.
@@ -372,10 +410,10 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<UsedFile>(), 32);
-        assert_eq!(size_of::<FileCall>(), 16 + 2 * 32 + 16);
+        assert_eq!(size_of::<UsedFile>(), 40);
+        assert_eq!(size_of::<FileCall>(), 16 + 2 * 40 + 16);
         assert_eq!(size_of::<FileKey>(), 32);
-        assert_eq!(size_of::<FileStats>(), OPERATIONS * 40 + 16 + COMM_LEN + 8);
+        assert_eq!(size_of::<FileStats>(), OPERATIONS * 40 + 16 + COMM_LEN + 4 * 8);
         assert_eq!(size_of::<FileId>(), 16);
         assert_eq!(size_of::<FileNameRecord>(), 32 + MAX_NAME_BYTES + MAX_COMPONENT_BYTES);
         assert_eq!(FileId { device: 254 << 20 | 7, ..FileId::default() }.device_numbers(), (254, 7));

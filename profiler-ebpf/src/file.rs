@@ -12,8 +12,8 @@ use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use profiler_common::file::{
-    FileCall, FileCallKind, FileKey, FileOperation, FileRequest, FileStats, MAX_FILE_HISTOGRAMS, OPERATIONS, TIMED_OPERATIONS,
-    UsedFile, files_missed,
+    FileCall, FileCallKind, FileKey, FileOperation, FileRequest, FileStats, MAX_FILE_HISTOGRAMS, OPERATIONS,
+    PAGE_BYTES, TIMED_OPERATIONS, UsedFile, files_missed,
 };
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use profiler_common::number_pace::Chosen;
@@ -24,8 +24,8 @@ use crate::atomic;
 use crate::config::config;
 use crate::file_name;
 use crate::maps::{
-    COUNTERS, FILE_HISTOGRAMS, FILE_HISTOGRAMS_TAKEN, FILE_PYTHON, FILE_REQUESTS, FILE_STATS, FILE_STATS_NEW, FILES_MISSED,
-    NUMBER_PACE, Namer, Part, Programs, SCRATCH, Scratch,
+    COUNTERS, FILE_HISTOGRAMS, FILE_HISTOGRAMS_TAKEN, FILE_PYTHON, FILE_REQUESTS, FILE_STATS, FILE_STATS_NEW,
+    FILES_MISSED, NUMBER_PACE, Namer, Part, Programs, SCRATCH, Scratch,
 };
 use crate::python;
 use crate::recorded::Recorded;
@@ -43,6 +43,12 @@ const NO_EXIST: u64 = 1;
 const NUMBER: usize = 8;
 const FIRST_ARGUMENT: usize = 16;
 const RETURNED: usize = 16;
+
+/// What the word that has the number of a call is in an exception. Source: arch/x86/entry/entry_64.S.
+const NO_CALL: u64 = u64::MAX;
+
+/// `O_DIRECT`. Source: include/uapi/asm-generic/fcntl.h.
+const DIRECT: u32 = 0o40_000;
 
 /// Kinds of file, in `i_mode`. Source: include/uapi/linux/stat.h.
 mod mode {
@@ -72,8 +78,8 @@ pub(crate) fn file_enter(context: TracePointContext) -> u32 {
     };
     let Some(kind) = FileCallKind::of(number) else { return 0 };
     call.kind = kind as u32;
-    call.file.file = 0;
-    call.target.file = 0;
+    call.file.inode = 0;
+    call.target.inode = 0;
     match kind {
         FileCallKind::Read | FileCallKind::Write => use_file(&task, first, false, &mut call.file),
         FileCallKind::Sync => use_file(&task, first, true, &mut call.file),
@@ -88,7 +94,7 @@ pub(crate) fn file_enter(context: TracePointContext) -> u32 {
         FileCallKind::Open | FileCallKind::Rename => {}
     }
     let is_later = matches!(kind, FileCallKind::Open | FileCallKind::Rename);
-    if is_later || call.file.file != 0 || call.target.file != 0 {
+    if is_later || call.file.inode != 0 || call.target.inode != 0 {
         // SAFETY: takes no argument. Last, so that what this program takes is in no call.
         call.since_ns = unsafe { bpf_ktime_get_ns() };
     }
@@ -159,12 +165,19 @@ fn use_file(task: &Task, descriptor: u64, directories: bool, used: &mut UsedFile
 /// Notes an open file, unless it is a socket or the like.
 #[inline(always)]
 fn note_file(file: u64, directories: bool, used: &mut UsedFile) {
-    let inode = kernel_word(file as *const u8, config!(file.file_inode)) as *const u8;
-    let kind = kernel_number(inode, config!(file.inode_mode)) & mode::KIND;
+    used.file = file;
+    note_inode(kernel_word(file as *const u8, config!(file.file_inode)), directories, used);
+}
+
+/// Notes the file of an inode, unless it is a socket or the like.
+#[inline(always)]
+fn note_inode(inode: u64, directories: bool, used: &mut UsedFile) {
+    let pointer = inode as *const u8;
+    let kind = kernel_number(pointer, config!(file.inode_mode)) & mode::KIND;
     if kind == mode::REGULAR || kind == mode::BLOCK_DEVICE || (directories && kind == mode::DIRECTORY) {
-        used.file = file;
-        used.id = file_name::id_of(inode);
-        used.is_deleted = u32::from(kernel_number(inode, config!(file.inode_links)) == 0);
+        used.inode = inode;
+        used.id = file_name::id_of(pointer);
+        used.is_deleted = u32::from(kernel_number(pointer, config!(file.inode_links)) == 0);
     }
 }
 
@@ -204,11 +217,14 @@ pub(crate) fn file_exit(context: TracePointContext) -> u32 {
     };
     let bytes = if failed || !moves_bytes { 0 } else { returned as u64 };
     let mut parts = [Part::NONE; 2];
-    if call.file.file != 0 {
-        add_to_stats(&task, call, &call.file, operation, bytes, failed, elapsed);
+    if call.file.inode != 0 {
+        let stats = add_to_stats(&task, call, &call.file, operation, bytes, failed, elapsed);
+        if let (Some(stats), FileOperation::Read) = (stats, operation) {
+            count_pages(stats, &call.file, bytes);
+        }
         parts[FIRST] = Part { columns: [1, bytes, 1, elapsed] };
     }
-    if call.target.file != 0 {
+    if call.target.inode != 0 {
         add_to_stats(&task, call, &call.target, FileOperation::Write, bytes, failed, elapsed);
         parts[SECOND] = Part { columns: [1, bytes, 1, elapsed] };
     }
@@ -260,7 +276,7 @@ pub(crate) fn file_completed(context: RawTracePointContext) -> i32 {
     let is_sync = matches!(operation, FileOperation::Sync);
     let mut used = UsedFile::default();
     note_file(file, is_sync, &mut used);
-    if used.file == 0 || Recorded::is_past(now) {
+    if used.inode == 0 || Recorded::is_past(now) {
         return 0;
     }
     let result = kernel_number(request as *const u8, config!(file.request_result)) as i32;
@@ -287,7 +303,7 @@ fn since_of(request: u64) -> u64 {
     place.since_ns
 }
 
-/// Adds an operation to what is counted exactly. `elapsed`: how long it took, or [`UNKNOWN`].
+/// Adds an operation to what is counted exactly of its file, and returns that. `elapsed`: how long it took, or [`UNKNOWN`].
 #[inline(always)]
 fn add_to_stats(
     task: &Task,
@@ -297,10 +313,11 @@ fn add_to_stats(
     bytes: u64,
     failed: bool,
     elapsed: u64,
-) {
-    let key =
-        FileKey { start_time_ns: call.start_time_ns, pid: call.pid, exec_count: task.exec_count(), file: used.id };
-    let Some(stats) = stats_of(task, &key, used) else { return miss(files_missed::OPERATIONS) };
+) -> Option<*mut FileStats> {
+    let Some(stats) = stats_of(task, call, used) else {
+        miss(files_missed::OPERATIONS);
+        return None;
+    };
     let operation = operation as usize - 1;
     // SAFETY: the pointers are to a map value that every CPU writes, hence atomic; there is room for so many operations.
     unsafe {
@@ -320,20 +337,126 @@ fn add_to_stats(
     if operation < TIMED_OPERATIONS {
         if elapsed == UNKNOWN { miss(files_missed::TIMES) } else { add_to_histogram(stats, operation, elapsed) }
     }
+    Some(stats)
+}
+
+/// Counts the pages that a read took from the page cache, if it did.
+#[inline(always)]
+fn count_pages(stats: *mut FileStats, used: &UsedFile, bytes: u64) {
+    let file = used.file as *const u8;
+    let mapping = kernel_word(file, config!(file.file_mapping)) as *const u8;
+    if kernel_number(file, config!(file.file_flags)) & DIRECT == 0
+        && kernel_word(mapping, config!(file.mapping_pages)) != 0
+    {
+        // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
+        unsafe { atomic::add(&raw mut (*stats).pages_read, bytes.div_ceil(PAGE_BYTES)) };
+    }
+}
+
+/// Counts pages that come to the page cache to be read. Argument: the folio.
+#[raw_tracepoint(tracepoint = "mm_filemap_add_to_page_cache")]
+pub(crate) fn file_page_added(context: RawTracePointContext) -> i32 {
+    let task = Task::running();
+    let Some(call) = element(&task) else { return 0 };
+    // SAFETY: the tracepoint has this argument.
+    let folio = unsafe { *context.as_ptr().cast::<u64>() } as *const u8;
+    let mapping = kernel_word(folio, config!(file.folio_mapping));
+    let pages = pages_of(folio);
+    if is_read_from(call, mapping) {
+        if let Some(stats) = stats_of(&task, call, &call.file) {
+            // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
+            unsafe { atomic::add(&raw mut (*stats).pages_added, pages) };
+        }
+    } else if is_in_fault(&task) {
+        let mut used = UsedFile::default();
+        note_inode(kernel_word(mapping as *const u8, config!(file.mapping_host)), false, &mut used);
+        if used.inode != 0
+            && let Some(stats) = stats_of(&task, call, &used)
+        {
+            // SAFETY: as above.
+            unsafe { atomic::add(&raw mut (*stats).pages_faulted, pages) };
+        }
+    }
+    0
+}
+
+/// Counts pages that become dirty because a process writes to memory that they are mapped to. Arguments: the folio, the
+/// pages of its file.
+#[raw_tracepoint(tracepoint = "writeback_dirty_folio")]
+pub(crate) fn file_dirtied(context: RawTracePointContext) -> i32 {
+    let task = Task::running();
+    let Some(call) = element(&task) else { return 0 };
+    // SAFETY: the tracepoint has these arguments.
+    let (folio, mapping) = unsafe {
+        let arguments = context.as_ptr().cast::<u64>();
+        (*arguments as *const u8, *arguments.add(1))
+    };
+    // A read may write to mapped memory too, of another file.
+    if !is_in_fault(&task) && (call.since_ns == 0 || !reads(call) || is_read_from(call, mapping)) {
+        return 0;
+    }
+    let mut used = UsedFile::default();
+    note_inode(kernel_word(mapping as *const u8, config!(file.mapping_host)), false, &mut used);
+    // SAFETY: takes no argument.
+    if used.inode == 0 || Recorded::is_past(unsafe { bpf_ktime_get_ns() }) {
+        return 0;
+    }
+    let bytes = pages_of(folio) * PAGE_BYTES;
+    add_to_stats(&task, call, &used, FileOperation::MappedWrite, bytes, false, UNKNOWN);
+    let Some(counters) = counters() else { return 0 };
+    let parts = [Part { columns: [1, bytes, 1, UNKNOWN] }, Part::NONE];
+    keep(&task, counters, FileOperation::MappedWrite, &parts, |_| {});
+    0
+}
+
+/// Whether a thread's call reads.
+#[inline(always)]
+fn reads(call: &FileCall) -> bool {
+    call.kind == FileCallKind::Read as u32
+        || call.kind == FileCallKind::Send as u32
+        || call.kind == FileCallKind::Copy as u32
+}
+
+/// Whether a thread is in a call that reads the file whose pages these are.
+#[inline(always)]
+fn is_read_from(call: &FileCall, mapping: u64) -> bool {
+    call.since_ns != 0
+        && reads(call)
+        && call.file.inode != 0
+        && kernel_word(call.file.file as *const u8, config!(file.file_mapping)) == mapping
+}
+
+/// Whether the running thread has entered the kernel by an exception: a page fault, where pages of files are concerned.
+#[inline(always)]
+fn is_in_fault(task: &Task) -> bool {
+    !task.is_kernel_thread() && stack::entry_registers(task).number == NO_CALL
+}
+
+/// Pages of a folio.
+#[inline(always)]
+fn pages_of(folio: *const u8) -> u64 {
+    if config!(file.folio_pages) == 0
+        || kernel_number(folio, config!(file.folio_flags)) & config!(file.folio_large_mask) == 0
+    {
+        return 1;
+    }
+    u64::from(kernel_number(folio, config!(file.folio_pages)))
 }
 
 /// What is counted of a file that a process uses; made when it does so for the first time.
 #[inline(always)]
-fn stats_of(task: &Task, key: &FileKey, used: &UsedFile) -> Option<*mut FileStats> {
-    if let Some(stats) = FILE_STATS.get_ptr_mut(key) {
+fn stats_of(task: &Task, call: &FileCall, used: &UsedFile) -> Option<*mut FileStats> {
+    let key =
+        FileKey { start_time_ns: call.start_time_ns, pid: call.pid, exec_count: task.exec_count(), file: used.id };
+    if let Some(stats) = FILE_STATS.get_ptr_mut(&key) {
         return Some(stats);
     }
-    let made = FILE_STATS.insert(key, FILE_STATS_NEW.get(0)?, NO_EXIST).is_ok();
-    let stats = FILE_STATS.get_ptr_mut(key)?;
+    let made = FILE_STATS.insert(&key, FILE_STATS_NEW.get(0)?, NO_EXIST).is_ok();
+    let stats = FILE_STATS.get_ptr_mut(&key)?;
     if made {
         // SAFETY: the pointer is to a map value, whose name nobody else writes.
         unsafe { (*stats).process_comm = task.process_comm() };
-        send_name(key.pid, used);
+        send_name(call.pid, used);
     }
     Some(stats)
 }
@@ -375,14 +498,18 @@ fn add_to_histogram(stats: *mut FileStats, operation: usize, elapsed: u64) {
     }
 }
 
-/// Sends the name that a process has opened a file by.
+/// Sends the name that a process has opened a file by, where that is known; else any that it has.
 #[inline(always)]
 fn send_name(pid: u32, used: &UsedFile) {
-    let file = used.file as *const u8;
-    let inode = kernel_word(file, config!(file.file_inode)) as *const u8;
-    // Where it was closed in the meantime, the structure may be another file's by now.
+    let (file, inode) = (used.file as *const u8, used.inode as *const u8);
+    let dentry = if kernel_word(file, config!(file.file_inode)) == used.inode {
+        kernel_word(file, config!(file.file_dentry)) as *const u8
+    } else {
+        core::ptr::null()
+    };
+    // Where it was closed in the meantime, the structures may be another file's by now.
     if file_name::id_of(inode) == used.id {
-        file_name::see(Namer::File, pid, inode, kernel_word(file, config!(file.file_dentry)) as *const u8, &used.id);
+        file_name::see(Namer::File, pid, inode, dentry, &used.id);
     }
 }
 

@@ -8,7 +8,9 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
-use profiler_common::file::{FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileRequest, FileStats, files_missed};
+use profiler_common::file::{
+    FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileRequest, FileStats, files_missed,
+};
 use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 use profiler_common::system_call::{Call, CallKey, CallStats};

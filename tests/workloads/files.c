@@ -1,6 +1,7 @@
 /* Reads, writes and syncs files in every way there is, each way in a file of its own, and says what it has done to each.
  *
- * Arguments: "each DIRECTORY", or "shared FILE WRITES", which appends to a file that others append to, or "many FILE
+ * Arguments: "each DIRECTORY", or "pages DIRECTORY", which writes to mapped memory and reads what is and what is not in the
+ * page cache, or "shared FILE WRITES", which appends to a file that others append to, or "many FILE
  * SECONDS", which makes short reads for that time. */
 #include <fcntl.h>
 #include <linux/io_uring.h>
@@ -259,6 +260,75 @@ static int each(const char *directory) {
     return 0;
 }
 
+/* Bytes of the page cache that this process has made dirty, by the kernel's own account. */
+static long dirtied(void) {
+    char line[128];
+    long found = 0;
+    FILE *account = fopen("/proc/self/io", "r");
+    while (account != NULL && fgets(line, sizeof line, account) != NULL) {
+        if (sscanf(line, "write_bytes: %ld", &found) == 1) {
+            break;
+        }
+    }
+    if (account != NULL) {
+        fclose(account);
+    }
+    return found;
+}
+
+/* Writes to one page in so many of a mapped file; returns the bytes that became dirty. */
+APART long map_here(int descriptor, long pages, long step) {
+    char *memory = mmap(NULL, (size_t)pages * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    long before = dirtied();
+    for (long page = 0; page < pages; page += step) {
+        memory[page * 4096] = 1;
+        memory[page * 4096 + 99] = 2;
+    }
+    return dirtied() - before;
+}
+
+/* Pages of a file that are in the page cache. */
+static long resident(int descriptor, long pages) {
+    static unsigned char in_memory[4096];
+    void *memory = mmap(NULL, (size_t)pages * 4096, PROT_READ, MAP_SHARED, descriptor, 0);
+    works &= mincore(memory, (size_t)pages * 4096, in_memory) == 0;
+    long found = 0;
+    for (long page = 0; page < pages; page++) {
+        found += in_memory[page] & 1;
+    }
+    munmap(memory, (size_t)pages * 4096);
+    return found;
+}
+
+static int pages(const char *directory) {
+    enum { HOLES = 300, STEP = 3, LARGE = 2048, READS = 16 };
+    if (chdir(directory) != 0) {
+        return 1;
+    }
+    say_ready();
+    /* Each page on its own, since there is nothing that could be read ahead. */
+    struct file *holes = make("holes", O_RDWR);
+    works &= ftruncate(holes->descriptor, HOLES * 4096) == 0;
+    long in_holes = map_here(holes->descriptor, HOLES, STEP);
+    /* In the large pieces that the file system has made when it was written. */
+    struct file *large = make("large", O_RDWR);
+    for (int i = 0; i < LARGE / 16; i++) {
+        did_write(large, write(large->descriptor, bytes, FILL), FILL);
+    }
+    works &= fsync(large->descriptor) == 0;
+    long in_large = map_here(large->descriptor, LARGE, 4);
+    struct file *cached = filled("cached");
+    works &= fsync(cached->descriptor) == 0;
+    posix_fadvise(cached->descriptor, 0, 0, POSIX_FADV_DONTNEED);
+    long misses = READS - resident(cached->descriptor, READS);
+    for (int i = 0; i < 2 * READS; i++) {
+        did_read(cached, pread(cached->descriptor, bytes, 4096, i % READS * 4096), 4096);
+    }
+    printf("{\"works\": %s, \"holes\": %ld, \"large\": %ld, \"hits\": %ld, \"misses\": %ld, \"pages\": %d}\n",
+           works ? "true" : "false", in_holes, in_large, 2 * READS - misses, misses, (HOLES + STEP - 1) / STEP);
+    return 0;
+}
+
 static int shared(const char *name, long writes) {
     int file = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     say_ready();
@@ -290,6 +360,9 @@ static int many(const char *name, uint64_t limit_ns) {
 int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "each") == 0) {
         return each(argv[2]);
+    }
+    if (argc > 2 && strcmp(argv[1], "pages") == 0) {
+        return pages(argv[2]);
     }
     if (argc > 3 && strcmp(argv[1], "shared") == 0) {
         return shared(argv[2], strtol(argv[3], NULL, 10));

@@ -25,8 +25,12 @@ use super::waits::clock_ns;
 /// The programs on the tracepoints of system calls: the exit first, so that every entry that is seen has its exit.
 const PROGRAMS: [(&str, &str); 2] = [("file_exit", "sys_exit"), ("file_enter", "sys_enter")];
 
-/// The program that forgets threads, and its tracepoint.
-const END: (&str, &str) = ("file_end", "sched_process_exit");
+/// The program that forgets threads, those that see pages of files, and their tracepoints.
+const OTHERS: [(&str, &str); 3] = [
+    ("file_end", "sched_process_exit"),
+    ("file_page_added", "mm_filemap_add_to_page_cache"),
+    ("file_dirtied", "writeback_dirty_folio"),
+];
 
 /// The programs that see requests of `io_uring`, and their tracepoints, of which the kernel has the first or the second:
 /// the completion first, as above. Source: include/trace/events/io_uring.h, Linux 6.3 and before.
@@ -92,7 +96,7 @@ impl Kernel {
             let program: &mut TracePoint = self.program(name)?;
             program.load().map_err(|cause| program_error("load", name, cause))?;
         }
-        for name in [END.0, OF_RINGS[0].0, OF_RINGS[1].0] {
+        for name in OTHERS.map(|(name, _)| name).into_iter().chain(OF_RINGS.map(|(name, _)| name)) {
             let program: &mut RawTracePoint = self.program(name)?;
             program.load().map_err(|cause| program_error("load", name, cause))?;
         }
@@ -105,8 +109,10 @@ impl Kernel {
     ///
     /// When the kernel has no tracepoints of system calls.
     pub fn begin_files(&mut self) -> Result<(), BpfError> {
-        let program: &mut RawTracePoint = self.program(END.0)?;
-        program.attach(END.1).map_err(|cause| program_error("attach", END.0, cause))?;
+        for (name, tracepoint) in OTHERS {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
+        }
         self.files.sees_rings = self.files.knows_requests && self.attach_to_rings().is_ok();
         let tracepoints = Tracepoints::find().map_err(BpfError::NoTracepoints)?;
         for (name, prefix) in PROGRAMS {
@@ -276,6 +282,15 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<FileOffsets, BpfError> {
         request_file: offset("io_kiocb", &["file"]).unwrap_or(0),
         request_operation: offset("io_kiocb", &["opcode"]).unwrap_or(0),
         request_result: offset("io_kiocb", &["cqe", "res"]).unwrap_or(0),
+        file_mapping: offset("file", &["f_mapping"])?,
+        file_flags: offset("file", &["f_flags"])?,
+        mapping_host: offset("address_space", &["host"])?,
+        mapping_pages: offset("address_space", &["nrpages"])?,
+        folio_mapping: offset("folio", &["mapping"])?,
+        folio_flags: offset("folio", &["flags"])?,
+        folio_large_mask: 1 << types.number("pageflags", "PG_head").unwrap_or(0),
+        folio_pages: offset("folio", &["_nr_pages"]).or_else(|_| offset("folio", &["_folio_nr_pages"])).unwrap_or(0),
+        reserved: 0,
     })
 }
 

@@ -1,14 +1,14 @@
 //! Files as a table: what the programs counted exactly by process and file, with names.
 
 use profiler_common::event::COMM_LEN;
-use profiler_common::file::{FileOperation, OperationStats};
+use profiler_common::file::{FileOperation, FileStats};
 
 use super::file_names::FileNames;
 use crate::bpf::FileCounts;
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
 /// Values of a row. Bytes of all kinds come first: the table is in that order.
-const VALUES: [(&str, &str); 15] = [
+const VALUES: [(&str, &str); 17] = [
     ("moved", "bytes"),
     ("time", "ns"),
     ("reads", "count"),
@@ -23,6 +23,8 @@ const VALUES: [(&str, &str); 15] = [
     ("open_time", "ns"),
     ("mapped_writes", "count"),
     ("mapped_written", "bytes"),
+    ("cache_hits", "count"),
+    ("cache_misses", "count"),
     ("errors", "count"),
 ];
 
@@ -45,7 +47,7 @@ pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
         });
         Row {
             labels: vec![file, name(&stats.process_comm), key.pid.to_string()],
-            values: values(&stats.by_operation).to_vec(),
+            values: values(stats).to_vec(),
             distributions: distributions.collect(),
         }
     });
@@ -65,7 +67,11 @@ pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
 const DELETED: &str = " (deleted)";
 
 /// The values of a row, as in [`VALUES`].
-fn values(by_operation: &[OperationStats]) -> [u64; VALUES.len()] {
+///
+/// A page that was read and had not to be brought in first is a hit; one that was brought in is a miss, also where that was
+/// done ahead of the read.
+fn values(stats: &FileStats) -> [u64; VALUES.len()] {
+    let by_operation = &stats.by_operation;
     let of = |operation: FileOperation| by_operation[operation as usize - 1];
     let [read, write, sync, open, mapped] = [
         FileOperation::Read,
@@ -90,6 +96,8 @@ fn values(by_operation: &[OperationStats]) -> [u64; VALUES.len()] {
         open.total_ns,
         mapped.operations,
         mapped.bytes,
+        stats.pages_read.saturating_sub(stats.pages_added),
+        stats.pages_added + stats.pages_faulted,
         by_operation.iter().map(|sum| sum.errors).sum(),
     ]
 }

@@ -105,6 +105,38 @@ fn every_way_to_use_a_file_is_counted_to_the_byte() {
 }
 
 #[test]
+fn mapped_writes_and_the_page_cache_are_counted_as_the_kernel_does() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let path = directory.path().to_str().expect("UTF-8");
+    let captured = Record::new().args(["-e", "fileio"]).program(&files().build(), &["pages", path]).run();
+    let truth = captured.truth();
+    assert_eq!(truth["works"], true, "{truth:#}");
+    let values = |file: &str| row(&captured, directory.path().join(file).to_str().expect("UTF-8"))["values"].clone();
+    let (holes, large, cached) = (values("holes"), values("large"), values("cached"));
+    println!("{truth}\n{holes}\n{large}\n{cached}");
+    // A file system in memory makes nothing dirty.
+    if truth["holes"] == 0 {
+        println!("part of the test is left out: the directory is on a file system without write-back");
+    } else {
+        let pages = truth["pages"].as_u64().expect("pages");
+        assert_eq!(holes["mapped_writes"].as_u64(), Some(pages), "{holes:#}");
+        assert_eq!(holes["mapped_written_bytes"].as_u64(), Some(4096 * pages), "{holes:#}");
+        assert_eq!(
+            column(&captured, 1, "map_here", "[mapped write]"),
+            captured.truth()["holes"].as_u64().expect("bytes") + truth["large"].as_u64().expect("bytes"),
+            "{}",
+            captured.folded()
+        );
+    }
+    assert_eq!(holes["mapped_written_bytes"], truth["holes"], "{holes:#}");
+    assert_eq!(large["mapped_written_bytes"], truth["large"], "{large:#}");
+    assert_eq!(holes["written_bytes"], 0, "{holes:#}");
+    assert_eq!((&cached["cache_hits"], &cached["cache_misses"]), (&truth["hits"], &truth["misses"]), "{cached:#}");
+    check_sums(&captured);
+}
+
+#[test]
 fn two_processes_that_write_one_file_are_told_apart() {
     let Some(_kernel) = require_bpf() else { return };
     let directory = scratch();
