@@ -295,6 +295,8 @@ pub struct FileCall {
     pub file: UsedFile,
     /// Where a call that reads one file and writes another writes to.
     pub target: UsedFile,
+    /// What a request of `io_uring` or a page is of: not of the call.
+    pub other: UsedFile,
     /// The thread, as the initial pid namespace numbers it; 0 in an element that is free.
     pub tid: u32,
     /// Its process, as the profiler's pid namespace numbers it.
@@ -411,7 +413,7 @@ mod tests {
     #[test]
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<UsedFile>(), 40);
-        assert_eq!(size_of::<FileCall>(), 16 + 2 * 40 + 16);
+        assert_eq!(size_of::<FileCall>(), 16 + 3 * 40 + 16);
         assert_eq!(size_of::<FileKey>(), 32);
         assert_eq!(size_of::<FileStats>(), OPERATIONS * 40 + 16 + COMM_LEN + 4 * 8);
         assert_eq!(size_of::<FileId>(), 16);
