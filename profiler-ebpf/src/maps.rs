@@ -8,7 +8,9 @@ use profiler_common::counters::Counters;
 use profiler_common::event::{
     COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
-use profiler_common::file::{FileId, FileNameRecord};
+use profiler_common::file::{
+    FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileRequest, FileStats, files_missed,
+};
 use profiler_common::net::{NetCounts, NetKey, NetStats, NetTimes, Socket, UnixName};
 use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
@@ -195,6 +197,35 @@ pub(crate) static SOCKET_WORK: PerCpuArray<SocketWork> = PerCpuArray::with_max_e
 #[map]
 pub(crate) static UNIX_NAMES: HashMap<u64, UnixName> = HashMap::with_max_entries(1, 0);
 
+/// Threads that were asked for, from their first call for a file until they end. Written by `file`. One element where files
+/// are not recorded, as of the next two.
+#[map]
+pub(crate) static FILE_CALLS: Array<FileCall> = Array::with_max_entries(1, 0);
+
+/// Exact counts by process and file. Written by `file`, read by user space.
+#[map]
+pub(crate) static FILE_STATS: HashMap<FileKey, FileStats> = HashMap::with_max_entries(1, NO_PREALLOC);
+
+/// How long operations took, of the entries of [`FILE_STATS`] that refer to it. Written by `file`, read by user space.
+#[map]
+pub(crate) static FILE_HISTOGRAMS: Array<FileHistogram> = Array::with_max_entries(1, 0);
+
+/// Elements of [`FILE_HISTOGRAMS`] that were asked for. Written by `file`.
+#[map]
+pub(crate) static FILE_HISTOGRAMS_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Requests of `io_uring` that were submitted, by a hash of their address. Written and read by `file`.
+#[map]
+pub(crate) static FILE_REQUESTS: Array<FileRequest> = Array::with_max_entries(1, 0);
+
+/// What a value of [`FILE_STATS`] begins as: too large for the stack. Written by nobody.
+#[map]
+pub(crate) static FILE_STATS_NEW: Array<FileStats> = Array::with_max_entries(1, 0);
+
+/// Operations for which there was no room, by [`files_missed`]. Written by `file`, read by user space.
+#[map]
+pub(crate) static FILES_MISSED: Array<u64> = Array::with_max_entries(files_missed::COUNT, 0);
+
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -223,6 +254,9 @@ pub(crate) static SYSCALL_PYTHON: ProgramArray = ProgramArray::with_max_entries(
 /// The same for messages of sockets.
 #[map]
 pub(crate) static NET_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+/// The same for operations on files.
+#[map]
+pub(crate) static FILE_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]

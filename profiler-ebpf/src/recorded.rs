@@ -27,6 +27,15 @@ impl Recorded {
         (recorded.began != 0).then_some(recorded)
     }
 
+    /// Whether a moment is past its end, or there is none yet.
+    #[inline(always)]
+    pub(crate) fn is_past(moment: u64) -> bool {
+        let Some(control) = CONTROL.get_ptr(0) else { return true };
+        // SAFETY: as in `read`.
+        let ended = unsafe { core::ptr::read_volatile(&raw const (*control).ended_ns) };
+        ended <= moment
+    }
+
     /// How much of the time from one moment to another is in it, ns.
     #[inline(always)]
     pub(crate) fn length(&self, from: u64, to: u64) -> u64 {

@@ -24,6 +24,7 @@ mod offset {
         [80, 96, 88, 40, 104, 112, RBP, RSP, 72, 64, 56, 48, 24, 16, 8, 0];
     pub(super) const RBP: usize = 32;
     pub(super) const RBX: usize = 40;
+    pub(super) const RDX: usize = 96;
     pub(super) const RSI: usize = 104;
     pub(super) const RDI: usize = 112;
     pub(super) const ORIG_RAX: usize = 120;
@@ -40,6 +41,7 @@ pub(crate) struct EntryRegisters {
     pub(crate) number: u64,
     pub(crate) first_argument: u64,
     pub(crate) second_argument: u64,
+    pub(crate) third_argument: u64,
 }
 
 /// What the running task entered the kernel with.
@@ -57,6 +59,7 @@ pub(crate) fn entry_registers(task: &Task) -> EntryRegisters {
         number: register!(offset::ORIG_RAX),
         first_argument: register!(offset::RDI),
         second_argument: register!(offset::RSI),
+        third_argument: register!(offset::RDX),
     }
 }
 

@@ -15,6 +15,9 @@ use crate::maps::PROCESSES;
 /// `PF_KTHREAD`. Source: include/linux/sched.h.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
+/// `PF_IO_WORKER`. Source: include/linux/sched.h.
+const IO_WORKER: u32 = 0x10;
+
 /// `TASK_DEAD`. Source: include/linux/sched.h.
 const DEAD: u32 = 0x80;
 
@@ -202,6 +205,12 @@ impl Task {
     #[inline(always)]
     pub(crate) fn is_kernel_thread(&self) -> bool {
         field!(self.pointer, task.flags, u32) & KERNEL_THREAD != 0
+    }
+
+    /// Whether it is a thread of a process that the kernel has made for `io_uring`: it has no registers of its own.
+    #[inline(always)]
+    pub(crate) fn is_io_worker(&self) -> bool {
+        field!(self.pointer, task.flags, u32) & IO_WORKER != 0
     }
 
     /// Whether its memory is still there.

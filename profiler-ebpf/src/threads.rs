@@ -4,13 +4,14 @@
 
 use aya_ebpf::maps::Array;
 use profiler_common::event::RING_THREAD;
+use profiler_common::file::FileCall;
 use profiler_common::system_call::Call;
 use profiler_common::wait::{EndedThread, WAIT_PLACES, Wait};
 
 use crate::aggregate;
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{CALLS, ENDS_LOST, PACE, WAITS};
+use crate::maps::{CALLS, ENDS_LOST, FILE_CALLS, PACE, WAITS};
 use crate::recorded::Recorded;
 use crate::task::Task;
 
@@ -48,6 +49,24 @@ impl OfThread for Call {
     #[inline(always)]
     fn map() -> &'static Array<Self> {
         &CALLS
+    }
+
+    #[inline(always)]
+    fn tid(element: *mut Self) -> *mut u32 {
+        // SAFETY: the pointer is to a map element.
+        unsafe { &raw mut (*element).tid }
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        self.since_ns = 0;
+    }
+}
+
+impl OfThread for FileCall {
+    #[inline(always)]
+    fn map() -> &'static Array<Self> {
+        &FILE_CALLS
     }
 
     #[inline(always)]
@@ -122,6 +141,9 @@ pub(crate) fn leave(task: &Task, old_tid: u32) {
         remove(wait);
     }
     if let Some(call) = find::<Call>(old_tid) {
+        remove(call);
+    }
+    if let Some(call) = find::<FileCall>(old_tid) {
         remove(call);
     }
 }

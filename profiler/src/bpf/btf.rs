@@ -5,6 +5,7 @@ const MAGIC: u16 = 0xeb9f;
 const KIND_POINTER: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_ENUMERATION: u32 = 6;
 pub(super) const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
@@ -159,6 +160,15 @@ impl<'a> Types<'a> {
         Some(bits / 8)
     }
 
+    /// The number of a name of an enumeration.
+    pub(super) fn number(&self, enumeration: &str, name: &str) -> Option<u32> {
+        let index = self.find(KIND_ENUMERATION, enumeration)? as usize - 1;
+        let start = *self.starts.get(index)? as usize;
+        let names = (0..self.header(start)?.members as usize).map(|member| start + 12 + 8 * member);
+        let mut found = names.filter(|&at| word(self.types, at).is_some_and(|here| self.is_named(here, name)));
+        word(self.types, found.next()? + 4)
+    }
+
     /// Where the structure or union starts that a type is, by whatever name.
     fn struct_behind(&self, mut id: u32) -> Option<usize> {
         for _ in 0..MAX_NESTING {
@@ -215,5 +225,7 @@ mod tests {
         assert_eq!(types.offset("dentry", &["d_name", "name"]), Some(name + 8));
         assert_eq!(types.offset("dentry", &["d_name", "nothing"]), None);
         assert_eq!(types.offset("nothing", &["d_name"]), None);
+        assert_eq!(types.number("pageflags", "PG_locked"), Some(0));
+        assert_eq!(types.number("pageflags", "nothing"), None);
     }
 }

@@ -49,6 +49,12 @@ pub enum BpfError {
          -e syscall shows the calls"
     )]
     NoNet,
+    /// The tracepoints of system calls cannot be attached to.
+    #[error(
+        "cannot attach to the tracepoints of system calls: {0}; that needs root, or CAP_PERFMON and a readable \
+         /sys/kernel/tracing, and a kernel built with CONFIG_FTRACE_SYSCALLS=y; without them there is no -e fileio"
+    )]
+    NoTracepoints(io::Error),
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::file::MAX_SEEN_FILES;
+use profiler_common::file::{FileHistogram, MAX_FILE_HISTOGRAMS, MAX_FILE_REQUESTS, MAX_FILE_STATS, MAX_SEEN_FILES};
 use profiler_common::net::{
     MAX_ESTABLISHED, MAX_NET_STATS, MAX_NET_TIMED, MAX_SOCKETS, MAX_UNIX_NAMES, NetCounts, NetTime, NetTimes,
 };
@@ -23,6 +23,7 @@ use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAIT
 use super::BpfError;
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
+use super::files::Files;
 use super::kernel_types::{Offsets, read_offsets};
 use super::net::Net;
 use super::pythons::{PythonProgram, Pythons};
@@ -77,7 +78,8 @@ pub struct Limits {
     pub calls: bool,
     /// Whether requests to block devices are recorded.
     pub blocks: bool,
-    /// Whether operations on files are recorded.
+    /// Whether operations on files are recorded: 23 MB for the threads and for how long operations took, and what files
+    /// there are.
     pub files: bool,
     /// Whether sockets are recorded: 20 MB for what is counted exactly.
     pub net: bool,
@@ -146,6 +148,7 @@ impl Plain for LockWaits {}
 impl Plain for NumberPace {}
 impl Plain for NetTimes {}
 impl Plain for NetCounts {}
+impl Plain for FileHistogram {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -176,6 +179,7 @@ pub struct Kernel {
     pub(super) calls_uncounted: Array<MapData, u64>,
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     pub(super) net: Net,
+    pub(super) files: Files,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -222,6 +226,10 @@ impl Kernel {
             .map_max_entries("SOCKETS", if limits.net { MAX_SOCKETS } else { 1 })
             .map_max_entries("ESTABLISHED", if limits.net { MAX_ESTABLISHED } else { 1 })
             .map_max_entries("UNIX_NAMES", if limits.net { MAX_UNIX_NAMES } else { 1 })
+            .map_max_entries("FILE_CALLS", if limits.files { MAX_WAITS } else { 1 })
+            .map_max_entries("FILE_STATS", if limits.files { MAX_FILE_STATS } else { 1 })
+            .map_max_entries("FILE_HISTOGRAMS", if limits.files { MAX_FILE_HISTOGRAMS } else { 1 })
+            .map_max_entries("FILE_REQUESTS", if limits.files { MAX_FILE_REQUESTS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -264,6 +272,7 @@ impl Kernel {
                 accepts: Vec::new(),
                 accepts_missing: String::new(),
             },
+            files: Files::new(&mut ebpf, &config.file)?,
             ebpf,
             _statistics: statistics,
         })

@@ -186,17 +186,6 @@ impl Kernel {
         let counts = net.counts.get(&0, 0).map_err(|error| BpfError::map("read", "NET_COUNTS", error))?.0;
         Ok(NetCounted { rows, times, names, counts, accepts_missing: net.accepts_missing.clone() })
     }
-
-    /// The most messages that one in the profile counts for: 1 when all of them are in it.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn highest_net_weight(&self) -> Result<u64, BpfError> {
-        let by_cpu = self.number_pace.get(&(Chosen::Net as u32), 0);
-        let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
-        Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
-    }
 }
 
 /// An error with what it comes from.

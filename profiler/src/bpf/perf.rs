@@ -34,6 +34,7 @@ pub(super) struct Attributes {
 
 pub(super) const TYPE_HARDWARE: u32 = 0;
 pub(super) const TYPE_SOFTWARE: u32 = 1;
+pub(super) const TYPE_TRACEPOINT: u32 = 2;
 pub(super) const HARDWARE_CYCLES: u64 = 0;
 pub(super) const SOFTWARE_CPU_CLOCK: u64 = 0;
 pub(super) const SOFTWARE_PAGE_FAULTS_MIN: u64 = 5;

@@ -3,7 +3,7 @@
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{KProbe, PerfEvent, ProgramFd, RawTracePoint};
+use aya::programs::{KProbe, PerfEvent, ProgramFd, RawTracePoint, TracePoint};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 
 use super::BpfError;
@@ -17,7 +17,8 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
-    const ALL: [Self; 6] = [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::NET];
+    const ALL: [Self; 7] =
+        [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::FILE, Self::NET];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
     /// For waits.
@@ -28,6 +29,8 @@ impl PythonProgram {
     pub(super) const SYSCALL: Self = Self { program: "syscall_python", map: "SYSCALL_PYTHON" };
     /// For messages of sockets.
     pub(super) const NET: Self = Self { program: "net_python", map: "NET_PYTHON" };
+    /// For operations on files.
+    pub(super) const FILE: Self = Self { program: "file_python", map: "FILE_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
 }
@@ -119,6 +122,10 @@ impl Kernel {
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
         } else if [PythonProgram::OFF_CPU, PythonProgram::SYSCALL, PythonProgram::NET].contains(&names) {
             let program: &mut RawTracePoint = self.program(name)?;
+            program.load().map_err(failed)?;
+            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
+        } else if names == PythonProgram::FILE {
+            let program: &mut TracePoint = self.program(name)?;
             program.load().map_err(failed)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
         } else {

@@ -204,7 +204,7 @@ impl Kernel {
 }
 
 /// Now, by one of the kernel's clocks.
-fn clock_ns(clock: libc::clockid_t) -> u64 {
+pub(super) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills the structure; these clocks are always there.
     unsafe { libc::clock_gettime(clock, &raw mut time) };

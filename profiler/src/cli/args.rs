@@ -53,8 +53,8 @@ pub(super) struct RecordArgs {
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
-    /// they waited for, and who held them; fault, page faults; syscall, system calls; net, messages
-    /// of sockets
+    /// they waited for, and who held them; fault, page faults; syscall, system calls; fileio, reads, writes, syncs and opens
+    /// of files; net, messages of sockets
     #[arg(
         short = 'e',
         long = "events",
@@ -127,6 +127,8 @@ pub(super) enum Event {
     Syscall,
     /// Messages of sockets
     Net,
+    /// Operations on files
+    Fileio,
 }
 
 impl Event {
@@ -139,6 +141,7 @@ impl Event {
             Self::Fault => Origin::Fault,
             Self::Syscall => Origin::Syscall,
             Self::Net => Origin::Net,
+            Self::Fileio => Origin::FileIo,
         }
     }
 }

@@ -6,6 +6,7 @@ mod calls;
 mod command;
 mod events;
 mod file_names;
+mod files;
 mod gathered;
 mod host;
 mod lock_times;

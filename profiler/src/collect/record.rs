@@ -64,8 +64,14 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let wakers = of_locks || (of_waits && config.wakers);
     let flags = [(of_waits, recorded_waits::ALL), (of_locks, recorded_waits::LOCKS), (wakers, recorded_waits::WAKERS)];
     let waits = flags.into_iter().filter(|(is_asked, _)| *is_asked).fold(0, |waits, (_, flag)| waits | flag);
-    let limits = Limits { waits, faults: asked_for(Origin::Fault), calls: asked_for(Origin::Syscall), ..config.limits };
-    let limits = Limits { net: asked_for(Origin::Net), ..limits };
+    let limits = Limits {
+        waits,
+        faults: asked_for(Origin::Fault),
+        calls: asked_for(Origin::Syscall),
+        files: asked_for(Origin::FileIo),
+        net: asked_for(Origin::Net),
+        ..config.limits
+    };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
     let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
@@ -74,6 +80,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.net {
         kernel.load_net_programs()?;
+    }
+    if limits.files {
+        kernel.load_file_programs()?;
     }
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
@@ -92,6 +101,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.net {
         session.kernel.begin_net()?;
+    }
+    if limits.files {
+        session.kernel.begin_files()?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);

@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
+use profiler_common::number_pace::Chosen;
 
 use super::calls;
 use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
+use super::files;
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
 use super::net;
@@ -54,6 +56,9 @@ pub(super) fn summarize(
     let counts = events.stop();
     session.kernel.end_calls()?;
     session.kernel.end_net()?;
+    if facts.limits.files {
+        session.kernel.end_files()?;
+    }
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -98,12 +103,19 @@ pub(super) fn summarize(
         of_net = net::warnings(&counted);
         tables.insert(Origin::Net.row().name.to_owned(), net::table(&counted));
     }
+    let mut file_warnings = Vec::new();
+    if facts.limits.files {
+        let counts = session.kernel.take_file_counts()?;
+        file_warnings = files::warnings(&counts);
+        tables.insert(Origin::FileIo.row().name.to_owned(), files::table(&counts, &session.file_names));
+    }
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
         fault_period: counts.fault_period,
-        net_weight: session.kernel.highest_net_weight()?,
+        net_weight: session.kernel.highest_weight(Chosen::Net)?,
+        file_weight: session.kernel.highest_weight(Chosen::FileIo)?,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
@@ -111,6 +123,7 @@ pub(super) fn summarize(
     let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_lasting);
     warnings.extend(of_net);
+    warnings.extend(file_warnings);
     if locks_left_out_ns > 0 {
         let seconds = Duration::from_nanos(locks_left_out_ns).as_secs_f64();
         warnings.push(format!("{seconds:.3} s of waits for the least of the locks are not in the table of locks"));
@@ -210,6 +223,8 @@ struct Choice {
     fault_period: u64,
     /// The most messages of sockets that one of them counts for.
     net_weight: u64,
+    /// The most operations on files that one of them counts for.
+    file_weight: u64,
 }
 
 /// What one origin recorded, in all.
@@ -261,7 +276,11 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             summary.event = Kernel::NET_HOOKS.to_owned();
             summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.net_weight, period: 1 });
         }
-        Origin::BlockIo | Origin::FileIo => {}
+        Origin::FileIo => {
+            summary.event = Kernel::FILE_HOOKS.to_owned();
+            summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.file_weight, period: 1 });
+        }
+        Origin::BlockIo => {}
     }
     summary
 }

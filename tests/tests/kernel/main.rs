@@ -11,6 +11,7 @@ mod leaves_nothing;
 mod record_cpu;
 mod record_errors;
 mod record_fault;
+mod record_fileio;
 mod record_fixtures;
 mod record_go;
 mod record_go_servers;

@@ -1,0 +1,121 @@
+//! Files as a table: what the programs counted exactly by process and file, with names.
+
+use profiler_common::event::COMM_LEN;
+use profiler_common::file::{FileOperation, FileStats};
+
+use super::file_names::FileNames;
+use crate::bpf::FileCounts;
+use crate::profile::{Histogram, Row, Table, TableColumn};
+
+/// Values of a row. Bytes of all kinds come first: the table is in that order.
+const VALUES: [(&str, &str); 17] = [
+    ("moved", "bytes"),
+    ("time", "ns"),
+    ("reads", "count"),
+    ("read", "bytes"),
+    ("read_time", "ns"),
+    ("writes", "count"),
+    ("written", "bytes"),
+    ("write_time", "ns"),
+    ("syncs", "count"),
+    ("sync_time", "ns"),
+    ("opens", "count"),
+    ("open_time", "ns"),
+    ("mapped_writes", "count"),
+    ("mapped_written", "bytes"),
+    ("cache_hits", "count"),
+    ("cache_misses", "count"),
+    ("errors", "count"),
+];
+
+/// The distributions: how long reads, writes and syncs took.
+const DISTRIBUTIONS: [(FileOperation, &str); 3] =
+    [(FileOperation::Read, "reads"), (FileOperation::Write, "writes"), (FileOperation::Sync, "syncs")];
+
+/// The table of what was counted.
+pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
+    let rows = counts.files.iter().map(|(key, stats, histograms)| {
+        let of = |operation: FileOperation| stats.by_operation[operation as usize - 1];
+        let mut file = names.name(&key.file);
+        if stats.is_deleted != 0 && !file.ends_with(DELETED) {
+            file.push_str(DELETED);
+        }
+        let distributions = DISTRIBUTIONS.iter().zip(histograms).map(|(&(operation, _), histogram)| {
+            histogram
+                .as_ref()
+                .map_or_else(Histogram::default, |histogram| Histogram::new(histogram.as_slice(), of(operation).max_ns))
+        });
+        Row {
+            labels: vec![file, name(&stats.process_comm), key.pid.to_string()],
+            values: values(stats).to_vec(),
+            distributions: distributions.collect(),
+        }
+    });
+    let mut table = Table {
+        title: "Files".to_owned(),
+        labels: ["file", "process", "pid"].map(str::to_owned).to_vec(),
+        values: VALUES.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect(),
+        distributions: DISTRIBUTIONS.iter().map(|(_, name)| TableColumn::new(name, "ns")).collect(),
+        rows: rows.collect(),
+        missing: counts.missed,
+    };
+    table.sort();
+    table
+}
+
+/// What a name ends with when the file has been deleted.
+const DELETED: &str = " (deleted)";
+
+/// The values of a row, as in [`VALUES`].
+///
+/// A page that was read and had not to be brought in first is a hit; one that was brought in is a miss, also where that was
+/// done ahead of the read.
+fn values(stats: &FileStats) -> [u64; VALUES.len()] {
+    let by_operation = &stats.by_operation;
+    let of = |operation: FileOperation| by_operation[operation as usize - 1];
+    let [read, write, sync, open, mapped] = [
+        FileOperation::Read,
+        FileOperation::Write,
+        FileOperation::Sync,
+        FileOperation::Open,
+        FileOperation::MappedWrite,
+    ]
+    .map(of);
+    [
+        by_operation.iter().map(|sum| sum.bytes).sum(),
+        by_operation.iter().map(|sum| sum.total_ns).sum(),
+        read.operations,
+        read.bytes,
+        read.total_ns,
+        write.operations,
+        write.bytes,
+        write.total_ns,
+        sync.operations,
+        sync.total_ns,
+        open.operations,
+        open.total_ns,
+        mapped.operations,
+        mapped.bytes,
+        stats.pages_read.saturating_sub(stats.pages_added),
+        stats.pages_added + stats.pages_faulted,
+        by_operation.iter().map(|sum| sum.errors).sum(),
+    ]
+}
+
+/// What a reader must know of what is missing.
+pub(super) fn warnings(counts: &FileCounts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !counts.has_rings {
+        warnings.push("this kernel does not show requests of io_uring: they are not among the files".to_owned());
+    }
+    if counts.untimed > 0 {
+        let untimed = counts.untimed;
+        warnings.push(format!("{untimed} operations are in no distribution of times: there are too many files"));
+    }
+    warnings
+}
+
+fn name(bytes: &[u8; COMM_LEN]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
