@@ -14,6 +14,8 @@
 mod aggregate;
 mod atomic;
 mod bench;
+mod block;
+mod block_dirty;
 mod config;
 mod cpu;
 mod fault;

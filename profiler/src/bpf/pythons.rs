@@ -17,7 +17,7 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
-    const ALL: [Self; 5] = [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL];
+    const ALL: [Self; 6] = [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::BLOCK];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
     /// For waits.
@@ -26,6 +26,8 @@ impl PythonProgram {
     pub(super) const FAULT: Self = Self { program: "fault_python", map: "FAULT_PYTHON" };
     /// For system calls.
     pub(super) const SYSCALL: Self = Self { program: "syscall_python", map: "SYSCALL_PYTHON" };
+    /// For requests to block devices.
+    pub(super) const BLOCK: Self = Self { program: "block_python", map: "BLOCK_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
 }
@@ -115,7 +117,7 @@ impl Kernel {
             let program: &mut PerfEvent = self.program(name)?;
             program.load().map_err(failed)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
-        } else if names == PythonProgram::OFF_CPU || names == PythonProgram::SYSCALL {
+        } else if names != PythonProgram::OFF_CPU_PROBE {
             let program: &mut RawTracePoint = self.program(name)?;
             program.load().map_err(failed)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)

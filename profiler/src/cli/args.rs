@@ -53,7 +53,8 @@ pub(super) struct RecordArgs {
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
-    /// they waited for, and who held them; fault, page faults; syscall, system calls
+    /// they waited for, and who held them; fault, page faults; syscall, system calls; blockio, requests to
+    /// block devices
     #[arg(
         short = 'e',
         long = "events",
@@ -121,6 +122,8 @@ pub(super) enum Event {
     Fault,
     /// System calls
     Syscall,
+    /// Requests to block devices
+    Blockio,
 }
 
 impl Event {
@@ -132,6 +135,7 @@ impl Event {
             Self::Lock => Origin::Lock,
             Self::Fault => Origin::Fault,
             Self::Syscall => Origin::Syscall,
+            Self::Blockio => Origin::BlockIo,
         }
     }
 }

@@ -64,12 +64,21 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let wakers = of_locks || (of_waits && config.wakers);
     let flags = [(of_waits, recorded_waits::ALL), (of_locks, recorded_waits::LOCKS), (wakers, recorded_waits::WAKERS)];
     let waits = flags.into_iter().filter(|(is_asked, _)| *is_asked).fold(0, |waits, (_, flag)| waits | flag);
-    let limits = Limits { waits, faults: asked_for(Origin::Fault), calls: asked_for(Origin::Syscall), ..config.limits };
+    let limits = Limits {
+        waits,
+        faults: asked_for(Origin::Fault),
+        calls: asked_for(Origin::Syscall),
+        blocks: asked_for(Origin::BlockIo),
+        ..config.limits
+    };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
     let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
     if limits.calls {
         kernel.load_call_programs()?;
+    }
+    if limits.blocks {
+        kernel.load_block_programs()?;
     }
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
@@ -85,6 +94,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.calls {
         session.kernel.begin_calls()?;
+    }
+    if limits.blocks {
+        session.kernel.begin_blocks()?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);

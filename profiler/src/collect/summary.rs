@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use profiler_common::block::BlockMissed;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 
+use super::blocks;
 use super::calls;
 use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
@@ -51,6 +53,7 @@ pub(super) fn summarize(
     }
     let counts = events.stop();
     session.kernel.end_calls()?;
+    session.kernel.end_blocks()?;
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -63,7 +66,7 @@ pub(super) fn summarize(
     session.end_window()?;
     session.end_window()?;
     let mut counters: BTreeMap<Origin, Counters> = BTreeMap::new();
-    for OfOrigin { profile, corrections } in session.gathered.origins() {
+    for OfOrigin { profile, corrections, .. } in session.gathered.origins() {
         let mut counted = session.kernel.counters(profile.origin)?;
         if let Some(uncounted) = uncounted.get(&profile.origin) {
             counted.add(uncounted);
@@ -89,10 +92,18 @@ pub(super) fn summarize(
         let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
         tables.insert(Origin::Syscall.row().name.to_owned(), table);
     }
+    if facts.limits.blocks {
+        let missed = |what| session.kernel.blocks_missed(what);
+        let (of_stats, of_files) = (missed(BlockMissed::Stats), missed(BlockMissed::Files));
+        let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
+        tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
+        tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
+    }
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
+        block_weight: session.kernel.highest_block_weight()?,
         fault_period: counts.fault_period,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
@@ -193,6 +204,8 @@ struct Choice {
     call_threshold_ns: u64,
     /// The most faults that one of them counts for.
     fault_weight: u64,
+    /// The most requests to block devices that one of them counts for.
+    block_weight: u64,
     /// The highest period of the events of faults.
     fault_period: u64,
 }
@@ -242,7 +255,12 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
             summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
-        Origin::BlockIo | Origin::FileIo | Origin::Net => {}
+        Origin::BlockIo => {
+            summary.event = Kernel::BLOCK_HOOKS.to_owned();
+            let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
+            summary.by_number = Some(ByNumber { measured, weight: choice.block_weight, period: 1 });
+        }
+        Origin::FileIo | Origin::Net => {}
     }
     summary
 }
