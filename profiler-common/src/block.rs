@@ -12,6 +12,11 @@ pub struct BlockOffsets {
     /// Address of `iomap_dio_bio_end_io`, which ends the requests of reads and writes that go past the page cache; 0 where it
     /// is not known.
     pub direct_end: u64,
+    /// Address of `submit_bio_wait_endio`, which ends requests that a thread waits for at once; 0 where it is not known.
+    pub awaited_end: u64,
+    /// Address of `blk_throtl_dispatch_work_fn`, the work that makes the requests which a cgroup's limit has held back; 0
+    /// where it is not known.
+    pub throttler: u64,
     /// `request.cmd_flags`.
     pub request_flags: u32,
     /// `request.__data_len`.
@@ -76,12 +81,30 @@ pub struct BlockOffsets {
     pub folio_large_mask: u32,
     /// The byte of a folio of more than one page with the power of two that they are.
     pub folio_order: u32,
+    /// `iomap_dio.submit.waiter`.
+    pub direct_waiter: u32,
+    /// `completion.wait.task_list.next`: where the first that waits is linked.
+    pub completion_first: u32,
+    /// `swait_queue.task_list`, which is linked there.
+    pub waiter_link: u32,
+    /// `swait_queue.task`.
+    pub waiter_task: u32,
+    /// `task_struct.worker_private`.
+    pub task_worker: u32,
+    /// `kthread.data`.
+    pub kthread_data: u32,
+    /// `worker.current_func`.
+    pub worker_function: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl BlockOffsets {
     /// The value the object carries before user space replaces it.
     pub const UNSET: Self = Self {
         direct_end: 0,
+        awaited_end: 0,
+        throttler: 0,
         request_flags: 0,
         request_length: 0,
         request_sector: 0,
@@ -114,6 +137,14 @@ impl BlockOffsets {
         folio_flags: 0,
         folio_large_mask: 0,
         folio_order: 0,
+        direct_waiter: 0,
+        completion_first: 0,
+        waiter_link: 0,
+        waiter_task: 0,
+        task_worker: 0,
+        kthread_data: 0,
+        worker_function: 0,
+        reserved: 0,
     };
 }
 
@@ -235,6 +266,10 @@ pub struct BlockRequest {
     pub made_ns: u64,
     /// When it was given to the device, where the kernel does not keep that.
     pub issued_ns: u64,
+    /// The thread, as the initial pid namespace numbers it.
+    pub tid: u32,
+    /// 1 when a cgroup's limit had held it back.
+    pub throttled: u32,
     /// Who made it.
     pub asker: Asker,
 }
@@ -253,6 +288,67 @@ pub const fn place(address: u64, place: u32, elements: u32) -> u32 {
     let hash = (address.wrapping_mul(crate::event::HASH_SEED) >> 32) as u32;
     ((hash & !(REQUEST_PLACES - 1)) + place) & (elements - 1)
 }
+
+/// A thread that waits for a block device, as the kernel counts it: an element of the `BLOCK_WAITERS` map, placed as
+/// [`BlockRequest`] by its number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockWaiter {
+    /// The thread, as the initial pid namespace numbers it; 0 in an element that is free.
+    pub tid: u64,
+    /// Since when it waits, in ns of the monotonic clock.
+    pub since_ns: u64,
+    /// Of its request that was done last: when it was made, was given to the device and was done; 0 where none was.
+    pub made_ns: u64,
+    /// See there.
+    pub issued_ns: u64,
+    /// See there.
+    pub done_ns: u64,
+    /// 1 when a cgroup's limit had held that one back.
+    pub throttled: u64,
+    /// Who it is, and his chains where he had made no request before he waited: it may be held back.
+    pub asker: Asker,
+}
+
+/// Elements of the `BLOCK_WAITERS` map, a power of two: 0.8 MB.
+pub const MAX_WAITERS: u32 = 4096;
+
+/// Parts of a wait, and first all of it: until the request was made, by a cgroup's limit or otherwise; until it was given to
+/// the device; until it was done; until the thread was back on a CPU.
+pub const WAIT_PARTS: [&str; 6] = ["total", "throttled", "held", "queue", "device", "wake_up"];
+
+/// Waits that are counted together: a key of the `BLOCK_WAITS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockWaitKey {
+    /// Start of the process since boot, ns.
+    pub start_time_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// Programs that it had executed.
+    pub exec_count: u32,
+}
+
+/// What was counted of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockWaitStats {
+    /// Waits that have ended.
+    pub waits: u64,
+    /// Those that were held back by a cgroup's limit.
+    pub throttled: u64,
+    /// Sums of their parts, ns.
+    pub sums_ns: [u64; WAIT_PARTS.len()],
+    /// The longest, ns.
+    pub max_ns: [u64; WAIT_PARTS.len()],
+    /// The process's name.
+    pub process_comm: [u8; COMM_LEN],
+    /// How many took how long: see [`crate::histogram`].
+    pub histograms: [[u32; HISTOGRAM_BUCKETS]; WAIT_PARTS.len()],
+}
+
+/// Entries of the `BLOCK_WAITS` map: 6 MB.
+pub const MAX_BLOCK_WAITS: u32 = 512;
 
 /// A file with pages that were written to and not yet back to the device: an element of the `DIRTY_FILES` map, placed as
 /// [`BlockRequest`].
@@ -383,11 +479,13 @@ pub enum BlockMissed {
     Requests = 2,
     /// Files and processes whose writes to the page cache could not be noted.
     Dirtiers = 3,
+    /// Waits that could not be noted, or are in no row of the table.
+    Waits = 4,
 }
 
 impl BlockMissed {
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 }
 
 #[cfg(test)]
@@ -429,12 +527,14 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<BlockOffsets>(), 8 + 32 * 4);
+        assert_eq!(size_of::<BlockOffsets>(), 3 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
-        assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockRequest>(), 4 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
         assert_eq!(size_of::<BlockStats>(), 10 * 8 + COMM_LEN + 3 * 4 * HISTOGRAM_BUCKETS);
+        assert_eq!(size_of::<BlockWaiter>(), 6 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockWaitStats>(), 14 * 8 + COMM_LEN + 6 * 4 * HISTOGRAM_BUCKETS);
         assert_eq!(size_of::<BlockFileKey>(), 32);
         assert_eq!(size_of::<BlockFileStats>(), 32 + COMM_LEN);
     }

@@ -23,11 +23,12 @@ use profiler_common::number_pace::Chosen;
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
 use crate::block_dirty;
+use crate::block_wait;
 use crate::config::config;
 use crate::file_name;
 use crate::maps::{
-    BLOCK_DONE, BLOCK_ENDS, BLOCK_FILES, BLOCK_PYTHON, BLOCK_REQUESTS, BLOCK_STATS, BLOCK_STATS_NEW, BLOCKS_MISSED,
-    COUNTERS, DIRTY_FILES, DoneRequest, NO_REQUEST, NUMBER_PACE, Namer, Programs, SCRATCH, Scratch,
+    BLOCK_DONE, BLOCK_ENDS, BLOCK_FILES, BLOCK_PYTHON, BLOCK_REQUESTS, BLOCK_STATS, BLOCK_STATS_NEW, BLOCK_WAITERS,
+    BLOCKS_MISSED, COUNTERS, DIRTY_FILES, DoneRequest, NO_REQUEST, NUMBER_PACE, Namer, Programs, SCRATCH, Scratch,
 };
 use crate::python;
 use crate::recorded::Recorded;
@@ -133,7 +134,23 @@ fn remove(request: &mut BlockRequest) {
 #[raw_tracepoint(tracepoint = "block_getrq")]
 pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     let bio: *const u8 = context.arg(0);
-    let task = Task::current();
+    let running = Task::running();
+    if running.is_kernel_thread()
+        && block_wait::throttles(&running)
+        && let Some(waiter) = block_wait::waiter_of(bio)
+    {
+        // It was made by him who waits for it, before the limit held it back.
+        if let Some((_, request)) = add(bio as u64) {
+            // SAFETY: takes no argument.
+            request.made_ns = unsafe { bpf_ktime_get_ns() };
+            request.issued_ns = 0;
+            request.throttled = 1;
+            request.tid = waiter.tid as u32;
+            request.asker = waiter.asker;
+        }
+        return 0;
+    }
+    let task = running.in_namespace();
     let wanted = task.as_ref().map_or(Wanted::No, Task::wanted);
     let (Some(task), Wanted::Yes(process)) = (task, wanted) else {
         // The address may have been that of another request.
@@ -146,6 +163,10 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     // SAFETY: takes no argument.
     request.made_ns = unsafe { bpf_ktime_get_ns() };
     request.issued_ns = 0;
+    request.throttled = 0;
+    request.tid = running.tid;
+    block_wait::note_request(request.tid);
+    identify(&task, &mut request.asker);
     ask(&context, &task, process, &mut request.asker, u64::from(at));
     0
 }
@@ -161,7 +182,19 @@ pub(crate) fn block_issue(context: RawTracePointContext) -> i32 {
     0
 }
 
-/// Notes who asks, with his chains if they are chosen. `at`: where, for [`asker`].
+/// Notes who asks.
+#[inline(always)]
+pub(crate) fn identify(task: &Task, asker: &mut Asker) {
+    asker.key.start_time_ns = task.start_time_ns();
+    asker.key.pid = task.pid;
+    asker.key.exec_count = task.exec_count();
+    asker.process = process_of(asker.key.start_time_ns, task.pid);
+    asker.value.process_comm = task.process_comm();
+    asker.lost = 0;
+    asker.weight = 0;
+}
+
+/// Notes his chains, if they are chosen. `at`: where, for [`asker`].
 #[inline(always)]
 pub(crate) fn ask(
     context: &RawTracePointContext,
@@ -170,12 +203,6 @@ pub(crate) fn ask(
     asker: &mut Asker,
     at: u64,
 ) {
-    asker.key.start_time_ns = task.start_time_ns();
-    asker.key.pid = task.pid;
-    asker.key.exec_count = task.exec_count();
-    asker.process = process_of(asker.key.start_time_ns, task.pid);
-    asker.value.process_comm = task.process_comm();
-    asker.lost = 0;
     asker.weight = weight();
     if asker.weight == 0 {
         return;
@@ -257,9 +284,15 @@ fn conclude<const PYTHON: bool>(
     scratch.claimed = 0;
 }
 
-/// Who asked: he who made a request, by its element, or from [`DIRTIERS_AT`] on he who made pages dirty.
+/// Who asked: he who made a request, by its element, from [`DIRTIERS_AT`] on he who made pages dirty, or from [`WAITERS_AT`] on
+/// he who waits.
 #[inline(always)]
 fn asker(at: u64) -> Option<&'static mut Asker> {
+    if at >= WAITERS_AT {
+        let waiter = BLOCK_WAITERS.get_ptr_mut(at as u32)?;
+        // SAFETY: the pointer is to a map element.
+        return (at != NO_REQUEST).then(|| unsafe { &mut (*waiter).asker });
+    }
     if at < DIRTIERS_AT {
         let request = BLOCK_REQUESTS.get_ptr_mut(at as u32)?;
         // SAFETY: the pointer is to a map element; one that was overwritten tells of its new owner.
@@ -273,6 +306,9 @@ fn asker(at: u64) -> Option<&'static mut Asker> {
 
 /// Where dirtiers begin: see [`asker`].
 pub(crate) const DIRTIERS_AT: u64 = 1 << 32;
+
+/// Where those who wait begin.
+pub(crate) const WAITERS_AT: u64 = 1 << 33;
 
 /// Counts a request that is done. Arguments: the request, how it ended, its bytes.
 #[raw_tracepoint(tracepoint = "block_rq_complete")]
@@ -315,6 +351,10 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     // What was under way when the recording began has no part in it.
     if Recorded::read().is_none_or(|recorded| recorded.length(started_ns, now) != now - started_ns) {
         return 0;
+    }
+    if let Some((_, request)) = &found {
+        let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
+        block_wait::note_done(request.tid, started_ns, issued_ns, now, request.throttled);
     }
     let total_ns = now.saturating_sub(started_ns);
     let queue_ns = issued_ns.saturating_sub(started_ns);

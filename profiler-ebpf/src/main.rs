@@ -16,6 +16,7 @@ mod atomic;
 mod bench;
 mod block;
 mod block_dirty;
+mod block_wait;
 mod config;
 mod cpu;
 mod fault;

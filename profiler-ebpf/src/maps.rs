@@ -4,7 +4,8 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::block::{
-    BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockRequest, BlockStats, DirtyFile, STRUCT_BYTES,
+    BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockRequest, BlockStats, BlockWaitKey,
+    BlockWaitStats, BlockWaiter, DirtyFile, STRUCT_BYTES,
 };
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
@@ -169,7 +170,7 @@ pub(crate) static FILES_SEEN: LruHashMap<FileId, u8> = LruHashMap::with_max_entr
 pub(crate) static FILE_NAME: PerCpuArray<FileName> = PerCpuArray::with_max_entries(Namer::COUNT as u32, 0);
 
 /// Requests to block devices that are under way. Written by `block`. One element where they are not recorded, as of the next
-/// five.
+/// nine.
 #[map]
 pub(crate) static BLOCK_REQUESTS: Array<BlockRequest> = Array::with_max_entries(1, 0);
 
@@ -196,6 +197,22 @@ pub(crate) static BLOCK_ENDS: Array<u64> = Array::with_max_entries(256, 0);
 /// What could not be noted or counted, by [`BlockMissed`]. Written by `block` and `block_dirty`, read by user space.
 #[map]
 pub(crate) static BLOCKS_MISSED: Array<u64> = Array::with_max_entries(BlockMissed::COUNT as u32, 0);
+
+/// Threads that wait for a block device. Written by `block_wait`, and by `block` when their requests are done.
+#[map]
+pub(crate) static BLOCK_WAITERS: Array<BlockWaiter> = Array::with_max_entries(1, 0);
+
+/// Exact counts of these waits. Written by `block_wait`, read by user space.
+#[map]
+pub(crate) static BLOCK_WAITS: HashMap<BlockWaitKey, BlockWaitStats> = HashMap::with_max_entries(1, 0);
+
+/// What a value of [`BLOCK_WAITS`] begins as. Written by nobody.
+#[map]
+pub(crate) static BLOCK_WAITS_NEW: Array<BlockWaitStats> = Array::with_max_entries(1, 0);
+
+/// The thread that made a request last, until one waits. Written and read by `block` and `block_wait`.
+#[map]
+pub(crate) static LAST_ASKER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The request that is done, while it is counted. Written and read by `block`.
 #[map]

@@ -33,6 +33,7 @@ const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("etcd", "etcd-server"),
     ("prometheus", "prometheus"),
     ("node", "nodejs"),
+    ("fio", "fio"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("pgbench", "postgresql"),

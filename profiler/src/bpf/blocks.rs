@@ -7,7 +7,8 @@ use aya::maps::{Array, MapData};
 use aya::programs::RawTracePoint;
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use profiler_common::block::{
-    BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockOffsets, BlockStats, STRUCT_BYTES,
+    BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockOffsets, BlockStats, BlockWaitKey, BlockWaitStats,
+    STRUCT_BYTES,
 };
 use profiler_common::number_pace::Chosen;
 
@@ -69,30 +70,55 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         let (cgroup_node, node_id) = (offset("cgroup", &["kn"])?, offset("kernfs_node", &["id"])?);
         offsets = BlockOffsets { bio_group, group_owner, owner_cgroup, cgroup_node, node_id, ..offsets };
     }
+    let [direct_end, awaited_end, throttler] =
+        addresses_of(["iomap_dio_bio_end_io", "submit_bio_wait_endio", "blk_throtl_dispatch_work_fn"]);
+    // Who waits for a request that a cgroup's limit has held back.
+    if let (Ok(kthread_data), Ok(worker_function)) = (offset("kthread", &["data"]), offset("worker", &["current_func"]))
+    {
+        offsets = BlockOffsets {
+            awaited_end,
+            throttler,
+            completion_first: offset("completion", &["wait", "task_list", "next"])?,
+            waiter_link: offset("swait_queue", &["task_list"])?,
+            waiter_task: offset("swait_queue", &["task"])?,
+            task_worker: offset("task_struct", &["worker_private"])?,
+            kthread_data,
+            worker_function,
+            ..offsets
+        };
+    }
     // The names of files that are read and written past the page cache.
     if let Ok(direct_call) = offset("iomap_dio", &["iocb"]) {
-        offsets.direct_end = address_of("iomap_dio_bio_end_io").unwrap_or(0);
+        offsets.direct_end = direct_end;
         offsets.direct_call = direct_call;
+        offsets.direct_waiter = offset("iomap_dio", &["submit", "waiter"])?;
         offsets.call_file = offset("kiocb", &["ki_filp"])?;
         offsets.file_inode = offset("file", &["f_inode"])?;
     }
     Ok(offsets)
 }
 
-/// Address of a function of the kernel; `None` where it has none of that name, or does not tell.
-fn address_of(function: &str) -> Option<u64> {
-    let symbols = fs::read("/proc/kallsyms").ok()?;
-    let line = symbols.split(|&byte| byte == b'\n').find(|line| {
-        let name = line.get(19..).unwrap_or_default();
-        name.strip_prefix(function.as_bytes()).is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace))
-    })?;
-    u64::from_str_radix(std::str::from_utf8(line.get(..16)?).ok()?, 16).ok().filter(|&address| address != 0)
+/// Addresses of functions of the kernel; 0 where it has none of that name, or does not tell.
+fn addresses_of<const N: usize>(functions: [&str; N]) -> [u64; N] {
+    let mut addresses = [0; N];
+    let symbols = fs::read("/proc/kallsyms").unwrap_or_default();
+    for line in symbols.split(|&byte| byte == b'\n') {
+        // Address, kind, name and, of a module, its name.
+        let mut fields = line.split(|&byte| byte == b' ' || byte == b'\t');
+        let (Some(address), Some(name)) = (fields.next(), fields.nth(1)) else { continue };
+        if let Some(index) = functions.iter().position(|function| function.as_bytes() == name) {
+            let address = std::str::from_utf8(address).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+            addresses[index] = address.unwrap_or(0);
+        }
+    }
+    addresses
 }
 
 /// The programs and their tracepoints: the completion first, so that every request that is seen is seen to be done.
-const HOOKS: [(&str, &str); 5] = [
+const HOOKS: [(&str, &str); 6] = [
     ("block_complete", "block_rq_complete"),
     ("block_issue", "block_rq_issue"),
+    ("block_switch", "sched_switch"),
     ("block_dirty", "writeback_dirty_folio"),
     ("block_request", "block_getrq"),
     // Puts a new part before those that a request has: by the first one it is known.
@@ -106,6 +132,7 @@ const ISSUE: &str = "block_issue";
 pub(super) struct Blocks {
     pub(super) stats: Batch<BlockKey, BlockStats>,
     pub(super) files: Batch<BlockFileKey, BlockFileStats>,
+    pub(super) waits: Batch<BlockWaitKey, BlockWaitStats>,
     pub(super) missed: Array<MapData, u64>,
     /// The programs that are attached.
     pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
@@ -167,7 +194,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When a map cannot be read.
-    pub fn block_stats(&mut self) -> Result<Vec<(BlockKey, BlockStats)>, BpfError> {
+    pub fn block_stats(&self) -> Result<Vec<(BlockKey, BlockStats)>, BpfError> {
         self.blocks.stats.read_all()
     }
 
@@ -176,8 +203,17 @@ impl Kernel {
     /// # Errors
     ///
     /// As of [`Kernel::block_stats`].
-    pub fn block_files(&mut self) -> Result<Vec<(BlockFileKey, BlockFileStats)>, BpfError> {
+    pub fn block_files(&self) -> Result<Vec<(BlockFileKey, BlockFileStats)>, BpfError> {
         self.blocks.files.read_all()
+    }
+
+    /// What was counted of the waits of threads for block devices.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Kernel::block_stats`].
+    pub fn block_waits(&self) -> Result<Vec<(BlockWaitKey, BlockWaitStats)>, BpfError> {
+        self.blocks.waits.read_all()
     }
 
     /// The most requests that one in the profile counts for: 1 when all of them are in it.

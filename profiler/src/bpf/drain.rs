@@ -261,11 +261,11 @@ impl<K: Copy, V: Copy> Batch<K, V> {
     }
 
     /// Returns every entry.
-    pub(super) fn read_all(&mut self) -> Result<Vec<(K, V)>, BpfError> {
+    pub(super) fn read_all(&self) -> Result<Vec<(K, V)>, BpfError> {
         self.all(LOOKUP_BATCH)
     }
 
-    fn all(&mut self, command: libc::c_long) -> Result<Vec<(K, V)>, BpfError> {
+    fn all(&self, command: libc::c_long) -> Result<Vec<(K, V)>, BpfError> {
         let mut keys: Vec<K> = Vec::with_capacity(BATCH);
         let mut values: Vec<V> = Vec::with_capacity(BATCH);
         let mut all = Vec::new();

@@ -7,7 +7,9 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use profiler_common::block::{MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_DIRTY_FILES, MAX_REQUESTS};
+use profiler_common::block::{
+    MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS,
+};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
@@ -73,7 +75,7 @@ pub struct Limits {
     pub faults: bool,
     /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
     pub calls: bool,
-    /// Whether requests to block devices are recorded: 19 MB for those under way and for what is counted exactly.
+    /// Whether requests to block devices are recorded: 26 MB for those under way and for what is counted exactly.
     pub blocks: bool,
     /// Whether operations on files are recorded.
     pub files: bool,
@@ -217,6 +219,8 @@ impl Kernel {
             .map_max_entries("DIRTY_FILES", if limits.blocks { MAX_DIRTY_FILES } else { 1 })
             .map_max_entries("BLOCK_STATS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
             .map_max_entries("BLOCK_FILES", if limits.blocks { MAX_BLOCK_FILES } else { 1 })
+            .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
+            .map_max_entries("BLOCK_WAITS", if limits.blocks { MAX_BLOCK_WAITS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -251,6 +255,7 @@ impl Kernel {
             blocks: Blocks {
                 stats: Batch::new(take(&mut ebpf, "BLOCK_STATS")?, "BLOCK_STATS")?,
                 files: Batch::new(take(&mut ebpf, "BLOCK_FILES")?, "BLOCK_FILES")?,
+                waits: Batch::new(take(&mut ebpf, "BLOCK_WAITS")?, "BLOCK_WAITS")?,
                 missed: typed(&mut ebpf, "BLOCKS_MISSED")?,
                 links: Vec::new(),
             },

@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use profiler_common::block::{
-    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockStats, SIZE_NAMES,
+    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockStats, BlockWaitKey, BlockWaitStats,
+    SIZE_NAMES, WAIT_PARTS,
 };
 
 use super::file_names::FileNames;
@@ -30,6 +31,9 @@ pub(super) const FILES: &str = "blockio_files";
 
 /// The same of files, and the longest request.
 const FILE_VALUES: [(&str, &str); 4] = [("bytes", "bytes"), ("requests", "count"), ("time", "ns"), ("longest", "ns")];
+
+/// Name of the table of waits.
+pub(super) const WAITS: &str = "blockio_waits";
 
 /// Who asked, where nobody knows.
 const UNKNOWN: &str = "[unknown]";
@@ -101,6 +105,39 @@ pub(super) fn files(stats: &[(BlockFileKey, BlockFileStats)], names: &FileNames,
         labels: ["file", "operation", "process", "pid"].map(str::to_owned).to_vec(),
         values: columns(&FILE_VALUES),
         distributions: Vec::new(),
+        rows: rows.into_values().collect(),
+        missing: uncounted,
+    };
+    table.sort();
+    table
+}
+
+/// The table of what threads waited for. `uncounted`: waits that found no room.
+pub(super) fn waits(stats: &[(BlockWaitKey, BlockWaitStats)], uncounted: u64) -> Table {
+    let parts = columns(&WAIT_PARTS.map(|part| (part, "ns")));
+    let counts = columns(&[("waits", "count"), ("throttled_waits", "count")]);
+    let mut rows: BTreeMap<Vec<String>, Row> = BTreeMap::new();
+    for (key, stats) in stats {
+        let (process, pid) = asker(key.pid, &stats.process_comm);
+        let labels = vec![process, pid];
+        let row = rows.entry(labels.clone()).or_insert_with(|| Row {
+            labels,
+            values: vec![0; parts.len() + 2],
+            distributions: vec![Histogram::default(); parts.len()],
+        });
+        let values = stats.sums_ns.into_iter().chain([stats.waits, stats.throttled]);
+        row.values.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        for (distribution, (counts, &max)) in
+            row.distributions.iter_mut().zip(stats.histograms.iter().zip(&stats.max_ns))
+        {
+            distribution.add(&Histogram::new(&counts.map(u64::from), max));
+        }
+    }
+    let mut table = Table {
+        title: "Waits for block devices".to_owned(),
+        labels: ["process", "pid"].map(str::to_owned).to_vec(),
+        values: parts.iter().cloned().chain(counts).collect(),
+        distributions: parts,
         rows: rows.into_values().collect(),
         missing: uncounted,
     };

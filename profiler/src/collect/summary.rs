@@ -97,6 +97,8 @@ pub(super) fn summarize(
         let (of_stats, of_files) = (missed(BlockMissed::Stats), missed(BlockMissed::Files));
         let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
         tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
+        let waits = blocks::waits(&session.kernel.block_waits()?, missed(BlockMissed::Waits));
+        tables.insert(blocks::WAITS.to_owned(), waits);
         tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
     }
     let choice = Choice {

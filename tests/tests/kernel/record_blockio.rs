@@ -1,5 +1,6 @@
 //! Requests to block devices: how many, of how many bytes, how long, and who asked.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -166,6 +167,170 @@ fn what_is_written_back_belongs_to_who_wrote_it() {
         assert_eq!(sum(&of_file, "bytes"), truth[bytes].as_u64().expect("bytes"), "{of_file:#?}");
         let written = captured.stacks.iter().filter(|stack| stack.process == process && stack.has("dirty_here"));
         assert!(written.map(|stack| stack.count).sum::<u64>() > 0, "{process}\n{}", captured.folded());
+    }
+    check_sums(&captured);
+}
+
+/// A cgroup (version 1) with a limit on a device; removed when it is dropped, once it is empty.
+struct Limit(PathBuf);
+
+impl Limit {
+    /// `None` where there is no such limit; says so. `limit`: a file and a number.
+    fn new(name: &str, device: &str, limit: (&str, u64)) -> Option<Self> {
+        let group = Path::new("/sys/fs/cgroup/blkio").join(format!("profiler-test-{name}-{}", std::process::id()));
+        if std::fs::create_dir(&group).is_err() {
+            missing("no cgroups of block I/O, version 1");
+            return None;
+        }
+        let group = Self(group);
+        let written = std::fs::write(group.0.join(limit.0), format!("{device} {}\n", limit.1));
+        if written.is_err() {
+            missing(&format!("no {} for {device}", limit.0));
+            return None;
+        }
+        Some(group)
+    }
+
+    /// A command that runs a program in it.
+    fn shell(&self) -> Command {
+        let mut command = Command::new("sh");
+        let procs = self.0.join("cgroup.procs");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(procs);
+        command
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        // What is under way keeps it for a moment.
+        for _ in 0..50 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// Numbers of the device that a file is on.
+fn device_of(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = std::fs::metadata(path).expect("a file").dev();
+    format!("{}:{}", libc::major(device), libc::minor(device))
+}
+
+/// The sum of a part of the only process's waits, and their number.
+fn waits(captured: &Captured, part: &str) -> f64 {
+    let rows = rows(captured, "blockio_waits", &[("process", "disk")]);
+    float(sum(&rows, part))
+}
+
+#[test]
+fn time_under_the_limit_of_a_cgroup_is_told_from_the_device() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let limit = ("blkio.throttle.write_iops_device", 50);
+    let Some(group) = Limit::new("iops", &device_of(directory.path()), limit) else { return };
+    let file = directory.path().join("direct");
+    let path = file.to_str().expect("UTF-8");
+    let captured = Record::under(group.shell())
+        .args(["-e", "blockio"])
+        .program(&disk().build(), &["direct", path, "65536", "100"])
+        .run();
+    let truth = captured.truth();
+    assert_eq!(truth["works"], true, "{truth}");
+    check_direct(&captured, None, &truth);
+    let (written, read) = (truth["write_ns"].as_f64().expect("ns"), truth["read_ns"].as_f64().expect("ns"));
+    let (all, throttled) = (waits(&captured, "total_ns"), waits(&captured, "throttled_ns"));
+    println!("waits {all} of {} ns, {throttled} throttled", written + read);
+    // At 50 a second a hundred take two seconds, of which the limit lets some pass at once.
+    assert!(throttled > 0.9 * written && throttled < written, "{throttled} of {written}");
+    assert!((all / (written + read) - 1.0).abs() < 0.05, "{all} of {}", written + read);
+    let parts = ["throttled_ns", "held_ns", "queue_ns", "device_ns", "wake_up_ns"];
+    let sum: f64 = parts.iter().map(|part| waits(&captured, part)).sum();
+    assert!((sum - all).abs() < 1.0, "{sum} of {all}");
+    // It is in no request, and the requests are in the cgroup.
+    assert!(float(captured.total()) < 0.2 * all, "{} of {all}", captured.total());
+    let name = format!("/{}", group.0.file_name().expect("a name").to_string_lossy());
+    assert!(
+        !rows(&captured, "blockio", &[("cgroup", &name)]).is_empty(),
+        "{name}: {}",
+        captured.report["tables"]["blockio"]
+    );
+}
+
+#[test]
+fn queue_device_and_wake_up_add_up_to_what_a_program_measures_of_a_slow_device() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let file = directory.path().join("image");
+    std::fs::write(&file, vec![0; 8 << 20]).expect("write an image");
+    let Some(device) = Loop::new(&file) else { return };
+    // The device of the image lets a megabyte a second through on behalf of the program: that is how slow the other one is.
+    let limit = ("blkio.throttle.read_bps_device", 1 << 20);
+    let Some(group) = Limit::new("bps", &device_of(directory.path()), limit) else { return };
+    let path = device.0.to_str().expect("UTF-8");
+    let captured = Record::under(group.shell())
+        .args(["-e", "blockio"])
+        .program(&disk().build(), &["direct", path, "65536", "40"])
+        .run();
+    let truth = captured.truth();
+    assert_eq!(truth["works"], true, "{truth}");
+    check_direct(&captured, Some(device.name()), &truth);
+    let reads = rows(&captured, "blockio", &[("operation", "read"), ("device", device.name()), ("process", "disk")]);
+    let (found, took) = (float(sum(&reads, "time_ns")), truth["read_ns"].as_f64().expect("ns"));
+    if took < 40.0 * 1e6 {
+        return missing("the loop device reads on its own account, not on the program's");
+    }
+    println!("{found} of {took} ns: {}", reads[0]["distributions"]);
+    assert!((found / took - 1.0).abs() < 0.05, "{found} of {took}");
+    let longest = truth["longest_read_ns"].as_f64().expect("ns");
+    let max = reads[0]["distributions"]["total_ns"]["max"].as_f64().expect("ns");
+    assert!((max / longest - 1.0).abs() < 0.05, "{max} of {longest}");
+    let parts: f64 = ["queue_ns", "device_ns", "wake_up_ns"].iter().map(|part| waits(&captured, part)).sum();
+    let all = took + truth["write_ns"].as_f64().expect("ns");
+    println!("waits {parts} of {all} ns");
+    assert!((parts / all - 1.0).abs() < 0.05, "{parts} of {all}");
+    // To the program it is the device that is slow, whatever its reason.
+    assert!(waits(&captured, "throttled_ns") < 0.05 * all);
+}
+
+#[test]
+fn fio_and_the_profiler_count_the_same() {
+    let Some(_kernel) = require_bpf() else { return };
+    let Some(fio) = find_program("fio") else { return };
+    let directory = scratch();
+    let file = directory.path().join("fio");
+    // fio would write the file first, of which it gives no account.
+    let made = std::fs::File::create(&file).expect("create a file");
+    (&made).write_all(&vec![1; 16 << 20]).and_then(|()| made.sync_all()).expect("write a file");
+    let arguments = [
+        "--name=job",
+        "--rw=randrw",
+        "--rwmixread=70",
+        "--bs=16k",
+        "--size=16m",
+        "--direct=1",
+        "--ioengine=libaio",
+        "--iodepth=8",
+        "--io_size=32m",
+        "--output-format=json",
+        "--randseed=7",
+    ];
+    let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    arguments.push(format!("--filename={}", file.display()));
+    arguments.push(format!("--output={}", directory.path().join("fio.json").display()));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let captured = Record::new().args(["-e", "blockio"]).program(&fio, &arguments).run();
+    let told = std::fs::read(directory.path().join("fio.json")).expect("fio's account");
+    let told: Value = serde_json::from_slice(&told).expect("JSON");
+    let path = file.to_str().expect("UTF-8");
+    for (operation, field) in [("read", "read"), ("sync write", "write")] {
+        let job = &told["jobs"][0][field];
+        let of_file = rows(&captured, "blockio_files", &[("file", path), ("operation", operation)]);
+        println!("{operation}: {} requests of {}", sum(&of_file, "requests"), job["total_ios"]);
+        assert_eq!(sum(&of_file, "requests"), job["total_ios"].as_u64().expect("a count"), "{of_file:#?}");
+        assert_eq!(sum(&of_file, "bytes"), job["io_bytes"].as_u64().expect("bytes"), "{of_file:#?}");
     }
     check_sums(&captured);
 }
