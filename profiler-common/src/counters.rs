@@ -41,6 +41,8 @@ pub enum Outcome {
     ThreadsFull = 15,
     /// The thread ran on while user space read its stack.
     Awoke = 16,
+    /// Nobody knows who asked for a request to a block device.
+    AskerUnknown = 17,
 }
 
 /// What an [`Outcome`] means for the sample.
@@ -56,7 +58,7 @@ pub enum Class {
 
 impl Outcome {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Complete,
         Self::NoFramePointer,
         Self::UnreadableStack,
@@ -74,6 +76,7 @@ impl Outcome {
         Self::Executing,
         Self::ThreadsFull,
         Self::Awoke,
+        Self::AskerUnknown,
     ];
 
     /// How many outcomes there are.
@@ -106,6 +109,7 @@ impl Outcome {
             Self::Executing => "executing",
             Self::ThreadsFull => "threads_full",
             Self::Awoke => "awoke",
+            Self::AskerUnknown => "asker_unknown",
         }
     }
 
@@ -136,6 +140,7 @@ impl Outcome {
             Self::Executing => "the process was executing another program, whose stack there is not yet",
             Self::ThreadsFull => "the map of threads was full: there are more threads than it has room for",
             Self::Awoke => "the thread ran on while its stack was read",
+            Self::AskerUnknown => "nobody knows who asked for the request",
         }
     }
 
@@ -154,6 +159,7 @@ impl Outcome {
             | Self::Executing
             | Self::ThreadsFull
             | Self::Awoke
+            | Self::AskerUnknown
             | Self::KernelStack
             | Self::ScratchBusy
             | Self::RingFull

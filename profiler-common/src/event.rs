@@ -233,7 +233,7 @@ pub const COMM_LEN: usize = 16;
 
 /// What is counted together: one entry of the aggregation map.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordKey {
     /// Start of the process (its thread-group leader) since boot, in ns: tells a reused pid apart.
     pub start_time_ns: u64,

@@ -145,7 +145,20 @@ fn insert(
         reserved: [0; 6],
     };
     // By reference: as values they would be copied to the stack.
-    let (key, value) = (&scratch.key, &scratch.value);
+    insert_value(window, &scratch.key, &scratch.value)
+}
+
+/// Adds to a record of a request whose chains were sent when it was made, in this window or in one before.
+#[inline(always)]
+pub(crate) fn add_late(window: &Window, key: &RecordKey, value: &RecordValue) -> u64 {
+    if add_to_existing(window, key, &value.columns) {
+        return Outcome::Complete as u64;
+    }
+    insert_value(window, key, value)
+}
+
+#[inline(always)]
+fn insert_value(window: &Window, key: &RecordKey, value: &RecordValue) -> u64 {
     match records(window).insert(key, value, NO_EXIST) {
         Ok(()) => {}
         Err(BUSY) => return Outcome::MapBusy as u64,

@@ -67,3 +67,25 @@ pub(crate) unsafe fn restore(cell: *mut u64, value: u64) {
     // SAFETY: the caller's promise.
     unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, 0, value) };
 }
+
+/// Stores `value` where there is `expected`, with a full barrier; false where there is not.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn replace(cell: *mut u64, expected: u64, value: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(cell, expected, value).1 }
+}
+
+/// Adds to a number of 32 bits, as [`add`].
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn add_number(counter: *mut u32, value: u32) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(counter, value) }
+}

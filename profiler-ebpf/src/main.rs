@@ -14,6 +14,9 @@
 mod aggregate;
 mod atomic;
 mod bench;
+mod block;
+mod block_dirty;
+mod block_wait;
 mod config;
 mod connections;
 mod cpu;

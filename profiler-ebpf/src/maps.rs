@@ -3,6 +3,10 @@
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use profiler_common::block::{
+    BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockRequest, BlockStats, BlockWaitKey,
+    BlockWaitStats, BlockWaiter, DirtyFile, STRUCT_BYTES,
+};
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{
@@ -226,6 +230,55 @@ pub(crate) static FILE_STATS_NEW: Array<FileStats> = Array::with_max_entries(1, 
 #[map]
 pub(crate) static FILES_MISSED: Array<u64> = Array::with_max_entries(files_missed::COUNT, 0);
 
+/// Requests to block devices that are under way. Written by `block`. One element where they are not recorded, as of the next
+/// nine.
+#[map]
+pub(crate) static BLOCK_REQUESTS: Array<BlockRequest> = Array::with_max_entries(1, 0);
+
+/// Files with pages that were written to, and by whom. Written by `block_dirty`, read by `block`.
+#[map]
+pub(crate) static DIRTY_FILES: Array<DirtyFile> = Array::with_max_entries(1, 0);
+
+/// Exact counts of requests. Written by `block`, read by user space while they are.
+#[map]
+pub(crate) static BLOCK_STATS: HashMap<BlockKey, BlockStats> = HashMap::with_max_entries(1, 0);
+
+/// What a value of [`BLOCK_STATS`] begins as: too large for the stack. Written by nobody.
+#[map]
+pub(crate) static BLOCK_STATS_NEW: Array<BlockStats> = Array::with_max_entries(1, 0);
+
+/// Exact counts of requests by file. Written by `block`, read by user space.
+#[map]
+pub(crate) static BLOCK_FILES: HashMap<BlockFileKey, BlockFileStats> = HashMap::with_max_entries(1, 0);
+
+/// Where the request before ended, by device. Written and read by `block`.
+#[map]
+pub(crate) static BLOCK_ENDS: Array<u64> = Array::with_max_entries(256, 0);
+
+/// What could not be noted or counted, by [`BlockMissed`]. Written by `block` and `block_dirty`, read by user space.
+#[map]
+pub(crate) static BLOCKS_MISSED: Array<u64> = Array::with_max_entries(BlockMissed::COUNT as u32, 0);
+
+/// Threads that wait for a block device. Written by `block_wait`, and by `block` when their requests are done.
+#[map]
+pub(crate) static BLOCK_WAITERS: Array<BlockWaiter> = Array::with_max_entries(1, 0);
+
+/// Exact counts of these waits. Written by `block_wait`, read by user space.
+#[map]
+pub(crate) static BLOCK_WAITS: HashMap<BlockWaitKey, BlockWaitStats> = HashMap::with_max_entries(1, 0);
+
+/// What a value of [`BLOCK_WAITS`] begins as. Written by nobody.
+#[map]
+pub(crate) static BLOCK_WAITS_NEW: Array<BlockWaitStats> = Array::with_max_entries(1, 0);
+
+/// The thread that made a request last, until one waits. Written and read by `block` and `block_wait`.
+#[map]
+pub(crate) static LAST_ASKER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The request that is done, while it is counted. Written and read by `block`.
+#[map]
+pub(crate) static BLOCK_DONE: PerCpuArray<DoneRequest> = PerCpuArray::with_max_entries(1, 0);
+
 /// Scratch space by type of program, claimed by its flag. User space makes room for the types that are loaded.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -257,6 +310,9 @@ pub(crate) static NET_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_
 /// The same for operations on files.
 #[map]
 pub(crate) static FILE_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+/// The same for requests to block devices, and for pages that become dirty.
+#[map]
+pub(crate) static BLOCK_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
@@ -311,6 +367,35 @@ pub(crate) struct FileName {
     pub(crate) record: FileNameRecord,
 }
 
+/// A request that is done.
+#[repr(C)]
+pub(crate) struct DoneRequest {
+    /// The request as the kernel has it, and the part of it that is looked at.
+    pub(crate) request: [u64; STRUCT_BYTES / 8],
+    pub(crate) bio: [u64; STRUCT_BYTES / 8],
+    /// What it is counted by, but for the process.
+    pub(crate) key: BlockKey,
+    /// And the file that it is of.
+    pub(crate) file: BlockFileKey,
+    /// Address of the inode; 0 where it has none.
+    pub(crate) inode: u64,
+    /// Its element in [`BLOCK_REQUESTS`]; [`NO_REQUEST`] when it has none.
+    pub(crate) place: u64,
+    /// 1 when it failed.
+    pub(crate) failed: u64,
+    /// 1 when it goes on where the one before ended.
+    pub(crate) sequential: u64,
+    /// Its times.
+    pub(crate) times_ns: [u64; BLOCK_TIMES.len()],
+    /// Bytes that nobody has been credited with yet.
+    pub(crate) left: u64,
+    /// 1 once somebody was credited with it: others have bytes of it only.
+    pub(crate) counted: u64,
+}
+
+/// No element of [`BLOCK_REQUESTS`].
+pub(crate) const NO_REQUEST: u64 = u64::MAX;
+
 /// How full a generation of the maps is.
 #[repr(C)]
 pub(crate) struct Fill {
@@ -363,6 +448,8 @@ pub(crate) struct Scratch {
     pub(crate) lock: LockKey,
     /// What the wait for it comes to.
     pub(crate) lock_waits: LockWaits,
+    /// Who asked for block I/O: a place of `block`.
+    pub(crate) asker: u64,
 }
 
 /// Parts of a wait.

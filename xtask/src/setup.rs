@@ -25,7 +25,7 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 13] = [
+const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
@@ -33,6 +33,7 @@ const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("etcd", "etcd-server"),
     ("prometheus", "prometheus"),
     ("node", "nodejs"),
+    ("fio", "fio"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("pgbench", "postgresql"),

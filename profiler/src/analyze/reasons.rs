@@ -31,9 +31,8 @@ pub fn classify(profile: &mut Profile) {
             Origin::OffCpu => wait(sample.reason, stack, &names),
             Origin::Lock => (without_scheduler(stack, &names), locks::kind(profile, sample) as u16),
             Origin::Syscall => (stack, reason_of(named_call(sample.reason.saturating_sub(1)))),
-            Origin::Cpu | Origin::Fault | Origin::Waker | Origin::BlockIo | Origin::FileIo | Origin::Net => {
-                (stack, sample.reason)
-            }
+            Origin::BlockIo => (without_scheduler(without_tracing(stack, &names), &names), sample.reason),
+            Origin::Cpu | Origin::Fault | Origin::Waker | Origin::FileIo | Origin::Net => (stack, sample.reason),
         };
         let next = u32::try_from(first_leaf + leaves.len()).unwrap_or(u32::MAX);
         let leaf = *leaves.entry(reason).or_insert(next);
@@ -96,6 +95,19 @@ fn without_scheduler<'a>(stack: &'a [u32], names: &[Option<&str>]) -> &'a [u32] 
     let entries = (first + 1..).take_while(|&index| name(index).is_some_and(|name| ENTRIES.contains(&name))).count();
     &stack[first + 1 + entries..]
 }
+
+/// A stack without what runs when a tracepoint is hit: our program, and what calls it.
+fn without_tracing<'a>(stack: &'a [u32], names: &[Option<&str>]) -> &'a [u32] {
+    const CALLERS: [&str; 3] = ["bpf_trace_run", "__bpf_trace_", "__traceiter_"];
+    let calls_us = |location: u32| {
+        names[location as usize].is_some_and(|name| CALLERS.iter().any(|caller| name.starts_with(caller)))
+    };
+    let last = stack.iter().take(MAX_TRACING_FRAMES).rposition(|&location| calls_us(location));
+    last.map_or(stack, |last| &stack[last + 1..])
+}
+
+/// Frames of our program and of what calls it, at most.
+const MAX_TRACING_FRAMES: usize = 6;
 
 /// What a wait was for.
 ///

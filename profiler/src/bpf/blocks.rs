@@ -1,15 +1,257 @@
-//! Requests to block devices: where the kernel keeps what is read of them.
+//! Requests to block devices: where the kernel keeps what is read of them; loads and attaches what records them, and reads
+//! what was counted exactly.
 
-use profiler_common::block::BlockOffsets;
+use std::fs;
+
+use aya::maps::{Array, MapData};
+use aya::programs::RawTracePoint;
+use aya::programs::raw_trace_point::RawTracePointLinkId;
+use profiler_common::block::{
+    BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockOffsets, BlockStats, BlockWaitKey, BlockWaitStats,
+    STRUCT_BYTES,
+};
+use profiler_common::number_pace::Chosen;
 
 use super::BpfError;
 use super::btf::Types;
+use super::drain::Batch;
+use super::load::{Kernel, program_error};
+use super::pythons::PythonProgram;
 
 /// Where the kernel keeps it.
 ///
 /// # Errors
 ///
 /// [`BpfError::NoField`] when a field is not there.
-pub(super) fn offsets(_types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
-    Ok(BlockOffsets::UNSET)
+pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
+    let offset = |structure, path: &[&'static str]| {
+        let field = path.last().copied().unwrap_or_default();
+        types.offset(structure, path).ok_or(BpfError::NoField { structure, field })
+    };
+    // Of structures that are read in one piece, of which this field must be.
+    let near = |structure, path: &[&'static str]| {
+        let field = path.last().copied().unwrap_or_default();
+        offset(structure, path).and_then(|offset| {
+            if offset as usize + 8 <= STRUCT_BYTES { Ok(offset) } else { Err(BpfError::NoField { structure, field }) }
+        })
+    };
+    let mut offsets = BlockOffsets {
+        direct_end: 0,
+        request_flags: near("request", &["cmd_flags"])?,
+        request_length: near("request", &["__data_len"])?,
+        request_sector: near("request", &["__sector"])?,
+        request_bio: near("request", &["bio"])?,
+        request_last_bio: near("request", &["biotail"])?,
+        request_start: near("request", &["start_time_ns"])?,
+        request_issued: near("request", &["io_start_time_ns"])?,
+        bio_next: near("bio", &["bi_next"])?,
+        bio_device: near("bio", &["bi_bdev"])?,
+        bio_flags: near("bio", &["bi_opf"])?,
+        bio_size: near("bio", &["bi_iter", "bi_size"])?,
+        bio_index: near("bio", &["bi_iter", "bi_idx"])?,
+        bio_pages: near("bio", &["bi_io_vec"])?,
+        bio_end: near("bio", &["bi_end_io"])?,
+        bio_private: near("bio", &["bi_private"])?,
+        device_number: offset("block_device", &["bd_dev"])?,
+        vector_page: offset("bio_vec", &["bv_page"])?,
+        vector_size: types.size("bio_vec").ok_or(BpfError::NoField { structure: "bio_vec", field: "(itself)" })?,
+        page_head: offset("page", &["compound_head"])?,
+        page_mapping: offset("page", &["mapping"])?,
+        mapping_host: offset("address_space", &["host"])?,
+        folio_flags: offset("folio", &["flags"])?,
+        // The first is named so since Linux 6.6, and its lowest byte is the order.
+        folio_order: offset("folio", &["_flags_1"]).or_else(|_| offset("folio", &["_folio_order"]))?,
+        folio_large_mask: types.enumerator("PG_head").map_or(0, |bit| 1 << bit),
+        ..BlockOffsets::UNSET
+    };
+    // Without the groups of block I/O there is nothing that could be charged.
+    let group = (near("bio", &["bi_blkg"]), offset("blkcg_gq", &["blkcg"]), offset("blkcg", &["css", "cgroup"]));
+    if let (Ok(bio_group), Ok(group_owner), Ok(owner_cgroup)) = group {
+        let (cgroup_node, node_id) = (offset("cgroup", &["kn"])?, offset("kernfs_node", &["id"])?);
+        offsets = BlockOffsets { bio_group, group_owner, owner_cgroup, cgroup_node, node_id, ..offsets };
+    }
+    let [direct_end, awaited_end, throttler] =
+        addresses_of(["iomap_dio_bio_end_io", "submit_bio_wait_endio", "blk_throtl_dispatch_work_fn"]);
+    // Who waits for a request that a cgroup's limit has held back.
+    if let (Ok(kthread_data), Ok(worker_function)) = (offset("kthread", &["data"]), offset("worker", &["current_func"]))
+    {
+        offsets = BlockOffsets {
+            awaited_end,
+            throttler,
+            completion_first: offset("completion", &["wait", "task_list", "next"])?,
+            waiter_link: offset("swait_queue", &["task_list"])?,
+            waiter_task: offset("swait_queue", &["task"])?,
+            task_worker: offset("task_struct", &["worker_private"])?,
+            kthread_data,
+            worker_function,
+            ..offsets
+        };
+    }
+    // The names of files that are read and written past the page cache.
+    if let Ok(direct_call) = offset("iomap_dio", &["iocb"]) {
+        offsets.direct_end = direct_end;
+        offsets.direct_call = direct_call;
+        offsets.direct_waiter = offset("iomap_dio", &["submit", "waiter"])?;
+        offsets.call_file = offset("kiocb", &["ki_filp"])?;
+        offsets.file_inode = offset("file", &["f_inode"])?;
+    }
+    Ok(offsets)
+}
+
+/// Addresses of functions of the kernel; 0 where it has none of that name, or does not tell.
+fn addresses_of<const N: usize>(functions: [&str; N]) -> [u64; N] {
+    let mut addresses = [0; N];
+    let symbols = fs::read("/proc/kallsyms").unwrap_or_default();
+    for line in symbols.split(|&byte| byte == b'\n') {
+        // Address, kind, name and, of a module, its name.
+        let mut fields = line.split(|&byte| byte == b' ' || byte == b'\t');
+        let (Some(address), Some(name)) = (fields.next(), fields.nth(1)) else { continue };
+        if let Some(index) = functions.iter().position(|function| function.as_bytes() == name) {
+            let address = std::str::from_utf8(address).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+            addresses[index] = address.unwrap_or(0);
+        }
+    }
+    addresses
+}
+
+/// The programs and their tracepoints: the completion first, so that every request that is seen is seen to be done.
+const HOOKS: [(&str, &str); 6] = [
+    ("block_complete", "block_rq_complete"),
+    ("block_issue", "block_rq_issue"),
+    ("block_switch", "sched_switch"),
+    ("block_dirty", "writeback_dirty_folio"),
+    ("block_request", "block_getrq"),
+    // Puts a new part before those that a request has: by the first one it is known.
+    ("block_request", "block_bio_frontmerge"),
+];
+
+/// The program that is only needed where the kernel does not keep when a request was given to its device.
+const ISSUE: &str = "block_issue";
+
+/// What is held of requests to block devices.
+pub(super) struct Blocks {
+    pub(super) stats: Batch<BlockKey, BlockStats>,
+    pub(super) files: Batch<BlockFileKey, BlockFileStats>,
+    pub(super) waits: Batch<BlockWaitKey, BlockWaitStats>,
+    pub(super) missed: Array<MapData, u64>,
+    /// The programs that are attached.
+    pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
+}
+
+impl Kernel {
+    /// Name of the hooks in reports.
+    pub const BLOCK_HOOKS: &str = "block_getrq, block_rq_complete, writeback_dirty_folio";
+
+    /// Loads the programs that record requests to block devices.
+    ///
+    /// # Errors
+    ///
+    /// When the verifier refuses one.
+    pub fn load_block_programs(&mut self) -> Result<(), BpfError> {
+        self.pythons.expect(PythonProgram::BLOCK);
+        let mut loaded = "";
+        for (name, _) in hooks() {
+            // One of them has two hooks.
+            if name != loaded {
+                let program: &mut RawTracePoint = self.program(name)?;
+                program.load().map_err(|cause| program_error("load", name, cause))?;
+                loaded = name;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches what [`Kernel::load_block_programs`] has loaded; after [`Kernel::begin_waits`] where waits are recorded too.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has nothing to attach it to.
+    pub fn begin_blocks(&mut self) -> Result<(), BpfError> {
+        for (name, tracepoint) in hooks() {
+            let program: &mut RawTracePoint = self.program(name)?;
+            let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
+            self.blocks.links.push((name, link));
+        }
+        // What is under way by now was not seen to be made.
+        if self.controlled.began_ns == 0 { self.begin_recorded() } else { Ok(()) }
+    }
+
+    /// Detaches it again: requests that are done from now on are not counted.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn end_blocks(&mut self) -> Result<(), BpfError> {
+        for (name, link) in std::mem::take(&mut self.blocks.links) {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
+        }
+        Ok(())
+    }
+
+    /// What was counted of requests so far, by kind and by file.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn block_stats(&self) -> Result<Vec<(BlockKey, BlockStats)>, BpfError> {
+        self.blocks.stats.read_all()
+    }
+
+    /// The same by file.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Kernel::block_stats`].
+    pub fn block_files(&self) -> Result<Vec<(BlockFileKey, BlockFileStats)>, BpfError> {
+        self.blocks.files.read_all()
+    }
+
+    /// What was counted of the waits of threads for block devices.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Kernel::block_stats`].
+    pub fn block_waits(&self) -> Result<Vec<(BlockWaitKey, BlockWaitStats)>, BpfError> {
+        self.blocks.waits.read_all()
+    }
+
+    /// What could not be noted or counted.
+    #[must_use]
+    pub fn blocks_missed(&self, what: BlockMissed) -> u64 {
+        self.blocks.missed.get(&(what as u32), 0).unwrap_or(0)
+    }
+}
+
+/// The hooks that this machine needs.
+fn hooks() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let issue = !times_are_kept();
+    HOOKS.into_iter().filter(move |&(name, _)| name != ISSUE || issue)
+}
+
+/// Whether the kernel keeps of every device when its requests were given to it, which it does where it throttles write-back by
+/// their times. Source: `QUEUE_FLAG_STATS`, `blk_mq_start_request` in block/blk-mq.c.
+fn times_are_kept() -> bool {
+    let Ok(devices) = fs::read_dir("/sys/block") else { return false };
+    devices.flatten().all(|device| {
+        let number = |file: &str| fs::read_to_string(device.path().join(file)).ok()?.trim().parse::<i64>().ok();
+        number("size") == Some(0) || number("queue/wbt_lat_usec").is_some_and(|target| target > 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_names_the_fields_of_its_requests() {
+        let Ok(bytes) = fs::read("/sys/kernel/btf/vmlinux") else { return };
+        let types = Types::parse(&bytes).unwrap();
+        let found = offsets(&types).unwrap();
+        assert_eq!(found.request_last_bio, found.request_bio + 8);
+        assert_eq!(found.request_issued, found.request_start + 8);
+        assert_eq!((found.vector_page, found.vector_size), (0, 16));
+        // The eighth bit is the first of those that say more than one page has.
+        assert!(found.folio_large_mask.is_power_of_two());
+    }
 }

@@ -229,7 +229,8 @@ pub(super) struct Batch<K, V> {
     kind: std::marker::PhantomData<(K, V)>,
 }
 
-/// `BPF_MAP_LOOKUP_AND_DELETE_BATCH`, since Linux 5.6.
+/// `BPF_MAP_LOOKUP_BATCH` and `BPF_MAP_LOOKUP_AND_DELETE_BATCH`, since Linux 5.6.
+const LOOKUP_BATCH: libc::c_long = 24;
 const LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
 
 /// Entries asked for at once. A call fails when a single bucket holds more.
@@ -256,6 +257,15 @@ impl<K: Copy, V: Copy> Batch<K, V> {
 
     /// Removes and returns every entry.
     pub(super) fn take_all(&mut self) -> Result<Vec<(K, V)>, BpfError> {
+        self.all(LOOKUP_AND_DELETE_BATCH)
+    }
+
+    /// Returns every entry.
+    pub(super) fn read_all(&self) -> Result<Vec<(K, V)>, BpfError> {
+        self.all(LOOKUP_BATCH)
+    }
+
+    fn all(&self, command: libc::c_long) -> Result<Vec<(K, V)>, BpfError> {
         let mut keys: Vec<K> = Vec::with_capacity(BATCH);
         let mut values: Vec<V> = Vec::with_capacity(BATCH);
         let mut all = Vec::new();
@@ -271,7 +281,7 @@ impl<K: Copy, V: Copy> Batch<K, V> {
                 map: u32::try_from(self.map.fd().as_fd().as_raw_fd()).unwrap_or(0),
                 ..BatchAttributes::default()
             };
-            let result = bpf(LOOKUP_AND_DELETE_BATCH, &mut attributes);
+            let result = bpf(command, &mut attributes);
             let ended = match &result {
                 Ok(_) => false,
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,

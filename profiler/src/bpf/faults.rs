@@ -52,11 +52,16 @@ impl Kernel {
     pub fn highest_fault_weight(&self) -> Result<u64, BpfError> {
         let mut highest = 1;
         for (kind, ..) in KINDS {
-            let by_cpu = self.number_pace.get(&(u32::from(kind as u16) - 1), 0);
-            let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
-            highest = by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(highest, u64::max);
+            highest = highest.max(self.highest_weight(u32::from(kind as u16) - 1)?);
         }
         Ok(highest)
+    }
+
+    /// The same of one kind, an element of the `NUMBER_PACE` map.
+    pub(super) fn highest_weight(&self, chosen: u32) -> Result<u64, BpfError> {
+        let by_cpu = self.number_pace.get(&chosen, 0);
+        let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
+        Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
     }
 }
 

@@ -7,6 +7,9 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use profiler_common::block::{
+    MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS,
+};
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
@@ -21,6 +24,7 @@ use profiler_common::unwind::{Packed, Rule};
 use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAITS, Threshold, recorded_waits};
 
 use super::BpfError;
+use super::blocks::Blocks;
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
 use super::files::Files;
@@ -76,7 +80,7 @@ pub struct Limits {
     pub faults: bool,
     /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
     pub calls: bool,
-    /// Whether requests to block devices are recorded.
+    /// Whether requests to block devices are recorded: 26 MB for those under way and for what is counted exactly.
     pub blocks: bool,
     /// Whether operations on files are recorded: 23 MB for the threads and for how long operations took, and what files
     /// there are.
@@ -176,6 +180,7 @@ pub struct Kernel {
     pub(super) locks_missed: Array<MapData, u64>,
     pub(super) number_pace: PerCpuArray<MapData, Shared<NumberPace>>,
     pub(super) calls: Calls,
+    pub(super) blocks: Blocks,
     pub(super) calls_uncounted: Array<MapData, u64>,
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     pub(super) net: Net,
@@ -230,6 +235,12 @@ impl Kernel {
             .map_max_entries("FILE_STATS", if limits.files { MAX_FILE_STATS } else { 1 })
             .map_max_entries("FILE_HISTOGRAMS", if limits.files { MAX_FILE_HISTOGRAMS } else { 1 })
             .map_max_entries("FILE_REQUESTS", if limits.files { MAX_FILE_REQUESTS } else { 1 })
+            .map_max_entries("BLOCK_REQUESTS", if limits.blocks { MAX_REQUESTS } else { 1 })
+            .map_max_entries("DIRTY_FILES", if limits.blocks { MAX_DIRTY_FILES } else { 1 })
+            .map_max_entries("BLOCK_STATS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
+            .map_max_entries("BLOCK_FILES", if limits.blocks { MAX_BLOCK_FILES } else { 1 })
+            .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
+            .map_max_entries("BLOCK_WAITS", if limits.blocks { MAX_BLOCK_WAITS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
         let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -261,6 +272,13 @@ impl Kernel {
             locks_missed: typed(&mut ebpf, "LOCKS_MISSED")?,
             number_pace: typed(&mut ebpf, "NUMBER_PACE")?,
             calls: Calls { stats: Batch::new(take(&mut ebpf, "CALL_STATS")?, "CALL_STATS")?, links: Vec::new() },
+            blocks: Blocks {
+                stats: Batch::new(take(&mut ebpf, "BLOCK_STATS")?, "BLOCK_STATS")?,
+                files: Batch::new(take(&mut ebpf, "BLOCK_FILES")?, "BLOCK_FILES")?,
+                waits: Batch::new(take(&mut ebpf, "BLOCK_WAITS")?, "BLOCK_WAITS")?,
+                missed: typed(&mut ebpf, "BLOCKS_MISSED")?,
+                links: Vec::new(),
+            },
             calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,
             call_threshold: typed(&mut ebpf, "CALL_THRESHOLD")?,
             net: Net {

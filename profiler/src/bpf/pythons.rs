@@ -3,7 +3,7 @@
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{KProbe, PerfEvent, ProgramFd, RawTracePoint, TracePoint};
+use aya::programs::{Program, ProgramFd};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 
 use super::BpfError;
@@ -17,8 +17,8 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
-    const ALL: [Self; 7] =
-        [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::FILE, Self::NET];
+    const ALL: [Self; 8] =
+        [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::BLOCK, Self::FILE, Self::NET];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
     /// For waits.
@@ -31,6 +31,8 @@ impl PythonProgram {
     pub(super) const NET: Self = Self { program: "net_python", map: "NET_PYTHON" };
     /// For operations on files.
     pub(super) const FILE: Self = Self { program: "file_python", map: "FILE_PYTHON" };
+    /// For requests to block devices.
+    pub(super) const BLOCK: Self = Self { program: "block_python", map: "BLOCK_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
 }
@@ -116,22 +118,15 @@ impl Kernel {
     fn load_walk(&mut self, names: PythonProgram) -> Result<ProgramFd, BpfError> {
         let name = names.program;
         let failed = |cause| program_error("load", name, cause);
-        if names == PythonProgram::CPU || names == PythonProgram::FAULT {
-            let program: &mut PerfEvent = self.program(name)?;
-            program.load().map_err(failed)?;
-            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
-        } else if [PythonProgram::OFF_CPU, PythonProgram::SYSCALL, PythonProgram::NET].contains(&names) {
-            let program: &mut RawTracePoint = self.program(name)?;
-            program.load().map_err(failed)?;
-            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
-        } else if names == PythonProgram::FILE {
-            let program: &mut TracePoint = self.program(name)?;
-            program.load().map_err(failed)?;
-            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
-        } else {
-            let program: &mut KProbe = self.program(name)?;
-            program.load().map_err(failed)?;
-            program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
+        let program = self.ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
+        match program {
+            Program::PerfEvent(program) => program.load(),
+            Program::RawTracePoint(program) => program.load(),
+            Program::TracePoint(program) => program.load(),
+            Program::KProbe(program) => program.load(),
+            _ => return Err(BpfError::Missing(name)),
         }
+        .map_err(failed)?;
+        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
     }
 }

@@ -107,6 +107,11 @@ impl Kernel {
             WaitHook::Tracepoint => self.attach_tracepoint("offcpu_in", "sched_exit_tp")?,
             WaitHook::Probe => self.attach_probe()?,
         }
+        self.begin_recorded()
+    }
+
+    /// Begins the time that is recorded.
+    pub(super) fn begin_recorded(&mut self) -> Result<(), BpfError> {
         let control = Control {
             began_ns: clock_ns(libc::CLOCK_MONOTONIC),
             began_since_boot_ns: clock_ns(libc::CLOCK_BOOTTIME),

@@ -53,8 +53,8 @@ pub(super) struct RecordArgs {
     #[arg(short = 'a', long = "all-cpus")]
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
-    /// they waited for, and who held them; fault, page faults; syscall, system calls; fileio, reads, writes, syncs and opens
-    /// of files; net, messages of sockets
+    /// they waited for, and who held them; fault, page faults; syscall, system calls; blockio, requests to block devices;
+    /// fileio, reads, writes, syncs and opens of files; net, messages of sockets
     #[arg(
         short = 'e',
         long = "events",
@@ -129,6 +129,8 @@ pub(super) enum Event {
     Net,
     /// Operations on files
     Fileio,
+    /// Requests to block devices
+    Blockio,
 }
 
 impl Event {
@@ -142,6 +144,7 @@ impl Event {
             Self::Syscall => Origin::Syscall,
             Self::Net => Origin::Net,
             Self::Fileio => Origin::FileIo,
+            Self::Blockio => Origin::BlockIo,
         }
     }
 }

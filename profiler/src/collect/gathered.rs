@@ -2,7 +2,7 @@
 
 use profiler_common::event::Origin;
 
-use super::place::Corrections;
+use super::place::{Corrections, LateChains};
 use crate::profile::RawProfile;
 
 /// What the records of one origin have come to.
@@ -11,6 +11,8 @@ pub(super) struct OfOrigin {
     pub(super) profile: RawProfile,
     /// What is known better now than when the programs counted it.
     pub(super) corrections: Corrections,
+    /// The chains of what is under way, where that may go on in a later window.
+    pub(super) late: LateChains,
 }
 
 /// The origins that were asked for.
@@ -19,7 +21,11 @@ pub(super) struct Gathered(Vec<OfOrigin>);
 impl Gathered {
     /// Nothing yet of each origin.
     pub(super) fn new(origins: &[Origin]) -> Self {
-        let of_origin = |&origin| OfOrigin { profile: RawProfile::new(origin), corrections: Corrections::default() };
+        let of_origin = |&origin| OfOrigin {
+            profile: RawProfile::new(origin),
+            corrections: Corrections::default(),
+            late: LateChains::default(),
+        };
         Self(origins.iter().map(of_origin).collect())
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use hashbrown::HashMap;
 use profiler_common::counters::{Counters, Outcome};
-use profiler_common::event::{COMM_LEN, FrameWord, Origin, RecordKey, RecordValue, StackRef};
+use profiler_common::event::{COLUMNS, COMM_LEN, FrameWord, Origin, RecordKey, RecordValue, StackRef};
 
 use super::gathered::{Gathered, OfOrigin};
 use super::processes::Processes;
@@ -33,8 +33,10 @@ pub(super) fn place_window(
     finisher.processes.learn_exec_counts(&exec_counts, &recorded);
     let mut chains: HashMap<ChainKey, Vec<u32>> = HashMap::new();
     for (key, value) in &drained.records {
-        let Some(OfOrigin { profile, corrections }) = gathered.of(key.origin) else { continue };
+        let Some(OfOrigin { profile, corrections, late }) = gathered.of(key.origin) else { continue };
         let events = value.columns[0];
+        // A record without values was begun: what it is for will be added when it is done, in this window or in a later one.
+        let is_begun = value.columns == [0; COLUMNS];
         let mut stack = Vec::new();
         for (chain, is_kernel) in [(key.kernel_stack, true), (key.user_stack, false)] {
             let words = match StackRef::from_word(chain) {
@@ -46,7 +48,15 @@ pub(super) fn place_window(
                 }
                 StackRef::Hash(hash) => drained.stacks.get(&hash).map(|words| (hash, words)),
             };
+            let chain_key = ChainKey::new(key, chain, is_kernel);
             let Some((hash, words)) = words else {
+                if let Some((frames, outcome)) = late.get(&chain_key) {
+                    if let Some(outcome) = *outcome {
+                        corrections.add(is_kernel, events, value, outcome);
+                    }
+                    stack.extend_from_slice(frames);
+                    continue;
+                }
                 corrections.add(is_kernel, events, value, Outcome::StackMissing);
                 stack.push(profile.frames.intern(RawFrame::Marker(Outcome::StackMissing)));
                 continue;
@@ -54,11 +64,22 @@ pub(super) fn place_window(
             if let Some(remainder) = drained.remainders.get(&hash) {
                 let (words, outcome) = finish(key, remainder, words, finisher);
                 corrections.add(is_kernel, events, value, outcome);
-                stack.extend(place_chain(&words, key, finisher.processes, pythons, profile));
+                let frames = place_chain(&words, key, finisher.processes, pythons, profile);
+                stack.extend_from_slice(&frames);
+                if is_begun {
+                    late.insert(chain_key, (frames, Some(outcome)));
+                }
                 continue;
             }
             let place = || place_chain(words, key, finisher.processes, pythons, profile);
-            stack.extend_from_slice(chains.entry(ChainKey::new(key, chain, is_kernel)).or_insert_with(place));
+            let frames = chains.entry(chain_key).or_insert_with(place);
+            stack.extend_from_slice(frames);
+            if is_begun {
+                late.insert(chain_key, (frames.clone(), None));
+            }
+        }
+        if is_begun {
+            continue;
         }
         let stack = profile.stacks.intern(stack.into_boxed_slice());
         let thread = profile.threads.intern(Thread {
@@ -129,8 +150,35 @@ impl Corrections {
     }
 }
 
+/// The frames of a chain, and how it ended where that is known better than when it was walked.
+type Placed = (Vec<u32>, Option<Outcome>);
+
+/// Chains of what was begun and may be done in a later window, when the process has ended: the newest of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LateChains {
+    /// Those that came last, and those before.
+    newer: HashMap<ChainKey, Placed>,
+    older: HashMap<ChainKey, Placed>,
+}
+
+impl LateChains {
+    /// Chains in each half: more than can be under way at once.
+    const HALF: usize = 16_384;
+
+    fn get(&self, key: &ChainKey) -> Option<&Placed> {
+        self.newer.get(key).or_else(|| self.older.get(key))
+    }
+
+    fn insert(&mut self, key: ChainKey, placed: Placed) {
+        if self.newer.len() >= Self::HALF {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(key, placed);
+    }
+}
+
 /// What a chain's frames depend on. Frames are numbered by origin.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ChainKey {
     origin: u16,
     pid: u32,

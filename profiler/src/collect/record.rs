@@ -70,6 +70,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         calls: asked_for(Origin::Syscall),
         files: asked_for(Origin::FileIo),
         net: asked_for(Origin::Net),
+        blocks: asked_for(Origin::BlockIo),
         ..config.limits
     };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
@@ -83,6 +84,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.files {
         kernel.load_file_programs()?;
+    }
+    if limits.blocks {
+        kernel.load_block_programs()?;
     }
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
@@ -104,6 +108,9 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.files {
         session.kernel.begin_files()?;
+    }
+    if limits.blocks {
+        session.kernel.begin_blocks()?;
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);

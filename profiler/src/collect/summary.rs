@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use profiler_common::block::BlockMissed;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use profiler_common::number_pace::Chosen;
 
+use super::blocks;
 use super::calls;
 use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
@@ -59,6 +61,7 @@ pub(super) fn summarize(
     if facts.limits.files {
         session.kernel.end_files()?;
     }
+    session.kernel.end_blocks()?;
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -71,7 +74,7 @@ pub(super) fn summarize(
     session.end_window()?;
     session.end_window()?;
     let mut counters: BTreeMap<Origin, Counters> = BTreeMap::new();
-    for OfOrigin { profile, corrections } in session.gathered.origins() {
+    for OfOrigin { profile, corrections, .. } in session.gathered.origins() {
         let mut counted = session.kernel.counters(profile.origin)?;
         if let Some(uncounted) = uncounted.get(&profile.origin) {
             counted.add(uncounted);
@@ -109,10 +112,20 @@ pub(super) fn summarize(
         file_warnings = files::warnings(&counts);
         tables.insert(Origin::FileIo.row().name.to_owned(), files::table(&counts, &session.file_names));
     }
+    if facts.limits.blocks {
+        let missed = |what| session.kernel.blocks_missed(what);
+        let (of_stats, of_files) = (missed(BlockMissed::Stats), missed(BlockMissed::Files));
+        let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
+        tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
+        let waits = blocks::waits(&session.kernel.block_waits()?, missed(BlockMissed::Waits));
+        tables.insert(blocks::WAITS.to_owned(), waits);
+        tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
+    }
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
+        block_weight: session.kernel.highest_weight(Chosen::BlockIo)?,
         fault_period: counts.fault_period,
         net_weight: session.kernel.highest_weight(Chosen::Net)?,
         file_weight: session.kernel.highest_weight(Chosen::FileIo)?,
@@ -219,6 +232,8 @@ struct Choice {
     call_threshold_ns: u64,
     /// The most faults that one of them counts for.
     fault_weight: u64,
+    /// The most requests to block devices that one of them counts for.
+    block_weight: u64,
     /// The highest period of the events of faults.
     fault_period: u64,
     /// The most messages of sockets that one of them counts for.
@@ -280,7 +295,11 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             summary.event = Kernel::FILE_HOOKS.to_owned();
             summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.file_weight, period: 1 });
         }
-        Origin::BlockIo => {}
+        Origin::BlockIo => {
+            summary.event = Kernel::BLOCK_HOOKS.to_owned();
+            let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
+            summary.by_number = Some(ByNumber { measured, weight: choice.block_weight, period: 1 });
+        }
     }
     summary
 }

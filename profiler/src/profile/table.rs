@@ -68,10 +68,14 @@ impl TableColumn {
         Self { name: name.to_owned(), unit: unit.to_owned() }
     }
 
-    /// Its name with its unit, as fields in JSON are called: `time_ns`; a count is called as it is.
+    /// Its name with its unit, as fields in JSON are called: `time_ns`; a count is called as it is, as are `bytes`.
     #[must_use]
     pub fn field(&self) -> String {
-        if self.unit == "count" { self.name.clone() } else { format!("{}_{}", self.name, self.unit) }
+        if self.unit == "count" || self.unit == self.name {
+            self.name.clone()
+        } else {
+            format!("{}_{}", self.name, self.unit)
+        }
     }
 }
 
@@ -110,6 +114,14 @@ impl Histogram {
     pub fn new(counts: &[u64], max: u64) -> Self {
         let counts = (0..).zip(counts).filter(|&(_, &count)| count > 0);
         Self { max, buckets: counts.map(|(bucket, &count)| (bucket, count)).collect() }
+    }
+
+    /// Adds what another one has.
+    pub fn add(&mut self, other: &Self) {
+        self.max = self.max.max(other.max);
+        for (&bucket, &count) in &other.buckets {
+            *self.buckets.entry(bucket).or_default() += count;
+        }
     }
 
     /// Events in it.

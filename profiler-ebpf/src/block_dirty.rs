@@ -1,0 +1,176 @@
+//! Who made pages of files dirty: what is written back of them is theirs, whoever writes it back.
+//!
+//! `writeback_dirty_folio` runs in the context of a thread that writes to a page that was clean. For each file the processes
+//! that do are told apart, with the bytes of their pages; a write-back takes from whoever has had dirty pages for longest.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+use profiler_common::block::{BlockMissed, DirtyFile, MAX_DIRTIERS, MAX_DIRTY_FILES, REQUEST_PLACES, place};
+
+use crate::atomic;
+use crate::block::{DIRTIERS_AT, ask, identify, missed, process_of};
+use crate::config::config;
+use crate::maps::DIRTY_FILES;
+use crate::task::{Task, Wanted, kernel_number, kernel_word};
+
+/// Bytes of a page.
+const PAGE_BYTES: u64 = 4096;
+
+/// The largest folio, as a power of two of pages: more is not believed. Source: `MAX_PAGECACHE_ORDER`,
+/// include/linux/pagemap.h.
+const MAX_ORDER: u32 = 18;
+
+/// Notes who makes a page dirty. Arguments: the page, or several, and the file's pages (`struct address_space`).
+#[raw_tracepoint(tracepoint = "writeback_dirty_folio")]
+pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
+    let Some(task) = Task::current() else { return 0 };
+    let Wanted::Yes(process) = task.wanted() else { return 0 };
+    let mapping: *const u8 = context.arg(1);
+    let inode = kernel_word(mapping, config!(block.mapping_host));
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some((index, file)) = add(inode, now) else { return 0 };
+    let bytes = bytes(context.arg(0));
+    let Some(slot) = claim(file, process_of(task.start_time_ns(), task.pid)) else {
+        missed(BlockMissed::Dirtiers);
+        return 0;
+    };
+    let dirtier = &mut file.dirtiers[slot % MAX_DIRTIERS];
+    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+    if unsafe { atomic::add(&raw mut dirtier.bytes, bytes) } == 0 {
+        dirtier.since_ns = now;
+        let at = DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + slot as u64;
+        identify(&task, &mut dirtier.asker);
+        ask(&context, &task, process, &mut dirtier.asker, at);
+    }
+    0
+}
+
+/// Bytes of a folio.
+#[inline(always)]
+fn bytes(folio: *const u8) -> u64 {
+    let large = config!(block.folio_large_mask);
+    if large == 0 || kernel_number(folio, config!(block.folio_flags)) & large == 0 {
+        return PAGE_BYTES;
+    }
+    let order = kernel_number(folio, config!(block.folio_order)) & 0xff;
+    PAGE_BYTES << if order > MAX_ORDER { 0 } else { order }
+}
+
+/// The element of a file.
+#[inline(always)]
+pub(crate) fn find(inode: u64) -> Option<(u32, &'static mut DirtyFile)> {
+    let mut index = 0;
+    while index < REQUEST_PLACES {
+        let at = place(inode, index, MAX_DIRTY_FILES);
+        let file = DIRTY_FILES.get_ptr_mut(at)?;
+        // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
+        if unsafe { core::ptr::read_volatile(&raw const (*file).inode) } == inode {
+            // SAFETY: the element is this file's, and all that is written in it is by atomic operations or of one dirtier.
+            return Some((at, unsafe { &mut *file }));
+        }
+        index += 1;
+    }
+    None
+}
+
+/// An element for a file: its own, a free one, or that of the file that was written to least recently.
+#[inline(always)]
+fn add(inode: u64, now: u64) -> Option<(u32, &'static mut DirtyFile)> {
+    let number = kernel_word(inode as *const u8, config!(file.inode_number));
+    if let Some((at, file)) = find(inode) {
+        if file.number != number {
+            clear(file, number);
+        }
+        file.written_ns = now;
+        return Some((at, file));
+    }
+    let (mut oldest, mut oldest_ns) = (0, u64::MAX);
+    let mut index = 0;
+    while index < REQUEST_PLACES {
+        let at = place(inode, index, MAX_DIRTY_FILES);
+        let file = DIRTY_FILES.get_ptr_mut(at)?;
+        // SAFETY: the pointer is to a map element that every CPU writes, hence volatile.
+        let written_ns = unsafe { core::ptr::read_volatile(&raw const (*file).written_ns) };
+        if written_ns < oldest_ns {
+            (oldest, oldest_ns) = (at, written_ns);
+        }
+        index += 1;
+    }
+    let file = DIRTY_FILES.get_ptr_mut(oldest)?;
+    // SAFETY: as in `find`.
+    let file = unsafe { &mut *file };
+    if clear(file, number) {
+        missed(BlockMissed::Dirtiers);
+    }
+    // SAFETY: a reference is valid and aligned. Volatile: others look for it.
+    unsafe { core::ptr::write_volatile(&raw mut file.inode, inode) };
+    file.written_ns = now;
+    Some((oldest, file))
+}
+
+/// Forgets who wrote; returns whether there was something left to be written back.
+#[inline(always)]
+fn clear(file: &mut DirtyFile, number: u64) -> bool {
+    let mut slot = 0;
+    let mut left = 0;
+    while slot < MAX_DIRTIERS {
+        left |= file.dirtiers[slot].bytes;
+        file.dirtiers[slot].asker.process = 0;
+        file.dirtiers[slot].bytes = 0;
+        slot += 1;
+    }
+    file.number = number;
+    left != 0
+}
+
+/// The place of a process among those that write to a file: its own, a free one, or that of one whose pages are all written
+/// back.
+#[inline(always)]
+fn claim(file: &mut DirtyFile, process: u64) -> Option<usize> {
+    let mut free = MAX_DIRTIERS;
+    let mut slot = 0;
+    while slot < MAX_DIRTIERS {
+        let dirtier = &file.dirtiers[slot];
+        if dirtier.asker.process == process {
+            return Some(slot);
+        }
+        if dirtier.bytes == 0 && (free == MAX_DIRTIERS || dirtier.asker.process == 0) {
+            free = slot;
+        }
+        slot += 1;
+    }
+    (free < MAX_DIRTIERS).then_some(free)
+}
+
+/// Takes up to `bytes` that are written back of a file; returns whose they are, and how many. All of them where `all` says so,
+/// or nobody has as many: a page may be written back again before it is known to be dirty.
+#[inline(always)]
+pub(crate) fn take(file: &mut DirtyFile, bytes: u64, all: bool) -> Option<(usize, u64)> {
+    let (mut oldest, mut oldest_ns) = (MAX_DIRTIERS, u64::MAX);
+    let (mut latest, mut latest_ns) = (MAX_DIRTIERS, 0);
+    let mut slot = 0;
+    while slot < MAX_DIRTIERS {
+        let dirtier = &file.dirtiers[slot];
+        if dirtier.asker.process != 0 {
+            if dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
+                (oldest, oldest_ns) = (slot, dirtier.since_ns);
+            }
+            if dirtier.since_ns >= latest_ns {
+                (latest, latest_ns) = (slot, dirtier.since_ns);
+            }
+        }
+        slot += 1;
+    }
+    if oldest == MAX_DIRTIERS {
+        return (latest < MAX_DIRTIERS).then_some((latest, bytes));
+    }
+    let dirtier = &mut file.dirtiers[oldest % MAX_DIRTIERS];
+    // SAFETY: a reference is valid and aligned. Volatile: others add to it.
+    let has = unsafe { core::ptr::read_volatile(&raw const dirtier.bytes) };
+    let part = if has < bytes { has } else { bytes };
+    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+    unsafe { atomic::add(&raw mut dirtier.bytes, part.wrapping_neg()) };
+    Some((oldest, if all { bytes } else { part }))
+}

@@ -1,0 +1,234 @@
+//! Threads that wait for a block device: what of a wait was the limit of a cgroup, the queue, the device and the way back to a
+//! CPU.
+//!
+//! A thread that the kernel counts as waiting for a device has an element from when it leaves its CPU until it is back. The
+//! completion of its request leaves the request's times there. A request that a cgroup's limit holds back is not made yet: a
+//! worker makes it later, and finds who waits for it by its first part.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+use profiler_common::block::{
+    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, WAIT_PARTS, place,
+};
+use profiler_common::config::Process;
+use profiler_common::counters::Outcome;
+use profiler_common::event::Origin;
+use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
+
+use crate::atomic;
+use crate::block::{WAITERS_AT, ask, identify, missed};
+use crate::config::config;
+use crate::maps::{BLOCK_WAITERS, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER};
+use crate::recorded::Recorded;
+use crate::task::{Task, Wanted, kernel_number, kernel_word};
+
+/// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
+const NO_EXIST: u64 = 1;
+
+/// The element of a thread that waits.
+#[inline(always)]
+fn find(tid: u32) -> Option<&'static mut BlockWaiter> {
+    let mut index = 0;
+    while index < REQUEST_PLACES {
+        let waiter = BLOCK_WAITERS.get_ptr_mut(place(u64::from(tid), index, MAX_WAITERS))?;
+        // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
+        if unsafe { core::ptr::read_volatile(&raw const (*waiter).tid) } == u64::from(tid) {
+            // SAFETY: the element is this thread's, which sleeps; but for its request's times nobody else writes it.
+            return Some(unsafe { &mut *waiter });
+        }
+        index += 1;
+    }
+    None
+}
+
+/// Notes that a thread has made a request: what it waits for next is not held back.
+#[inline(always)]
+pub(crate) fn note_request(tid: u32) {
+    if let Some(last) = LAST_ASKER.get_ptr_mut(0) {
+        // SAFETY: the element is this CPU's.
+        unsafe { *last = u64::from(tid) };
+    }
+}
+
+/// Notes that a request of a thread is done, which may wait for it.
+#[inline(always)]
+pub(crate) fn note_done(tid: u32, made_ns: u64, issued_ns: u64, done_ns: u64, throttled: u32) {
+    let Some(waiter) = find(tid) else { return };
+    waiter.made_ns = made_ns;
+    waiter.issued_ns = issued_ns;
+    waiter.done_ns = done_ns;
+    waiter.throttled = u64::from(throttled);
+}
+
+/// Whether a kernel thread makes requests that a cgroup's limit has held back.
+#[inline(always)]
+pub(crate) fn throttles(task: &Task) -> bool {
+    let throttler = config!(block.throttler);
+    if throttler == 0 {
+        return false;
+    }
+    let thread = kernel_word(task.pointer(), config!(block.task_worker)) as *const u8;
+    let worker = kernel_word(thread, config!(block.kthread_data)) as *const u8;
+    kernel_word(worker, config!(block.worker_function)) == throttler
+}
+
+/// The thread that waits for a request, by its first part.
+#[inline(always)]
+pub(crate) fn waiter_of(bio: *const u8) -> Option<&'static mut BlockWaiter> {
+    let (end, private) =
+        (kernel_word(bio, config!(block.bio_end)), kernel_word(bio, config!(block.bio_private)) as *const u8);
+    let task = if end == config!(block.direct_end) {
+        kernel_word(private, config!(block.direct_waiter))
+    } else if end == config!(block.awaited_end) {
+        let link = kernel_word(private, config!(block.completion_first)) as *const u8;
+        kernel_word(link.wrapping_sub(config!(block.waiter_link) as usize), config!(block.waiter_task))
+    } else {
+        return None;
+    };
+    find(kernel_number(task as *const u8, config!(task.pid)))
+}
+
+/// Whether the kernel counts a task as waiting for a block device.
+#[inline(always)]
+fn waits(task: *const u8) -> bool {
+    kernel_word(task, config!(task.in_iowait)) & u64::from(config!(task.in_iowait_mask)) != 0
+}
+
+/// Follows a switch between tasks. Arguments: whether it is a preemption, the task that leaves, the one that comes.
+#[raw_tracepoint(tracepoint = "sched_switch")]
+pub(crate) fn block_switch(context: RawTracePointContext) -> i32 {
+    let (previous, next): (*const u8, *const u8) = (context.arg(1), context.arg(2));
+    if waits(next)
+        && let Some(waiter) = find(kernel_number(next, config!(task.pid)))
+    {
+        end(waiter);
+    }
+    if waits(previous) {
+        begin(&context);
+    }
+    0
+}
+
+/// Notes that the running thread begins to wait.
+#[inline(always)]
+fn begin(context: &RawTracePointContext) {
+    let running = Task::running();
+    let Some(task) = running.in_namespace() else { return };
+    let Wanted::Yes(process) = task.wanted() else { return };
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let mut index = 0;
+    while index < REQUEST_PLACES {
+        let at = place(u64::from(running.tid), index, MAX_WAITERS);
+        let Some(waiter) = BLOCK_WAITERS.get_ptr_mut(at) else { return };
+        // SAFETY: the pointer is to a map element, which every CPU may claim, hence atomic.
+        if unsafe { atomic::replace(&raw mut (*waiter).tid, 0, u64::from(running.tid)) } {
+            // SAFETY: it is this thread's now.
+            let waiter = unsafe { &mut *waiter };
+            waiter.done_ns = 0;
+            waiter.since_ns = now;
+            identify(&task, &mut waiter.asker);
+            let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
+            // SAFETY: the element is this CPU's.
+            let has_asked = unsafe { core::mem::replace(&mut *last, 0) } == u64::from(running.tid);
+            if has_asked {
+                without_chains(&task, process, &mut waiter.asker);
+            } else {
+                ask(context, &task, process, &mut waiter.asker, WAITERS_AT + u64::from(at));
+            }
+            return;
+        }
+        index += 1;
+    }
+    missed(BlockMissed::Waits);
+}
+
+/// Notes that the chains of a thread are not known, should more of what it asked for be held back than the request that it
+/// could make.
+#[inline(always)]
+fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
+    asker.weight = 1;
+    asker.key.tid = task.tid;
+    asker.key.generation = process.map_or(0, |process| process.generation);
+    asker.key.origin = Origin::BlockIo as u16;
+    asker.key.user_stack = Outcome::StackMissing as u64;
+    asker.key.kernel_stack = 0;
+    asker.value.thread_comm = asker.value.process_comm;
+    asker.value.user_outcome = Outcome::StackMissing as u8;
+    asker.value.kernel_outcome = Outcome::Complete as u8;
+}
+
+/// Counts a wait, of a thread that comes back to a CPU, and gives its element back.
+#[inline(always)]
+fn end(waiter: &mut BlockWaiter) {
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if let Some(recorded) = Recorded::read() {
+        let since = waiter.since_ns;
+        let total = recorded.length(since, now);
+        if total == now.saturating_sub(since) {
+            count(waiter, total, now);
+        }
+    }
+    // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
+    unsafe { core::ptr::write_volatile(&raw mut waiter.tid, 0) };
+}
+
+/// Adds a wait to the counts of its process.
+#[inline(always)]
+fn count(waiter: &BlockWaiter, total: u64, now: u64) {
+    let key = BlockWaitKey {
+        start_time_ns: waiter.asker.key.start_time_ns,
+        pid: waiter.asker.key.pid,
+        exec_count: waiter.asker.key.exec_count,
+    };
+    if BLOCK_WAITS.get_ptr_mut(&key).is_none()
+        && let Some(new) = BLOCK_WAITS_NEW.get(0)
+        && BLOCK_WAITS.insert(&key, new, NO_EXIST).is_ok()
+        && let Some(stats) = BLOCK_WAITS.get_ptr_mut(&key)
+    {
+        // SAFETY: the pointer is to a map value, whose name nobody else writes.
+        unsafe { (*stats).process_comm = waiter.asker.value.process_comm };
+    }
+    let Some(stats) = BLOCK_WAITS.get_ptr_mut(&key) else { return missed(BlockMissed::Waits) };
+    let since = waiter.since_ns;
+    // Each part begins where the one before ends, and none before the wait.
+    let (made, issued, done) = if waiter.done_ns < since {
+        (now, now, now)
+    } else {
+        (later(since, waiter.made_ns), later(since, waiter.issued_ns), waiter.done_ns)
+    };
+    let held = made - since;
+    let throttled = waiter.throttled != 0 && waiter.done_ns >= since;
+    let parts = [
+        total,
+        if throttled { held } else { 0 },
+        if throttled { 0 } else { held },
+        issued.saturating_sub(made),
+        done.saturating_sub(issued),
+        now.saturating_sub(done),
+    ];
+    // SAFETY: the pointers are to map values that every CPU writes, hence atomic; the buckets are the histograms'.
+    unsafe {
+        atomic::add(&raw mut (*stats).waits, 1);
+        atomic::add(&raw mut (*stats).throttled, u64::from(throttled));
+        let mut part = 0;
+        while part < WAIT_PARTS.len() {
+            let ns = parts[part];
+            if ns != 0 {
+                atomic::add((&raw mut (*stats).sums_ns).cast::<u64>().add(part), ns);
+                atomic::raise((&raw mut (*stats).max_ns).cast::<u64>().add(part), ns);
+                let bucket = bucket_of(ns) & (HISTOGRAM_BUCKETS - 1);
+                let histograms = (&raw mut (*stats).histograms).cast::<u32>();
+                atomic::add_number(histograms.add(part * HISTOGRAM_BUCKETS + bucket), 1);
+            }
+            part += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn later(first: u64, second: u64) -> u64 {
+    if first > second { first } else { second }
+}
