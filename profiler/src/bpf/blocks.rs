@@ -10,7 +10,6 @@ use profiler_common::block::{
     BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockOffsets, BlockStats, BlockWaitKey, BlockWaitStats,
     STRUCT_BYTES,
 };
-use profiler_common::number_pace::Chosen;
 
 use super::BpfError;
 use super::btf::Types;

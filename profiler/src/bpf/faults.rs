@@ -9,7 +9,7 @@ use aya::programs::PerfEvent;
 use profiler_common::fault::Fault;
 
 use super::BpfError;
-use super::load::{Kernel, Shared, program_error};
+use super::load::{Kernel, program_error};
 use super::perf::{Attributes, Event, SOFTWARE_PAGE_FAULTS_MAJ, SOFTWARE_PAGE_FAULTS_MIN, TYPE_SOFTWARE, flag};
 use super::pythons::PythonProgram;
 use super::sampler::online_cpus;
@@ -42,26 +42,6 @@ impl Kernel {
         let programs = FaultPrograms([load(KINDS[0].2)?, load(KINDS[1].2)?]);
         self.pythons.expect(PythonProgram::FAULT);
         Ok(programs)
-    }
-
-    /// The most faults that one in the profile counts for: 1 when all of them are in it.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn highest_fault_weight(&self) -> Result<u64, BpfError> {
-        let mut highest = 1;
-        for (kind, ..) in KINDS {
-            highest = highest.max(self.highest_weight(u32::from(kind as u16) - 1)?);
-        }
-        Ok(highest)
-    }
-
-    /// The same of one kind, an element of the `NUMBER_PACE` map.
-    pub(super) fn highest_weight(&self, chosen: u32) -> Result<u64, BpfError> {
-        let by_cpu = self.number_pace.get(&chosen, 0);
-        let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
-        Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
     }
 }
 

@@ -10,7 +10,6 @@ use aya::maps::{Array, MapData};
 use aya::programs::{RawTracePoint, TracePoint};
 use profiler_common::config::Control;
 use profiler_common::file::{FileCallKind, FileHistogram, FileKey, FileOffsets, FileStats, files_missed};
-use profiler_common::number_pace::Chosen;
 use profiler_common::system_call::SYSTEM_CALLS;
 
 use super::BpfError;
@@ -174,17 +173,6 @@ impl Kernel {
             counts.files.push((key, stats, stats.histograms.iter().map(histogram).collect()));
         }
         Ok(counts)
-    }
-
-    /// The most operations that one in the profile counts for: 1 when all of them are in it.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn highest_weight(&self, chosen: Chosen) -> Result<u64, BpfError> {
-        let by_cpu = self.number_pace.get(&(chosen as u32), 0);
-        let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
-        Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
     }
 }
 

@@ -17,7 +17,7 @@ use profiler_common::file::{FileHistogram, MAX_FILE_HISTOGRAMS, MAX_FILE_REQUEST
 use profiler_common::net::{
     MAX_ESTABLISHED, MAX_NET_STATS, MAX_NET_TIMED, MAX_SOCKETS, MAX_UNIX_NAMES, NetCounts, NetTime, NetTimes,
 };
-use profiler_common::number_pace::NumberPace;
+use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::PythonLayout;
 use profiler_common::system_call::MAX_CALL_STATS;
 use profiler_common::unwind::{Packed, Rule};
@@ -455,6 +455,17 @@ impl Kernel {
             sum.add(&counters.0);
         }
         Ok(sum)
+    }
+
+    /// The most events of a kind that one in the profile counts for: 1 when all of them are in it.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn highest_weight(&self, chosen: Chosen) -> Result<u64, BpfError> {
+        let by_cpu = self.number_pace.get(&(chosen as u32), 0);
+        let by_cpu = by_cpu.map_err(|error| BpfError::map("read", "NUMBER_PACE", error))?;
+        Ok(by_cpu.iter().map(|Shared(pace)| pace.highest_weight).fold(1, u64::max))
     }
 
     /// Time inside our programs in ns, and how often they ran; zeros where the kernel keeps no statistics.

@@ -8,7 +8,6 @@ use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::trace_point::TracePointLinkId;
 use aya::programs::{RawTracePoint, TracePoint};
 use profiler_common::net::{COMMON_WORDS, NetCounts, NetKey, NetOffsets, NetStats, NetTime, NetTimes, UnixName};
-use profiler_common::number_pace::Chosen;
 
 use super::BpfError;
 use super::btf::{KIND_TYPEDEF, MAX_NESTING, Types};

@@ -121,14 +121,15 @@ pub(super) fn summarize(
         tables.insert(blocks::WAITS.to_owned(), waits);
         tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
     }
+    let highest = |chosen| session.kernel.highest_weight(chosen);
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
-        fault_weight: session.kernel.highest_fault_weight()?,
-        block_weight: session.kernel.highest_weight(Chosen::BlockIo)?,
+        fault_weight: highest(Chosen::MinorFaults)?.max(highest(Chosen::MajorFaults)?),
+        block_weight: highest(Chosen::BlockIo)?,
         fault_period: counts.fault_period,
-        net_weight: session.kernel.highest_weight(Chosen::Net)?,
-        file_weight: session.kernel.highest_weight(Chosen::FileIo)?,
+        net_weight: highest(Chosen::Net)?,
+        file_weight: highest(Chosen::FileIo)?,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();

@@ -116,14 +116,6 @@ impl Histogram {
         Self { max, buckets: counts.map(|(bucket, &count)| (bucket, count)).collect() }
     }
 
-    /// Adds what another one has.
-    pub fn add(&mut self, other: &Self) {
-        self.max = self.max.max(other.max);
-        for (&bucket, &count) in &other.buckets {
-            *self.buckets.entry(bucket).or_default() += count;
-        }
-    }
-
     /// Events in it.
     #[must_use]
     pub fn count(&self) -> u64 {
