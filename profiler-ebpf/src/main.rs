@@ -20,6 +20,7 @@ mod cpu;
 mod fault;
 mod maps;
 mod net;
+mod net_exits;
 mod offcpu;
 mod process;
 mod python;

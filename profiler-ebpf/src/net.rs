@@ -7,6 +7,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::config::Process;
 use profiler_common::counters::{Counters, Outcome};
@@ -63,19 +64,32 @@ fn take(context: &RawTracePointContext, is_send: bool) {
         let arguments = context.as_ptr().cast::<u64>();
         (*arguments, *arguments.add(1) as i32, *arguments.add(2))
     };
+    message(context, Sock(sock as *const u8), returned, flags, is_send, Some(&NET_PYTHON));
+}
+
+/// Takes what was sent or received: bytes, or an error. `pythons`: where programs go on with a Python chain.
+#[inline(always)]
+pub(crate) fn message<C: EbpfContext>(
+    context: &C,
+    sock: Sock,
+    returned: i32,
+    flags: u64,
+    is_send: bool,
+    pythons: Option<&ProgramArray>,
+) {
     if returned < 0 || (!is_send && flags & NOT_RECEIVED != 0) {
         return;
     }
     let Some(task) = Task::current() else { return };
     let Wanted::Yes(process) = task.wanted() else { return };
-    let reason = add(&task, Sock(sock as *const u8), returned as u64, is_send);
+    let reason = add(&task, sock, returned as u64, is_send);
     if reason != 0
         && let Some(counters) = COUNTERS.get_ptr_mut(Origin::Net as u32)
     {
         // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
         let counters = unsafe { &mut *counters };
         counters.hits += 1;
-        choose(context, &task, process, counters, returned as u64, reason);
+        choose(context, &task, process, counters, returned as u64, reason, pythons);
     }
 }
 
@@ -111,13 +125,14 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
 
 /// Keeps a message with its stack, if chance says so.
 #[inline(always)]
-fn choose(
-    context: &RawTracePointContext,
+fn choose<C: EbpfContext>(
+    context: &C,
     task: &Task,
     process: Option<&'static Process>,
     counters: &mut Counters,
     bytes: u64,
     reason: u16,
+    pythons: Option<&ProgramArray>,
 ) {
     let Some(pace) = NUMBER_PACE.get_ptr_mut(Chosen::Net as u32) else { return };
     // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other; the helpers take no argument.
@@ -139,8 +154,10 @@ fn choose(
     let user = stack::begin(task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::Net);
-        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
-        unsafe { NET_PYTHON.tail_call(context, python::slot(scratch)) };
+        if let Some(pythons) = pythons {
+            // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
+            unsafe { pythons.tail_call(context, python::slot(scratch)) };
+        }
     }
     conclude::<false>(&window, task, counters, scratch, user);
     window.leave();

@@ -19,7 +19,7 @@ use super::session::Session;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
-use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
+use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
     Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
 };
@@ -102,6 +102,7 @@ pub(super) fn summarize(
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
         fault_weight: session.kernel.highest_fault_weight()?,
         fault_period: counts.fault_period,
+        net_hook: session.kernel.net_hook(),
         net_weight: session.kernel.highest_net_weight()?,
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
@@ -205,6 +206,8 @@ struct Choice {
     fault_weight: u64,
     /// The highest period of the events of faults.
     fault_period: u64,
+    /// What messages of sockets were seen by.
+    net_hook: Option<NetHook>,
     /// The most messages of sockets that one of them counts for.
     net_weight: u64,
 }
@@ -255,7 +258,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
         Origin::Net => {
-            summary.event = Kernel::NET_HOOKS.to_owned();
+            summary.event = choice.net_hook.map_or("", NetHook::name).to_owned();
             summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.net_weight, period: 1 });
         }
         Origin::BlockIo | Origin::FileIo => {}
