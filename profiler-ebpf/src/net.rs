@@ -12,7 +12,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::config::Process;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
-use profiler_common::net::{NetTime, STREAM};
+use profiler_common::net::{NetOperation, NetTime, STREAM};
 use profiler_common::number_pace::Chosen;
 
 use crate::aggregate::{self, Outcomes, count};
@@ -101,8 +101,8 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
     if bytes == 0 && sock.sort().0 == STREAM {
         return 0;
     }
-    let Some(Found { stats, ends }) = socket::find(task, sock) else { return 0 };
-    let operation = ends.operation(is_send);
+    let Some(Found { stats, is_tcp, family, protocol }) = socket::find(task, sock) else { return 0 };
+    let operation = NetOperation::of(family, protocol, is_send) as u16;
     let Some(stats) = stats else { return operation };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe {
@@ -114,7 +114,7 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
         atomic::add(messages, 1);
         atomic::add(sum, bytes);
     }
-    if ends.is_tcp() {
+    if is_tcp {
         let round_trip_ns = sock.round_trip_ns();
         if round_trip_ns != 0 {
             socket::add_time(stats, NetTime::RoundTrip, round_trip_ns);

@@ -20,7 +20,11 @@ use super::load::{Kernel, Shared, program_error};
 use super::pythons::PythonProgram;
 
 /// The programs that follow connections, and their tracepoints.
-const CONNECTIONS: [(&str, &str); 2] = [("net_state", "inet_sock_set_state"), ("net_retransmit", "tcp_retransmit_skb")];
+const CONNECTIONS: [(&str, &str); 3] = [
+    ("net_destroy", "tcp_destroy_sock"),
+    ("net_state", "inet_sock_set_state"),
+    ("net_retransmit", "tcp_retransmit_skb"),
+];
 
 /// The programs that see messages, and their tracepoints.
 const MESSAGES: [(&str, &str); 2] = [("net_send", "sock_send_length"), ("net_receive", "sock_recv_length")];
