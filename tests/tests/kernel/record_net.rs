@@ -81,6 +81,7 @@ fn check_ends(captured: &Captured) {
         let expected: u64 = ["client", "server"].iter().filter_map(|end| truth["pair"][end][field].as_u64()).sum();
         assert_eq!(found, expected, "pair {value}");
     }
+    println!("{} messages of a pair by a ring", truth["by_ring"]);
 }
 
 /// Checks that table, accounting and profile are of the same messages.
@@ -122,6 +123,9 @@ fn every_message_is_counted_at_both_ends_and_stands_on_its_function() {
         let expected = (kinds * messages * rounds, kinds * bytes * rounds);
         assert_eq!(found, expected, "{function} {leaf}\n{}", captured.folded());
     }
+    let by_ring =
+        ["[Unix send]", "[Unix receive]"].map(|leaf| column(&captured, 2, "ring_here", leaf)).iter().sum::<u64>();
+    assert_eq!(Some(by_ring), truth["by_ring"].as_u64(), "{}", captured.folded());
     for function in ["peek_here", "miss_here"] {
         assert_eq!(captured.count(|stack| stack.has(function)), 0, "{function}\n{}", captured.folded());
     }
