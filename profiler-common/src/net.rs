@@ -115,6 +115,21 @@ pub enum NetOperation {
     OtherReceive = 8,
 }
 
+impl NetOperation {
+    /// What is done with a socket of that family and protocol that sends, or else receives.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(family: u8, protocol: u16, is_send: bool) -> Self {
+        let (send, receive) = match (family, protocol) {
+            (family::INET | family::INET6, protocol::TCP) => (Self::TcpSend, Self::TcpReceive),
+            (family::INET | family::INET6, protocol::UDP) => (Self::UdpSend, Self::UdpReceive),
+            (family::UNIX, _) => (Self::UnixSend, Self::UnixReceive),
+            _ => (Self::OtherSend, Self::OtherReceive),
+        };
+        if is_send { send } else { receive }
+    }
+}
+
 /// Names of what is done with sockets, by number from 1: the reasons of the origin.
 pub const NET_OPERATIONS: [&str; 8] =
     ["TCP send", "TCP receive", "UDP send", "UDP receive", "Unix send", "Unix receive", "other send", "other receive"];
@@ -173,19 +188,6 @@ impl Ends {
     #[must_use]
     pub const fn mapped(address: u32) -> [u64; 2] {
         if address == 0 { [0, 0] } else { [0, ((address as u64) << 32) | 0xffff_0000] }
-    }
-
-    /// What `is_send` is called for such a socket.
-    #[inline(always)]
-    #[must_use]
-    pub const fn operation(&self, is_send: bool) -> u16 {
-        let (send, receive) = match (self.family, self.protocol) {
-            (family::INET | family::INET6, protocol::TCP) => (NetOperation::TcpSend, NetOperation::TcpReceive),
-            (family::INET | family::INET6, protocol::UDP) => (NetOperation::UdpSend, NetOperation::UdpReceive),
-            (family::UNIX, _) => (NetOperation::UnixSend, NetOperation::UnixReceive),
-            _ => (NetOperation::OtherSend, NetOperation::OtherReceive),
-        };
-        (if is_send { send } else { receive }) as u16
     }
 
     /// Whether it is a TCP connection, of which times are known.
@@ -343,10 +345,7 @@ mod tests {
     fn operations_are_numbered_as_named() {
         assert_eq!(NET_OPERATIONS[NetOperation::TcpSend as usize - 1], "TCP send");
         assert_eq!(NET_OPERATIONS[NetOperation::OtherReceive as usize - 1], "other receive");
-        let name = |family, protocol, is_send| {
-            let ends = Ends { family, protocol, ..Ends::default() };
-            NET_OPERATIONS[usize::from(ends.operation(is_send)) - 1]
-        };
+        let name = |family, protocol, is_send| NET_OPERATIONS[NetOperation::of(family, protocol, is_send) as usize - 1];
         assert_eq!(name(family::INET6, protocol::TCP, true), "TCP send");
         assert_eq!(name(family::INET, protocol::UDP, false), "UDP receive");
         assert_eq!(name(family::UNIX, 0, true), "Unix send");

@@ -40,42 +40,32 @@ pub(crate) fn net_state(context: RawTracePointContext) -> i32 {
     };
     match (old, new) {
         (_, state::SYN_SENT) => begin(sock),
-        (state::SYN_SENT, _) => {
-            end(sock, new == state::ESTABLISHED);
-            if new == state::CLOSED {
-                close(sock);
-            }
-        }
+        (state::SYN_SENT, state::ESTABLISHED) => end(sock, true),
+        // Both ends have asked each other; or one is there that has asked nobody.
+        (state::SYN_RECEIVED, state::ESTABLISHED) if followed(sock).is_some() => end(sock, true),
         (state::SYN_RECEIVED, state::ESTABLISHED) => {
-            // One of the same address that was there before, whose end was missed.
-            forget(sock);
             // SAFETY: takes no argument.
             let now = unsafe { bpf_ktime_get_ns() };
             // The oldest give way; one that is missing is counted when it is accepted.
             let _ = ESTABLISHED.insert(sock.number(), now, 0);
         }
-        (_, state::CLOSED) => close(sock),
+        (_, state::CLOSED) => end(sock, false),
         _ => {}
     }
     0
 }
 
-/// Follows a socket no more that is closed, or was without our seeing it.
-#[inline(always)]
-fn forget(sock: Sock) {
+/// Follows a TCP socket no more. Argument: the socket (include/trace/events/tcp.h). Not when its connection is closed: what has
+/// come by then may still be received.
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub(crate) fn net_destroy(context: RawTracePointContext) -> i32 {
+    // SAFETY: the tracepoint has this argument.
+    let sock = Sock(unsafe { *context.as_ptr().cast::<u64>() } as *const u8);
     // One that is not there is of somebody who was not asked for.
     if SOCKETS.get_ptr(sock.number()).is_some() {
         let _ = SOCKETS.remove(sock.number());
     }
-}
-
-/// Counts what a socket has sent again that nobody saw, and follows it no more.
-#[inline(always)]
-fn close(sock: Sock) {
-    if let Some(known) = followed(sock) {
-        add_retransmits(sock, known);
-        forget(sock);
-    }
+    0
 }
 
 /// Notes that the running thread begins to connect.
@@ -85,28 +75,30 @@ fn begin(sock: Sock) {
     let Wanted::Yes(_) = task.wanted() else { return };
     let Some(work) = socket::work(Place::Connection) else { return };
     work.begin(&task, sock);
-    if !work.socket.key.ends.is_tcp() {
-        return;
+    if work.socket.key.ends.is_tcp() {
+        work.add_ends(sock, true);
+        work.socket.retransmits = sock.retransmits();
+        // SAFETY: takes no argument.
+        work.socket.began_ns = unsafe { bpf_ktime_get_ns() };
+        socket::follow(sock, work);
+        // Now: who runs when it has connected may be anybody.
+        let _ = work.row(&task);
     }
-    work.add_ends(sock, true);
-    work.socket.retransmits = sock.retransmits();
-    // SAFETY: takes no argument.
-    work.socket.began_ns = unsafe { bpf_ktime_get_ns() };
-    socket::follow(sock, work);
-    // Now: who runs when it has connected may be anybody.
-    let _ = work.row(&task);
+    work.release();
 }
 
-/// Counts a connection that was made, or came to nothing.
+/// Counts a connection that was made, or came to nothing, or has ended.
 #[inline(always)]
 fn end(sock: Sock, connected: bool) {
     let Some(known) = followed(sock) else { return };
+    // What was sent again that nobody saw.
+    add_retransmits(sock, known);
     let began_ns = known.began_ns;
     known.began_ns = 0;
-    let Some(stats) = NET_STATS.get_ptr_mut(&known.key) else { return };
     if began_ns == 0 {
         return;
     }
+    let Some(stats) = NET_STATS.get_ptr_mut(&known.key) else { return };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe {
         let counter = if connected { &raw mut (*stats).connects } else { &raw mut (*stats).failed_connects };
@@ -178,10 +170,10 @@ fn behind(task: &Task, descriptor: u64) -> Sock {
 /// Counts a connection that was accepted.
 #[inline(always)]
 fn accept(task: &Task, sock: Sock) {
-    let Some(Found { stats: Some(stats), ends }) = socket::find(task, sock) else { return };
+    let Some(Found { stats: Some(stats), is_tcp, .. }) = socket::find(task, sock) else { return };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe { atomic::add(&raw mut (*stats).accepts, 1) };
-    if !ends.is_tcp() {
+    if !is_tcp {
         return;
     }
     // SAFETY: the value is copied at once.

@@ -29,6 +29,7 @@ mod file_pages;
 mod file_requests;
 mod maps;
 mod net;
+mod net_exits;
 mod offcpu;
 mod process;
 mod python;

@@ -185,7 +185,7 @@ pub(crate) static NET_TIMES: Array<NetTimes> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static NET_COUNTS: Array<NetCounts> = Array::with_max_entries(1, 0);
 
-/// TCP sockets of processes that were asked for, by address, until they are closed. Written by `socket` and `connections`.
+/// TCP sockets of processes that were asked for, by address, until they are destroyed. Written by `socket` and `connections`.
 #[map]
 pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1, 0);
 

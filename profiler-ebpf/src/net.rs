@@ -7,11 +7,12 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::config::Process;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
-use profiler_common::net::{NetTime, STREAM};
+use profiler_common::net::{NetOperation, NetTime, STREAM};
 use profiler_common::number_pace::Chosen;
 
 use crate::aggregate::{self, Outcomes, count};
@@ -63,19 +64,32 @@ fn take(context: &RawTracePointContext, is_send: bool) {
         let arguments = context.as_ptr().cast::<u64>();
         (*arguments, *arguments.add(1) as i32, *arguments.add(2))
     };
+    message(context, Sock(sock as *const u8), returned, flags, is_send, Some(&NET_PYTHON));
+}
+
+/// Takes what was sent or received: bytes, or an error. `pythons`: where programs go on with a Python chain.
+#[inline(always)]
+pub(crate) fn message<C: EbpfContext>(
+    context: &C,
+    sock: Sock,
+    returned: i32,
+    flags: u64,
+    is_send: bool,
+    pythons: Option<&ProgramArray>,
+) {
     if returned < 0 || (!is_send && flags & NOT_RECEIVED != 0) {
         return;
     }
     let Some(task) = Task::current() else { return };
     let Wanted::Yes(process) = task.wanted() else { return };
-    let reason = add(&task, Sock(sock as *const u8), returned as u64, is_send);
+    let reason = add(&task, sock, returned as u64, is_send);
     if reason != 0
         && let Some(counters) = COUNTERS.get_ptr_mut(Origin::Net as u32)
     {
         // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
         let counters = unsafe { &mut *counters };
         counters.hits += 1;
-        choose(context, &task, process, counters, returned as u64, reason);
+        choose(context, &task, process, counters, returned as u64, reason, pythons);
     }
 }
 
@@ -87,8 +101,8 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
     if bytes == 0 && sock.sort().0 == STREAM {
         return 0;
     }
-    let Some(Found { stats, ends }) = socket::find(task, sock) else { return 0 };
-    let operation = ends.operation(is_send);
+    let Some(Found { stats, is_tcp, family, protocol }) = socket::find(task, sock) else { return 0 };
+    let operation = NetOperation::of(family, protocol, is_send) as u16;
     let Some(stats) = stats else { return operation };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe {
@@ -100,7 +114,7 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
         atomic::add(messages, 1);
         atomic::add(sum, bytes);
     }
-    if ends.is_tcp() {
+    if is_tcp {
         let round_trip_ns = sock.round_trip_ns();
         if round_trip_ns != 0 {
             socket::add_time(stats, NetTime::RoundTrip, round_trip_ns);
@@ -111,13 +125,14 @@ fn add(task: &Task, sock: Sock, bytes: u64, is_send: bool) -> u16 {
 
 /// Keeps a message with its stack, if chance says so.
 #[inline(always)]
-fn choose(
-    context: &RawTracePointContext,
+fn choose<C: EbpfContext>(
+    context: &C,
     task: &Task,
     process: Option<&'static Process>,
     counters: &mut Counters,
     bytes: u64,
     reason: u16,
+    pythons: Option<&ProgramArray>,
 ) {
     let Some(pace) = NUMBER_PACE.get_ptr_mut(Chosen::Net as u32) else { return };
     // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other; the helpers take no argument.
@@ -139,8 +154,10 @@ fn choose(
     let user = stack::begin(task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::Net);
-        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
-        unsafe { NET_PYTHON.tail_call(context, python::slot(scratch)) };
+        if let Some(pythons) = pythons {
+            // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
+            unsafe { pythons.tail_call(context, python::slot(scratch)) };
+        }
     }
     conclude::<false>(&window, task, counters, scratch, user);
     window.leave();

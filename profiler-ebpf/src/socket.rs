@@ -125,6 +125,8 @@ pub(crate) enum Place {
 /// What does not fit the stack.
 #[repr(C)]
 pub(crate) struct SocketWork {
+    /// 1 while a program uses it.
+    claimed: u64,
     /// The row and the socket that are looked for.
     pub(crate) socket: Socket,
     /// The beginning of the kernel's own.
@@ -132,11 +134,16 @@ pub(crate) struct SocketWork {
     name: UnixName,
 }
 
-/// What is worked on in a place.
+/// Claims what is worked on in a place; `None`, which is counted, where a program has been interrupted that has it.
 #[inline(always)]
 pub(crate) fn work(place: Place) -> Option<&'static mut SocketWork> {
     let work = SOCKET_WORK.get_ptr_mut(place as u32)?;
-    // SAFETY: the element is this CPU's, and programs of one place do not interrupt each other.
+    // SAFETY: the element is this CPU's; a program that interrupts this one sees the flag.
+    if unsafe { atomic::swap(&raw mut (*work).claimed, 1) } != 0 {
+        count(|counts| &raw mut counts.uncounted);
+        return None;
+    }
+    // SAFETY: the flag makes it this program's alone.
     Some(unsafe { &mut *work })
 }
 
@@ -200,7 +207,16 @@ pub(crate) fn follow(sock: Sock, work: &SocketWork) {
 pub(crate) struct Found {
     /// `None` where there is no room for it.
     pub(crate) stats: Option<*mut NetStats>,
-    pub(crate) ends: &'static Ends,
+    pub(crate) is_tcp: bool,
+    pub(crate) family: u8,
+    pub(crate) protocol: u16,
+}
+
+impl Found {
+    #[inline(always)]
+    fn new(stats: Option<*mut NetStats>, ends: &Ends) -> Self {
+        Self { stats, is_tcp: ends.is_tcp(), family: ends.family, protocol: ends.protocol }
+    }
 }
 
 /// The row of a task and a socket that it uses. A TCP socket is followed from then on.
@@ -212,7 +228,7 @@ pub(crate) fn find(task: &Task, sock: Sock) -> Option<Found> {
         let key = unsafe { &(*known).key };
         // It is still the same process: no other has been given both its number and its socket.
         if key.pid == task.pid && key.exec_count == task.exec_count() {
-            return Some(Found { stats: row(task, key), ends: &key.ends });
+            return Some(Found::new(row(task, key), &key.ends));
         }
     }
     let work = work(Place::Thread)?;
@@ -232,10 +248,18 @@ pub(crate) fn find(task: &Task, sock: Sock) -> Option<Found> {
             follow(sock, work);
         }
     }
-    Some(Found { stats: work.row(task), ends: &work.socket.key.ends })
+    let found = Found::new(work.row(task), &work.socket.key.ends);
+    work.release();
+    Some(found)
 }
 
 impl SocketWork {
+    /// Gives it back.
+    #[inline(always)]
+    pub(crate) fn release(&mut self) {
+        self.claimed = 0;
+    }
+
     /// Begins with a socket of a task: makes the key of its row, without the ends.
     #[inline(always)]
     pub(crate) fn begin(&mut self, task: &Task, sock: Sock) {

@@ -26,8 +26,8 @@ const LOADS: [(&str, &str, &[&str], &str); 4] = [
     ("a system call, getppid", "calls", &["many"], "/calls"),
 ];
 
-/// Programs that a recording of sockets attaches, at least: those that follow processes, and four of sockets.
-const LINKS: usize = 6;
+/// Programs that a recording of sockets attaches, at least: those that follow processes, and five of sockets.
+const LINKS: usize = 7;
 
 /// Who is recorded meanwhile.
 const TOOLS: [&str; 3] = ["nobody recorded", "another process", "this process"];

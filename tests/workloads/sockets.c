@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -14,8 +15,10 @@
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "workload.h"
@@ -292,13 +295,61 @@ static void local(const char *name, int type, const char *path, long rounds) {
     show(name, &client, &server, path);
 }
 
+/* A ring of the kernel's for input and output, for one request at a time. */
+static struct {
+    int descriptor;
+    char *submissions, *completions;
+    struct io_uring_sqe *requests;
+    struct io_uring_params parameters;
+} ring;
+
+static int open_ring(void) {
+    struct io_uring_params *p = &ring.parameters;
+    ring.descriptor = (int)syscall(SYS_io_uring_setup, 4, p);
+    if (ring.descriptor < 0) {
+        return 0;
+    }
+    size_t submissions = p->sq_off.array + p->sq_entries * sizeof(uint32_t);
+    size_t completions = p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe);
+    int rights = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_POPULATE;
+    ring.submissions = mmap(NULL, submissions, rights, flags, ring.descriptor, IORING_OFF_SQ_RING);
+    ring.completions = mmap(NULL, completions, rights, flags, ring.descriptor, IORING_OFF_CQ_RING);
+    ring.requests = mmap(NULL, p->sq_entries * sizeof *ring.requests, rights, flags, ring.descriptor, IORING_OFF_SQES);
+    must(ring.submissions != MAP_FAILED && ring.completions != MAP_FAILED && ring.requests != MAP_FAILED, "mmap");
+    return 1;
+}
+
+APART ssize_t ring_here(uint8_t operation, int socket_, size_t bytes) {
+    uint32_t *tail = (uint32_t *)(ring.submissions + ring.parameters.sq_off.tail);
+    uint32_t mask = *(uint32_t *)(ring.submissions + ring.parameters.sq_off.ring_mask), at = *tail & mask;
+    ring.requests[at] = (struct io_uring_sqe){
+        .opcode = operation, .fd = socket_, .addr = (uint64_t)(uintptr_t)buffer, .len = (uint32_t)bytes};
+    ((uint32_t *)(ring.submissions + ring.parameters.sq_off.array))[at] = at;
+    __atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+    long done = syscall(SYS_io_uring_enter, ring.descriptor, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0);
+    NO_TAIL_CALL();
+    must(done == 1, "io_uring_enter");
+    uint32_t *head = (uint32_t *)(ring.completions + ring.parameters.cq_off.head);
+    uint32_t cq_mask = *(uint32_t *)(ring.completions + ring.parameters.cq_off.ring_mask);
+    struct io_uring_cqe *completion = (struct io_uring_cqe *)(ring.completions + ring.parameters.cq_off.cqes);
+    ssize_t result = completion[*head & cq_mask].res;
+    __atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+    return result;
+}
+
 static void pair(long rounds) {
     int sockets[2];
     must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) == 0, "socketpair");
     struct end client = {.socket = sockets[0]}, server = {.socket = sockets[1]};
     converse(&client, &server, rounds, 1);
+    int has_ring = open_ring();
+    for (long i = 0; i < rounds && has_ring; i++) {
+        sent(&client, ring_here(IORING_OP_SEND, client.socket, 700));
+        received(&server, ring_here(IORING_OP_RECV, server.socket, 700));
+    }
     close(client.socket);
     close(server.socket);
+    printf("\"by_ring\": %ld, ", has_ring ? 2 * rounds : 0);
     show("pair", &client, &server, "*");
 }
 
@@ -354,14 +405,21 @@ APART int connect_here(const struct sockaddr_storage *address, socklen_t length,
     return client;
 }
 
+static int by_value(const void *a, const void *b) {
+    uint64_t first = *(const uint64_t *)a, second = *(const uint64_t *)b;
+    return (first > second) - (first < second);
+}
+
+#define LATE 20
+
 /* Connections that wait a known time until they are accepted. */
-static void accept_late(int count, long ms) {
+static void accept_late(long ms) {
     struct sockaddr_storage address;
     socklen_t length;
     char text[80];
     int listener = listening(16, &address, &length, text, sizeof text);
-    uint64_t waited_ns = 0, longest_ns = 0, connected_ns = 0;
-    for (int i = 0; i < count; i++) {
+    uint64_t waits_ns[LATE], connected_ns = 0;
+    for (int i = 0; i < LATE; i++) {
         uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
         int client = connect_here(&address, length, 0);
         must(client >= 0, "connect");
@@ -370,16 +428,15 @@ static void accept_late(int count, long ms) {
         sleep_ms(ms);
         int server = accept(listener, NULL, NULL);
         must(server >= 0, "accept");
-        uint64_t wait_ns = clock_ns(CLOCK_MONOTONIC) - there_ns;
-        waited_ns += wait_ns;
-        longest_ns = wait_ns > longest_ns ? wait_ns : longest_ns;
+        waits_ns[i] = clock_ns(CLOCK_MONOTONIC) - there_ns;
         close(client);
         close(server);
     }
     close(listener);
-    printf("\"late\": {\"address\": \"%s\", \"count\": %d, \"mean_ns\": %llu, \"longest_ns\": %llu, \"connect_ns\": %llu}, ",
-           text, count, (unsigned long long)waited_ns / (unsigned)count, (unsigned long long)longest_ns,
-           (unsigned long long)connected_ns / (unsigned)count);
+    qsort(waits_ns, LATE, sizeof *waits_ns, by_value);
+    printf("\"late\": {\"address\": \"%s\", \"count\": %d, \"median_ns\": %llu, \"longest_ns\": %llu, \"connect_ns\": %llu}, ",
+           text, LATE, (unsigned long long)waits_ns[LATE / 2 - 1], (unsigned long long)waits_ns[LATE - 1],
+           (unsigned long long)connected_ns / LATE);
 }
 
 /* A connection for which there is room only after a while: the kernel tries again after a second. */
@@ -439,6 +496,48 @@ static void send_again(long ms) {
     printf("\"again\": {\"address\": \"%s\", \"retransmits\": %u}, ", text, retransmits);
 }
 
+/* A message that is received when its connection has been closed by a reset. */
+static void receive_late(void) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    int listener = listening(1, &address, &length, text, sizeof text);
+    struct end client = {.socket = connect_here(&address, length, 0)}, server = {.socket = accept(listener, NULL, NULL)};
+    send_here(&client, 1000);
+    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    must(setsockopt(client.socket, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0, "SO_LINGER");
+    close(client.socket);
+    sleep_ms(20);
+    take_all(&server, 1000);
+    close(server.socket);
+    close(listener);
+    printf("\"reset\": {\"address\": \"%s\", \"received\": %llu}, ", text, (unsigned long long)server.received);
+}
+
+/* A connection that a process accepts, and its child uses too. */
+static void fork_server(void) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    char text[80];
+    int listener = listening(1, &address, &length, text, sizeof text);
+    struct end client = {.socket = connect_here(&address, length, 0)}, server = {.socket = accept(listener, NULL, NULL)};
+    fflush(stdout);
+    for (int i = 0; i < 3; i++) {
+        send_here(&server, 300);
+        pid_t child = fork();
+        if (child == 0) {
+            send_here(&server, 500);
+            _exit(0);
+        }
+        must(child > 0 && waitpid(child, NULL, 0) == child, "fork");
+        take_all(&client, 800);
+    }
+    close(client.socket);
+    close(server.socket);
+    close(listener);
+    printf("\"forked\": {\"address\": \"%s\", \"parent\": 900, \"child\": 500, \"children\": 3}, ", text);
+}
+
 /* Requests and answers, with what the kernel knows of the way there and back. */
 static void ping(int count) {
     struct sockaddr_storage address;
@@ -467,10 +566,12 @@ static void ping(int count) {
 static int connections(int pings) {
     say_ready();
     printf("{");
-    accept_late(20, 30);
+    accept_late(30);
     connect_late();
     connect_in_vain(5);
     send_again(1500);
+    receive_late();
+    fork_server();
     ping(pings);
     printf("}\n");
     return 0;

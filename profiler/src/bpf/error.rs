@@ -45,8 +45,8 @@ pub enum BpfError {
     NoWaits,
     /// Nothing shows what is sent and received.
     #[error(
-        "this kernel has no tracepoints sock_send_length and sock_recv_length (Linux 6.3): sockets cannot be recorded here; \
-         -e syscall shows the calls"
+        "this kernel has neither the tracepoints sock_send_length and sock_recv_length (Linux 6.3) nor the function \
+         inet_sendmsg: sockets cannot be recorded here; -e syscall shows the calls"
     )]
     NoNet,
     /// The tracepoints of system calls cannot be attached to.

@@ -31,7 +31,7 @@ pub use files::FileCounts;
 pub use kernel_types::read_task_offsets;
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};
-pub use net::NetCounted;
+pub use net::{NetCounted, NetHook};
 pub use probe::{Check, Verdict, checks};
 pub use runs::Run;
 pub use sampler::{Counts, Sampler, SamplingEvent, max_sample_rate, online_cpus};

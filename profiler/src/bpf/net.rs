@@ -3,26 +3,53 @@
 
 use std::path::Path;
 
+use aya::Btf;
 use aya::maps::{Array, MapData};
+use aya::programs::fexit::FExitLinkId;
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::trace_point::TracePointLinkId;
-use aya::programs::{RawTracePoint, TracePoint};
+use aya::programs::{FExit, RawTracePoint, TracePoint};
 use profiler_common::net::{COMMON_WORDS, NetCounts, NetKey, NetOffsets, NetStats, NetTime, NetTimes, UnixName};
 
 use super::BpfError;
-use super::btf::{KIND_TYPEDEF, MAX_NESTING, Types};
+use super::btf::{KIND_FUNCTION, KIND_TYPEDEF, MAX_NESTING, Types};
 use super::drain::Batch;
 use super::kernel_types::with_types;
 use super::load::{Kernel, Shared, program_error};
 use super::pythons::PythonProgram;
 
-/// The programs and their tracepoints.
-const HOOKS: [(&str, &str); 4] = [
+/// The programs that follow connections, and their tracepoints.
+const CONNECTIONS: [(&str, &str); 3] = [
+    ("net_destroy", "tcp_destroy_sock"),
     ("net_state", "inet_sock_set_state"),
     ("net_retransmit", "tcp_retransmit_skb"),
-    ("net_send", "sock_send_length"),
-    ("net_receive", "sock_recv_length"),
 ];
+
+/// The programs that see messages, and their tracepoints.
+const MESSAGES: [(&str, &str); 2] = [("net_send", "sock_send_length"), ("net_receive", "sock_recv_length")];
+
+/// The programs that see them where there are no such tracepoints, and the functions at whose end they run.
+const EXITS: [(&str, &str); 10] = [
+    ("net_inet_sendmsg", "inet_sendmsg"),
+    ("net_inet6_sendmsg", "inet6_sendmsg"),
+    ("net_inet_sendpage", "inet_sendpage"),
+    ("net_unix_stream_sendmsg", "unix_stream_sendmsg"),
+    ("net_unix_stream_sendpage", "unix_stream_sendpage"),
+    ("net_unix_dgram_sendmsg", "unix_dgram_sendmsg"),
+    ("net_inet_recvmsg", "inet_recvmsg"),
+    ("net_inet6_recvmsg", "inet6_recvmsg"),
+    ("net_unix_stream_recvmsg", "unix_stream_recvmsg"),
+    ("net_unix_dgram_recvmsg", "unix_dgram_recvmsg"),
+];
+
+/// What messages are seen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetHook {
+    /// The tracepoints of Linux 6.3.
+    Tracepoints,
+    /// The end of the functions that send and receive.
+    Exits,
+}
 
 /// The program that takes connections that were accepted, and its tracepoints, which are behind files.
 const ACCEPT: &str = "net_accept";
@@ -34,11 +61,14 @@ pub(super) struct Net {
     pub(super) names: Batch<u64, UnixName>,
     pub(super) times: Array<MapData, Shared<NetTimes>>,
     pub(super) counts: Array<MapData, Shared<NetCounts>>,
+    /// What messages are seen by; none before the programs are loaded.
+    pub(super) hook: Option<NetHook>,
     /// The programs that are attached.
     pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
+    pub(super) exits: Vec<(&'static str, FExitLinkId)>,
     pub(super) accepts: Vec<TracePointLinkId>,
-    /// Why connections that are accepted are not seen; empty when they are.
-    pub(super) accepts_missing: String,
+    /// What is not seen, and why.
+    pub(super) unseen: Vec<String>,
 }
 
 /// What was counted of sockets.
@@ -52,8 +82,8 @@ pub struct NetCounted {
     pub names: Vec<(u64, UnixName)>,
     /// What found no room.
     pub counts: NetCounts,
-    /// Why connections that were accepted were not seen; empty when they were.
-    pub accepts_missing: String,
+    /// What was not seen, and why.
+    pub unseen: Vec<String>,
 }
 
 /// Where the kernel keeps what is read of sockets.
@@ -109,24 +139,79 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
     Ok(offsets)
 }
 
+impl NetHook {
+    /// What the running kernel has.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::NoNet`] where it has neither, [`BpfError::NoBtf`] when it publishes no types.
+    pub fn detect() -> Result<Self, BpfError> {
+        let (tracepoints, exits) = with_types(|types| {
+            let tracepoints = ["btf_trace_sock_send_length", "btf_trace_sock_recv_length"];
+            let has_tracepoints = tracepoints.into_iter().all(|name| types.find(KIND_TYPEDEF, name).is_some());
+            Ok((has_tracepoints, types.find(KIND_FUNCTION, EXITS[0].1).is_some()))
+        })?;
+        if tracepoints {
+            return Ok(Self::Tracepoints);
+        }
+        if exits { Ok(Self::Exits) } else { Err(BpfError::NoNet) }
+    }
+
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tracepoints => "sock_send_length, sock_recv_length",
+            Self::Exits => "fexit of inet_sendmsg, inet_recvmsg and others",
+        }
+    }
+}
+
 impl Kernel {
-    /// Name of the hooks in reports.
-    pub const NET_HOOKS: &str = "sock_send_length, sock_recv_length";
+    /// What messages of sockets are seen by.
+    #[must_use]
+    pub const fn net_hook(&self) -> Option<NetHook> {
+        self.net.hook
+    }
 
     /// Loads the programs that record sockets.
     ///
     /// # Errors
     ///
-    /// When the verifier refuses one, or the kernel lacks the tracepoints.
+    /// When the verifier refuses one, or the kernel lacks what they are attached to.
     pub fn load_net_programs(&mut self) -> Result<(), BpfError> {
-        check_hooks()?;
-        self.pythons.expect(PythonProgram::NET);
-        for (name, _) in HOOKS {
+        let hook = NetHook::detect()?;
+        self.net.hook = Some(hook);
+        let mut tracepoints = CONNECTIONS.to_vec();
+        match hook {
+            NetHook::Tracepoints => {
+                self.pythons.expect(PythonProgram::NET);
+                tracepoints.extend(MESSAGES);
+            }
+            NetHook::Exits => self.load_exits()?,
+        }
+        for (name, _) in tracepoints {
             let program: &mut RawTracePoint = self.program(name)?;
             program.load().map_err(|cause| program_error("load", name, cause))?;
         }
         let program: &mut TracePoint = self.program(ACCEPT)?;
         program.load().map_err(|cause| program_error("load", ACCEPT, cause))
+    }
+
+    /// Loads the programs for the ends of functions.
+    fn load_exits(&mut self) -> Result<(), BpfError> {
+        let failed = |name| move |cause| program_error("load", name, cause);
+        let types = Btf::from_sys_fs().map_err(|cause| failed(EXITS[0].0)(cause.into()))?;
+        let has = |function| with_types(|types| Ok(types.find(KIND_FUNCTION, function).is_some()));
+        for (name, function) in EXITS {
+            if !has(function)? {
+                self.net.unseen.push(format!("this kernel has no function {function}: messages by it were not seen"));
+                continue;
+            }
+            let program: &mut FExit = self.program(name)?;
+            program.load(function, &types).map_err(failed(name))?;
+        }
+        Ok(())
     }
 
     /// Attaches what [`Kernel::load_net_programs`] has loaded.
@@ -135,17 +220,31 @@ impl Kernel {
     ///
     /// When the kernel has nothing to attach it to.
     pub fn begin_net(&mut self) -> Result<(), BpfError> {
-        for (name, tracepoint) in HOOKS {
+        let messages = if self.net.hook == Some(NetHook::Tracepoints) { &MESSAGES[..] } else { &[] };
+        // Connections first: of a socket that is seen it is known when it closes.
+        for &(name, tracepoint) in CONNECTIONS.iter().chain(messages) {
             let program: &mut RawTracePoint = self.program(name)?;
             let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
             self.net.links.push((name, link));
+        }
+        for (name, _) in EXITS {
+            let program: &mut FExit = self.program(name)?;
+            // One without a function is not loaded.
+            if program.fd().is_ok() {
+                let link = program.attach().map_err(|cause| program_error("attach", name, cause))?;
+                self.net.exits.push((name, link));
+            }
         }
         for tracepoint in ACCEPTS {
             let program: &mut TracePoint = self.program(ACCEPT)?;
             match program.attach("syscalls", tracepoint) {
                 Ok(link) => self.net.accepts.push(link),
                 // The rest can do without.
-                Err(error) => self.net.accepts_missing = chain(&error),
+                Err(error) => {
+                    let text =
+                        format!("connections that were accepted were not seen ({tracepoint}): {}", chain(&error));
+                    self.net.unseen.push(text);
+                }
             }
         }
         Ok(())
@@ -157,6 +256,10 @@ impl Kernel {
     ///
     /// When the kernel refuses.
     pub fn end_net(&mut self) -> Result<(), BpfError> {
+        for (name, link) in std::mem::take(&mut self.net.exits) {
+            let program: &mut FExit = self.program(name)?;
+            program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
+        }
         for (name, link) in std::mem::take(&mut self.net.links) {
             let program: &mut RawTracePoint = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
@@ -183,7 +286,7 @@ impl Kernel {
             times.insert(number, [read(NetTime::Connect)?, read(NetTime::Accept)?, read(NetTime::RoundTrip)?]);
         }
         let counts = net.counts.get(&0, 0).map_err(|error| BpfError::map("read", "NET_COUNTS", error))?.0;
-        Ok(NetCounted { rows, times, names, counts, accepts_missing: net.accepts_missing.clone() })
+        Ok(NetCounted { rows, times, names, counts, unseen: net.unseen.clone() })
     }
 }
 
@@ -198,17 +301,4 @@ pub(super) fn has_accepts() -> bool {
     let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
     let has = |root: &str| ACCEPTS.iter().all(|name| Path::new(root).join("events/syscalls").join(name).exists());
     roots.into_iter().any(has)
-}
-
-/// Whether the kernel has the tracepoints.
-///
-/// # Errors
-///
-/// [`BpfError::NoNet`] where it has not, [`BpfError::NoBtf`] when it publishes no types.
-pub(super) fn check_hooks() -> Result<(), BpfError> {
-    let all = with_types(|types| {
-        let is_there = |name: &str| types.find(KIND_TYPEDEF, name).is_some();
-        Ok(is_there("btf_trace_sock_send_length") && is_there("btf_trace_sock_recv_length"))
-    })?;
-    if all { Ok(()) } else { Err(BpfError::NoNet) }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 
-use super::net::{check_hooks, has_accepts};
+use super::net::{NetHook, has_accepts};
 use super::{
     Faults, Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus,
     read_task_offsets,
@@ -165,11 +165,11 @@ fn system_calls() -> Check {
 
 fn sockets() -> Check {
     const NAME: &str = "sockets";
-    match check_hooks() {
-        Ok(()) if has_accepts() => Check::ok(NAME, Kernel::NET_HOOKS),
-        Ok(()) => Check::degraded(
+    match NetHook::detect() {
+        Ok(hook) if has_accepts() => Check::ok(NAME, hook.name()),
+        Ok(hook) => Check::degraded(
             NAME,
-            format!("{}; tracefs is not mounted", Kernel::NET_HOOKS),
+            format!("{}; tracefs is not mounted", hook.name()),
             "mount -t tracefs tracefs /sys/kernel/tracing, to see connections that are accepted",
         ),
         Err(error) => Check::degraded(NAME, error.to_string(), "-e net does not work"),

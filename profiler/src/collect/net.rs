@@ -56,9 +56,7 @@ pub(super) fn warnings(counted: &NetCounted) -> Vec<String> {
         (counts.unnamed, "times there was no room for the name of a Unix socket: it is shown as a number"),
     ];
     let texts = texts.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}"));
-    let missing = (!counted.accepts_missing.is_empty())
-        .then(|| format!("connections that were accepted were not seen: {}", counted.accepts_missing));
-    texts.chain(missing).collect()
+    texts.chain(counted.unseen.iter().cloned()).collect()
 }
 
 fn row(key: &NetKey, stats: &NetStats, counted: &NetCounted, names: &HashMap<u64, String>) -> Row {

@@ -23,7 +23,7 @@ use super::session::Session;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
-use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
+use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
     Accounting, ByLength, ByNumber, Capture, Index, IoLatency, OriginSummary, Overhead, Profile, SCHEMA_VERSION,
     SlowRequests, Target,
@@ -130,6 +130,7 @@ pub(super) fn summarize(
         fault_period: counts.fault_period,
         net_weight: highest(Chosen::Net)?,
         file_weight: highest(Chosen::FileIo)?,
+        net_hook: session.kernel.net_hook(),
     };
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
@@ -237,6 +238,8 @@ struct Choice {
     block_weight: u64,
     /// The highest period of the events of faults.
     fault_period: u64,
+    /// What messages of sockets were seen by.
+    net_hook: Option<NetHook>,
     /// The most messages of sockets that one of them counts for.
     net_weight: u64,
     /// The most operations on files that one of them counts for.
@@ -289,7 +292,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             summary.by_number = Some(ByNumber { measured, weight: choice.fault_weight, period: choice.fault_period });
         }
         Origin::Net => {
-            summary.event = Kernel::NET_HOOKS.to_owned();
+            summary.event = choice.net_hook.map_or("", NetHook::name).to_owned();
             summary.by_number = Some(ByNumber { measured: counters.hits, weight: choice.net_weight, period: 1 });
         }
         Origin::FileIo => {

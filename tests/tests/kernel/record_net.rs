@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use crate::servers::free_port;
 
-/// Programs that are attached when sockets are recorded, at least: two that follow processes, and four of sockets.
-const LINKS: usize = 6;
+/// Programs that are attached when sockets are recorded, at least: two that follow processes, and five of sockets.
+const LINKS: usize = 7;
 
 /// The program that sends to itself.
 fn sockets() -> Workload {
@@ -81,6 +81,7 @@ fn check_ends(captured: &Captured) {
         let expected: u64 = ["client", "server"].iter().filter_map(|end| truth["pair"][end][field].as_u64()).sum();
         assert_eq!(found, expected, "pair {value}");
     }
+    println!("{} messages of a pair by a ring", truth["by_ring"]);
 }
 
 /// Checks that table, accounting and profile are of the same messages.
@@ -122,6 +123,9 @@ fn every_message_is_counted_at_both_ends_and_stands_on_its_function() {
         let expected = (kinds * messages * rounds, kinds * bytes * rounds);
         assert_eq!(found, expected, "{function} {leaf}\n{}", captured.folded());
     }
+    let by_ring =
+        ["[Unix send]", "[Unix receive]"].map(|leaf| column(&captured, 2, "ring_here", leaf)).iter().sum::<u64>();
+    assert_eq!(Some(by_ring), truth["by_ring"].as_u64(), "{}", captured.folded());
     for function in ["peek_here", "miss_here"] {
         assert_eq!(captured.count(|stack| stack.has(function)), 0, "{function}\n{}", captured.folded());
     }
@@ -195,7 +199,7 @@ fn connections_have_their_times_failures_and_retransmits() {
     assert_eq!(server("late")["values"]["accepts"].as_u64(), Some(figure("late", "count")));
     assert_eq!(waits["count"].as_u64(), Some(figure("late", "count")));
     println!("accepted after {waits} of {}", truth["late"]);
-    for (found, expected) in [("p50", "mean_ns"), ("max", "longest_ns")] {
+    for (found, expected) in [("p50", "median_ns"), ("max", "longest_ns")] {
         let ratio = waits[found].as_f64().expect("ns") / float(figure("late", expected));
         assert!((ratio - 1.0).abs() < 0.05, "{found}: {waits} {}", truth["late"]);
     }
@@ -219,6 +223,18 @@ fn connections_have_their_times_failures_and_retransmits() {
     assert!(figure("again", "retransmits") > 1);
     assert_eq!(again["retransmits"].as_u64(), Some(figure("again", "retransmits")));
     assert_eq!(again["sent_bytes"], 50_000);
+    // What comes when the connection is gone belongs to it still.
+    assert_eq!(server("reset")["values"]["received_bytes"].as_u64(), Some(figure("reset", "received")));
+    // A connection that several processes use has a row of each.
+    let forked = truth["forked"]["address"].as_str().expect("an address");
+    let mut sent: Vec<_> = rows(&captured)
+        .iter()
+        .filter(|row| row["labels"]["local"] == forked)
+        .map(|row| row["values"]["sent_bytes"].as_u64().expect("bytes"))
+        .collect();
+    sent.sort_unstable();
+    let child = figure("forked", "child");
+    assert_eq!(sent, [child, child, child, figure("forked", "parent")], "{:#?}", rows(&captured));
     // The way there and back, within what the program saw; it cannot look at the same moments.
     let there_and_back = &client("ping")["distributions"]["round_trip_ns"];
     println!("round trips: {there_and_back} of {}", truth["ping"]);
