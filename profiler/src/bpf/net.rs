@@ -30,17 +30,19 @@ const CONNECTIONS: [(&str, &str); 3] = [
 const MESSAGES: [(&str, &str); 2] = [("net_send", "sock_send_length"), ("net_receive", "sock_recv_length")];
 
 /// The programs that see them where there are no such tracepoints, and the functions at whose end they run.
-const EXITS: [(&str, &str); 10] = [
+const EXITS: [(&str, &str); 12] = [
     ("net_inet_sendmsg", "inet_sendmsg"),
     ("net_inet6_sendmsg", "inet6_sendmsg"),
     ("net_inet_sendpage", "inet_sendpage"),
     ("net_unix_stream_sendmsg", "unix_stream_sendmsg"),
     ("net_unix_stream_sendpage", "unix_stream_sendpage"),
     ("net_unix_dgram_sendmsg", "unix_dgram_sendmsg"),
+    ("net_unix_seqpacket_sendmsg", "unix_seqpacket_sendmsg"),
     ("net_inet_recvmsg", "inet_recvmsg"),
     ("net_inet6_recvmsg", "inet6_recvmsg"),
     ("net_unix_stream_recvmsg", "unix_stream_recvmsg"),
     ("net_unix_dgram_recvmsg", "unix_dgram_recvmsg"),
+    ("net_unix_seqpacket_recvmsg", "unix_seqpacket_recvmsg"),
 ];
 
 /// What messages are seen by.
