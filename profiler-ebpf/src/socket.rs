@@ -282,8 +282,9 @@ impl SocketWork {
     /// What is in the beginning of the socket, from an offset on.
     #[inline(always)]
     fn common_word(&self, offset: u32) -> u64 {
-        let offset = offset as usize & (8 * (COMMON_WORDS - 1) | 7);
-        let offset = if offset > 8 * (COMMON_WORDS - 1) { 8 * (COMMON_WORDS - 1) } else { offset };
+        const LAST: usize = 8 * (COMMON_WORDS - 1);
+        let offset = offset as usize;
+        let offset = if offset > LAST { LAST } else { offset };
         // SAFETY: the word is in the array; fields of a structure need not be aligned as a word is.
         unsafe { self.common.as_ptr().cast::<u8>().add(offset).cast::<u64>().read_unaligned() }
     }

@@ -316,3 +316,24 @@ pub(super) fn has_accepts() -> bool {
     let has = |root: &str| ACCEPTS.iter().all(|name| Path::new(root).join("events/syscalls").join(name).exists());
     roots.into_iter().any(has)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_names_its_socket_fields() {
+        if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+            return;
+        }
+        let offsets = with_types(offsets).unwrap();
+        // Pairs that the kernel compares at once. Source: `skc_addrpair` and `skc_portpair`, include/net/sock.h.
+        assert_eq!(offsets.local_v4, offsets.remote_v4 + 4);
+        assert_eq!(offsets.local_port, offsets.remote_port + 2);
+        assert_ne!(offsets.kind_shift, offsets.protocol_shift);
+        assert!(offsets.unix_address > offsets.sort && offsets.smoothed_rtt > offsets.bind_bucket);
+        // The length is between the use count and the name.
+        assert_eq!((offsets.unix_length, offsets.unix_name), (4, 8));
+        assert_ne!(NetHook::detect().unwrap().name(), "");
+    }
+}
