@@ -158,6 +158,9 @@ pub const COMMON_WORDS: usize = 16;
 /// `SOCK_STREAM`. Source: include/linux/net.h.
 pub const STREAM: u8 = 1;
 
+/// `SOCK_SEQPACKET`.
+pub const PACKETS: u8 = 5;
+
 /// The kind and the two ends of a socket, as far as they tell rows of the table apart.
 ///
 /// A port that was chosen for one connection only is 0, so that a server of a million connections is one row for each client's

@@ -98,7 +98,8 @@ fn end(sock: Sock, connected: bool) {
     if began_ns == 0 {
         return;
     }
-    let Some(stats) = NET_STATS.get_ptr_mut(&known.key) else { return };
+    let key = &known.key;
+    let Some(stats) = NET_STATS.get_ptr_mut(key) else { return };
     // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
     unsafe {
         let counter = if connected { &raw mut (*stats).connects } else { &raw mut (*stats).failed_connects };
@@ -134,8 +135,9 @@ pub(crate) fn net_retransmit(context: RawTracePointContext) -> i32 {
 fn add_retransmits(sock: Sock, known: &mut Socket) {
     let (before, now) = (known.retransmits, sock.retransmits());
     known.retransmits = now;
+    let key = &known.key;
     if now > before
-        && let Some(stats) = NET_STATS.get_ptr_mut(&known.key)
+        && let Some(stats) = NET_STATS.get_ptr_mut(key)
     {
         // SAFETY: the pointer is to a map value that every CPU writes, hence atomic.
         unsafe { atomic::add(&raw mut (*stats).retransmits, u64::from(now - before)) };

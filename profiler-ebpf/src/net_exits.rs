@@ -6,6 +6,8 @@
 use aya_ebpf::macros::fexit;
 use aya_ebpf::programs::FExitContext;
 
+use profiler_common::net::PACKETS;
+
 use crate::config::config;
 use crate::net::message;
 use crate::socket::Sock;
@@ -31,6 +33,12 @@ fn behind(context: &FExitContext) -> Sock {
     Sock(kernel_word(context.arg(0), config!(net.sock)) as *const u8)
 }
 
+/// Whether a function for datagrams was called by that for packets, in which a compiler may also have put it.
+#[inline(always)]
+fn is_within(context: &FExitContext) -> bool {
+    behind(context).sort().0 == PACKETS
+}
+
 /// `inet_sendmsg`.
 #[fexit]
 pub(crate) fn net_inet_sendmsg(context: FExitContext) -> i32 {
@@ -49,9 +57,15 @@ pub(crate) fn net_unix_stream_sendmsg(context: FExitContext) -> i32 {
     sent(&context, 3)
 }
 
-/// `unix_dgram_sendmsg`, which sends packets too.
+/// `unix_dgram_sendmsg`.
 #[fexit]
 pub(crate) fn net_unix_dgram_sendmsg(context: FExitContext) -> i32 {
+    if is_within(&context) { 0 } else { sent(&context, 3) }
+}
+
+/// `unix_seqpacket_sendmsg`.
+#[fexit]
+pub(crate) fn net_unix_seqpacket_sendmsg(context: FExitContext) -> i32 {
     sent(&context, 3)
 }
 
@@ -85,8 +99,14 @@ pub(crate) fn net_unix_stream_recvmsg(context: FExitContext) -> i32 {
     received(&context)
 }
 
-/// `unix_dgram_recvmsg`, which receives packets too.
+/// `unix_dgram_recvmsg`.
 #[fexit]
 pub(crate) fn net_unix_dgram_recvmsg(context: FExitContext) -> i32 {
+    if is_within(&context) { 0 } else { received(&context) }
+}
+
+/// `unix_seqpacket_recvmsg`.
+#[fexit]
+pub(crate) fn net_unix_seqpacket_recvmsg(context: FExitContext) -> i32 {
     received(&context)
 }

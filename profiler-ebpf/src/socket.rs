@@ -165,8 +165,9 @@ fn row(task: &Task, key: &NetKey) -> Option<*mut NetStats> {
 #[inline(never)]
 fn make_row(task: &Task, key: &NetKey) {
     let times = if key.ends.is_tcp() { new_times() } else { 0 };
-    let new = NetStats { times, process_comm: task.process_comm(), ..NetStats::default() };
-    let _ = NET_STATS.insert(key, &new, NO_EXIST);
+    // By reference: as a value it would be copied.
+    let new = &NetStats { times, process_comm: task.process_comm(), ..NetStats::default() };
+    let _ = NET_STATS.insert(key, new, NO_EXIST);
 }
 
 /// A place for a row's distributions; 0 where there is no room.
@@ -198,7 +199,8 @@ pub(crate) fn add_time(stats: *mut NetStats, time: NetTime, elapsed_ns: u64) {
 /// Follows the TCP socket that is worked on, from now on.
 #[inline(always)]
 pub(crate) fn follow(sock: Sock, work: &SocketWork) {
-    if SOCKETS.insert(sock.number(), &work.socket, 0).is_err() {
+    let socket = &work.socket;
+    if SOCKETS.insert(sock.number(), socket, 0).is_err() {
         count(|counts| &raw mut counts.unfollowed);
     }
 }
@@ -282,8 +284,9 @@ impl SocketWork {
     /// What is in the beginning of the socket, from an offset on.
     #[inline(always)]
     fn common_word(&self, offset: u32) -> u64 {
-        let offset = offset as usize & (8 * (COMMON_WORDS - 1) | 7);
-        let offset = if offset > 8 * (COMMON_WORDS - 1) { 8 * (COMMON_WORDS - 1) } else { offset };
+        const LAST: usize = 8 * (COMMON_WORDS - 1);
+        let offset = offset as usize;
+        let offset = if offset > LAST { LAST } else { offset };
         // SAFETY: the word is in the array; fields of a structure need not be aligned as a word is.
         unsafe { self.common.as_ptr().cast::<u8>().add(offset).cast::<u64>().read_unaligned() }
     }

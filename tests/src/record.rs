@@ -3,11 +3,14 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::capture::Captured;
 use crate::environment::{profiler, scratch};
 use crate::process::{Ended, Reader, patience, wait_until};
+
+/// No two programs are attached so far apart.
+const ATTACHING: Duration = Duration::from_millis(500);
 
 /// A `profiler` command in a directory of its own that sees nothing of the caller's terminal.
 #[must_use]
@@ -188,18 +191,22 @@ impl Recording {
         });
     }
 
-    /// Waits until it has attached so many programs to tracepoints, of which two follow processes.
+    /// Waits until it has attached all its programs: at least so many, of which two follow processes, and no more for a while.
     ///
     /// # Panics
     ///
     /// When it ends before.
     pub fn wait_for_links(&mut self, count: usize) {
         let descriptors = PathBuf::from(format!("/proc/{}/fd", self.pid()));
+        let mut last = (0, Instant::now());
         wait_until("the profiler's programs", || {
             assert!(self.runs(), "the profiler ended: {:?}", self.reader.wait());
             let links = descriptors.read_dir().ok()?.filter_map(|entry| entry.ok()?.path().read_link().ok());
             let links = links.filter(|link| link.as_os_str() == "anon_inode:bpf_link").count();
-            (links >= count).then_some(())
+            if links != last.0 {
+                last = (links, Instant::now());
+            }
+            (links >= count && last.1.elapsed() > ATTACHING).then_some(())
         });
     }
 

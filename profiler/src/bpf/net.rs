@@ -29,17 +29,19 @@ const CONNECTIONS: [(&str, &str); 3] = [
 const MESSAGES: [(&str, &str); 2] = [("net_send", "sock_send_length"), ("net_receive", "sock_recv_length")];
 
 /// The programs that see them where there are no such tracepoints, and the functions at whose end they run.
-const EXITS: [(&str, &str); 10] = [
+const EXITS: [(&str, &str); 12] = [
     ("net_inet_sendmsg", "inet_sendmsg"),
     ("net_inet6_sendmsg", "inet6_sendmsg"),
     ("net_inet_sendpage", "inet_sendpage"),
     ("net_unix_stream_sendmsg", "unix_stream_sendmsg"),
     ("net_unix_stream_sendpage", "unix_stream_sendpage"),
     ("net_unix_dgram_sendmsg", "unix_dgram_sendmsg"),
+    ("net_unix_seqpacket_sendmsg", "unix_seqpacket_sendmsg"),
     ("net_inet_recvmsg", "inet_recvmsg"),
     ("net_inet6_recvmsg", "inet6_recvmsg"),
     ("net_unix_stream_recvmsg", "unix_stream_recvmsg"),
     ("net_unix_dgram_recvmsg", "unix_dgram_recvmsg"),
+    ("net_unix_seqpacket_recvmsg", "unix_seqpacket_recvmsg"),
 ];
 
 /// What messages are seen by.
@@ -301,4 +303,25 @@ pub(super) fn has_accepts() -> bool {
     let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
     let has = |root: &str| ACCEPTS.iter().all(|name| Path::new(root).join("events/syscalls").join(name).exists());
     roots.into_iter().any(has)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_names_its_socket_fields() {
+        if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+            return;
+        }
+        let offsets = with_types(offsets).unwrap();
+        // Pairs that the kernel compares at once. Source: `skc_addrpair` and `skc_portpair`, include/net/sock.h.
+        assert_eq!(offsets.local_v4, offsets.remote_v4 + 4);
+        assert_eq!(offsets.local_port, offsets.remote_port + 2);
+        assert_ne!(offsets.kind_shift, offsets.protocol_shift);
+        assert!(offsets.unix_address > offsets.sort && offsets.smoothed_rtt > offsets.bind_bucket);
+        // The length is between the use count and the name.
+        assert_eq!((offsets.unix_length, offsets.unix_name), (4, 8));
+        assert_ne!(NetHook::detect().unwrap().name(), "");
+    }
 }

@@ -169,7 +169,7 @@ fn comm(bytes: &[u8; COMM_LEN]) -> String {
 #[cfg(test)]
 mod tests {
     use profiler_common::histogram::HISTOGRAM_BUCKETS;
-    use profiler_common::net::UNIX_NAME_WORDS;
+    use profiler_common::net::{NetCounts, UNIX_NAME_WORDS};
 
     use super::*;
 
@@ -218,10 +218,12 @@ mod tests {
         let mut times = NetTimes { max_ns: 1_000, histogram: [0; HISTOGRAM_BUCKETS] };
         times.histogram[100] = 3;
         let none = NetTimes { max_ns: 0, histogram: [0; HISTOGRAM_BUCKETS] };
-        let mut counted = NetCounted::default();
-        counted.rows = vec![(key, stats), (NetKey { pid: 8, ..key }, NetStats { times: 0, ..stats })];
-        counted.times.insert(1, [none, times, none]);
-        counted.counts.uncounted = 4;
+        let counted = NetCounted {
+            rows: vec![(key, stats), (NetKey { pid: 8, ..key }, NetStats { times: 0, ..stats })],
+            times: [(1, [none, times, none])].into(),
+            counts: NetCounts { uncounted: 4, ..NetCounts::default() },
+            ..NetCounted::default()
+        };
         let table = table(&counted);
         assert!(table.is_sound());
         assert_eq!(table.missing, 4);

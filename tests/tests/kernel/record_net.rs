@@ -306,3 +306,31 @@ fn redis_counts_the_same_bytes_itself() {
     assert_eq!(rows(&captured).iter().filter(|row| row["labels"]["local"] == local).count(), 1);
     check_sums(&captured);
 }
+
+#[test]
+fn python_functions_are_on_the_stacks_of_their_messages() {
+    let Some(_kernel) = require_bpf() else { return };
+    let Some(python) = find_program("python3") else { return };
+    let script = "\
+import socket, time
+def exchange_here(a, b):
+    for _ in range(100):
+        a.send(b'x' * 50)
+        b.recv(50)
+a, b = socket.socketpair()
+until = time.time() + 3
+while time.time() < until:
+    exchange_here(a, b)
+    time.sleep(0.01)
+";
+    let captured = Record::new().args(["-e", "net"]).program(&python, &["-c", script]).run();
+    if !captured.report["origins"]["net"]["event"].as_str().is_some_and(|event| event.starts_with("sock_send_length")) {
+        println!("native frames only: {}", captured.report["origins"]["net"]["event"]);
+        return;
+    }
+    // The first messages come before the interpreter is known.
+    let share = captured.share(|stack| stack.leaf() == "[Unix send]", |stack| stack.has("exchange_here_[p]"));
+    println!("{:.1} % of the bytes on the function", 100.0 * share);
+    assert!(share > 0.8, "{}", captured.folded());
+    check_sums(&captured);
+}
