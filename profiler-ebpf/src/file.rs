@@ -180,12 +180,17 @@ pub(crate) fn file_exit(context: TracePointContext) -> u32 {
             use_file(&task, returned as u64, true, &mut call.file);
             (FileOperation::Open, false)
         }
-        kind if kind == FileCallKind::Rename as u32 => return 0,
+        kind if kind == FileCallKind::Rename as u32 => (FileOperation::Rename, false),
         _ => (FileOperation::Read, true),
     };
     let bytes = if failed || !moves_bytes { 0 } else { returned as u64 };
     let mut parts = [Part::NONE; 2];
-    if call.file.inode != 0 {
+    let is_rename = matches!(operation, FileOperation::Rename);
+    if is_rename {
+        // Of which file is not known: a call has paths for arguments, and no tracepoint has what they lead to.
+        call.file = UsedFile::default();
+    }
+    if is_rename || call.file.inode != 0 {
         file_count::add(Which::File, operation, bytes, elapsed, failed);
         parts[FIRST] = Part { columns: [1, bytes, 1, elapsed] };
     }

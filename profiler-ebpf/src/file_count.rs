@@ -199,7 +199,7 @@ fn send_name(pid: u32, used: &UsedFile) {
         core::ptr::null()
     };
     // Where it was closed in the meantime, the structures may be another file's by now.
-    if file_name::id_of(inode) == used.id {
+    if !inode.is_null() && file_name::id_of(inode) == used.id {
         file_name::see(Namer::File, pid, inode, dentry, &used.id);
     }
 }

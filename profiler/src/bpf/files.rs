@@ -128,6 +128,23 @@ impl Kernel {
         self.write_control(Control { ended_ns: u64::MAX, ..self.controlled })
     }
 
+    /// Looks for the tracepoints of files, and says what there is; takes none.
+    ///
+    /// # Errors
+    ///
+    /// When one of a system call is not there.
+    pub fn check_file_hooks() -> Result<String, BpfError> {
+        let tracepoints = Tracepoints::find().map_err(BpfError::NoTracepoints)?;
+        let mut calls = 0;
+        for event in PROGRAMS.iter().flat_map(|(_, prefix)| call_events(prefix)) {
+            tracepoints.id("syscalls", &event).map_err(BpfError::NoTracepoints)?;
+            calls += 1;
+        }
+        let rings = ["io_uring_submit_req", "io_uring_submit_sqe"];
+        let has_rings = rings.iter().any(|name| tracepoints.id("io_uring", name).is_ok());
+        Ok(format!("{calls} {}, io_uring: {}", Self::FILE_HOOKS, if has_rings { "yes" } else { "no" }))
+    }
+
     fn attach_to_rings(&mut self) -> Result<(), BpfError> {
         for (name, [first, second]) in OF_RINGS {
             let program: &mut RawTracePoint = self.program(name)?;
@@ -214,12 +231,17 @@ impl Tracepoints {
         Ok(Self { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), _mount: Some(mount) })
     }
 
-    /// Runs a program on every hit of a tracepoint.
-    fn attach(&self, system: &str, name: &str, program: &OwnedFd) -> io::Result<Event> {
+    /// Number of a tracepoint.
+    fn id(&self, system: &str, name: &str) -> io::Result<u64> {
         let path = self.path.join("events").join(system).join(name).join("id");
         let id = std::fs::read_to_string(&path)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        let config = id.trim().parse().map_err(io::Error::other)?;
+        id.trim().parse().map_err(io::Error::other)
+    }
+
+    /// Runs a program on every hit of a tracepoint.
+    fn attach(&self, system: &str, name: &str, program: &OwnedFd) -> io::Result<Event> {
+        let config = self.id(system, name)?;
         let attributes = Attributes { kind: TYPE_TRACEPOINT, config, ..Attributes::default() };
         // One event, for all CPUs: the program belongs to the tracepoint.
         let cpu = online_cpus()?.first().copied().unwrap_or(0);

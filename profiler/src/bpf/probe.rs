@@ -63,6 +63,7 @@ pub fn checks() -> Vec<Check> {
         time_off_the_cpu(),
         page_faults(),
         system_calls(),
+        files(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -158,6 +159,14 @@ fn system_calls() -> Check {
         Ok(true) => Check::ok(NAME, Kernel::CALL_HOOKS),
         Ok(false) => Check::degraded(NAME, "no raw tracepoints", "-e syscall does not work"),
         Err(error) => Check::degraded(NAME, error.to_string(), "run as root, or with CAP_PERFMON"),
+    }
+}
+
+fn files() -> Check {
+    const NAME: &str = "files";
+    match Kernel::check_file_hooks() {
+        Ok(found) => Check::ok(NAME, found),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e fileio does not work"),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Files as a table: what the programs counted exactly by process and file, with names.
 
 use profiler_common::event::COMM_LEN;
-use profiler_common::file::{FileOperation, FileStats};
+use profiler_common::file::{FileId, FileOperation, FileStats};
 
 use super::file_names::FileNames;
 use crate::bpf::FileCounts;
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
 /// Values of a row. Bytes of all kinds come first: the table is in that order.
-const VALUES: [(&str, &str); 17] = [
+const VALUES: [(&str, &str); 18] = [
     ("moved", "bytes"),
     ("time", "ns"),
     ("reads", "count"),
@@ -21,6 +21,7 @@ const VALUES: [(&str, &str); 17] = [
     ("sync_time", "ns"),
     ("opens", "count"),
     ("open_time", "ns"),
+    ("renames", "count"),
     ("mapped_writes", "count"),
     ("mapped_written", "bytes"),
     ("cache_hits", "count"),
@@ -36,7 +37,7 @@ const DISTRIBUTIONS: [(FileOperation, &str); 3] =
 pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
     let rows = counts.files.iter().map(|(key, stats, histograms)| {
         let of = |operation: FileOperation| stats.by_operation[operation as usize - 1];
-        let mut file = names.name(&key.file);
+        let mut file = if key.file == FileId::default() { RENAMED.to_owned() } else { names.name(&key.file) };
         if stats.is_deleted != 0 && !file.ends_with(DELETED) {
             file.push_str(DELETED);
         }
@@ -63,6 +64,9 @@ pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
     table
 }
 
+/// Stands for the files that a process gives another name: which they are is not known.
+const RENAMED: &str = "[renamed files]";
+
 /// What a name ends with when the file has been deleted.
 const DELETED: &str = " (deleted)";
 
@@ -73,11 +77,12 @@ const DELETED: &str = " (deleted)";
 fn values(stats: &FileStats) -> [u64; VALUES.len()] {
     let by_operation = &stats.by_operation;
     let of = |operation: FileOperation| by_operation[operation as usize - 1];
-    let [read, write, sync, open, mapped] = [
+    let [read, write, sync, open, rename, mapped] = [
         FileOperation::Read,
         FileOperation::Write,
         FileOperation::Sync,
         FileOperation::Open,
+        FileOperation::Rename,
         FileOperation::MappedWrite,
     ]
     .map(of);
@@ -94,6 +99,7 @@ fn values(stats: &FileStats) -> [u64; VALUES.len()] {
         sync.total_ns,
         open.operations,
         open.total_ns,
+        rename.operations,
         mapped.operations,
         mapped.bytes,
         stats.pages_read.saturating_sub(stats.pages_added),

@@ -46,7 +46,7 @@ fn check_sums(captured: &Captured) {
     let rows = table["rows"].as_array().expect("rows");
     let sum = |value: &str| rows.iter().map(|row| row["values"][value].as_u64().expect("a value")).sum::<u64>();
     assert_eq!(table["missing"], 0);
-    let operations: u64 = ["reads", "writes", "syncs", "opens", "mapped_writes"].into_iter().map(sum).sum();
+    let operations: u64 = ["reads", "writes", "syncs", "opens", "renames", "mapped_writes"].into_iter().map(sum).sum();
     assert_eq!(operations, captured.accounting.hits, "{:#?}", captured.accounting);
     assert!(captured.accounting.lost.is_empty(), "{:#?}", captured.accounting);
     // Where nothing was left out, the profile is exact too.
@@ -97,6 +97,8 @@ fn every_way_to_use_a_file_is_counted_to_the_byte() {
     assert!(times["p50"].as_u64() > Some(0) && times["p50"].as_u64() <= times["max"].as_u64(), "{sync:#}");
     assert!(sync["values"]["sync_time_ns"].as_u64() >= times["max"].as_u64(), "{sync:#}");
     assert!(sync["values"]["sync_time_ns"].as_u64() <= sync["values"]["time_ns"].as_u64(), "{sync:#}");
+    assert_eq!(row(&captured, "[renamed files]")["values"]["renames"], captured.truth()["renames"]);
+    assert_eq!(column(&captured, 2, "rename_here", "[rename]"), 3, "{}", captured.folded());
     // Sockets, pipes and devices for characters are no files.
     let rows = captured.report["tables"]["fileio"]["rows"].as_array().expect("rows");
     assert!(rows.iter().all(|row| row["labels"]["file"] != "/dev/null"), "{rows:#?}");
