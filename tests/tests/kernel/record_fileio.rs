@@ -9,6 +9,8 @@ use profiler_tests::{
 };
 use serde_json::Value;
 
+use crate::servers;
+
 /// The program that uses files.
 fn files() -> Workload {
     Workload::c("files")
@@ -240,4 +242,32 @@ fn a_process_that_runs_already_is_recorded_with_the_files_it_has_open() {
     let times = row["values"]["read_time_ns"].as_f64().expect("ns") / float(reads);
     assert!(times > 10.0 && times < 1e6, "{times} ns a read: {row:#}");
     check_sums(&captured);
+}
+
+#[test]
+fn the_log_of_postgres_is_told_apart_from_its_tables() {
+    let Some(_kernel) = require_bpf() else { return };
+    let Some(postgres) = servers::postgres() else { return };
+    let target = &postgres.target;
+    let captured = Record::new().args(["-e", "fileio", "--children"]).pid(target.pid()).seconds(4).run();
+    let rows = captured.report["tables"]["fileio"]["rows"].as_array().expect("rows");
+    let sum = |wanted: &dyn Fn(&str) -> bool, value: &str| -> u64 {
+        let rows = rows.iter().filter(|row| wanted(row["labels"]["file"].as_str().expect("a path")));
+        rows.map(|row| row["values"][value].as_u64().expect("a value")).sum()
+    };
+    let is_log = |path: &str| path.contains("/pg_wal/");
+    let is_other = |path: &str| !is_log(path);
+    let (syncs, writes, written) =
+        (sum(&is_log, "syncs"), sum(&is_log, "writes"), sum(&is_log, "written_bytes"));
+    println!("the log: {syncs} syncs, {writes} writes of {written} bytes; others: {} syncs", sum(&is_other, "syncs"));
+    // A commit writes whole blocks of the log and syncs them; the tables are left to the checkpoint.
+    assert!(syncs > 20 && writes >= syncs, "{syncs} syncs, {writes} writes");
+    assert_eq!(written % 8192, 0);
+    assert!(sum(&is_other, "syncs") < syncs / 4, "{rows:#?}");
+    check_sums(&captured);
+    // By stack too: the log is flushed where transactions end.
+    let flushed = column(&captured, 2, "XLogFlush", "[sync]") + column(&captured, 2, "XLogBackgroundFlush", "[sync]");
+    let all = sum(&|_| true, "syncs");
+    println!("{flushed} of {all} syncs are under XLogFlush");
+    assert!(flushed >= syncs * 9 / 10 && flushed <= all, "{flushed} of {syncs}\n{}", captured.folded());
 }
