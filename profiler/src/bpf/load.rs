@@ -74,7 +74,7 @@ pub struct Limits {
     pub calls: bool,
     /// Whether requests to block devices are recorded.
     pub blocks: bool,
-    /// Whether operations on files are recorded: 23 MB for the threads and for how long operations took, and what files
+    /// Whether operations on files are recorded: 26 MB for the threads and for how long operations took, and what files
     /// there are.
     pub files: bool,
     /// Whether sockets are recorded.

@@ -111,6 +111,9 @@ fn values(stats: &FileStats) -> [u64; VALUES.len()] {
 /// What a reader must know of what is missing.
 pub(super) fn warnings(counts: &FileCounts) -> Vec<String> {
     let mut warnings = Vec::new();
+    if counts.unseen > 0 {
+        warnings.push(format!("{} calls for files began or ended unseen: they are not among them", counts.unseen));
+    }
     if !counts.has_rings {
         warnings.push("this kernel does not show requests of io_uring: they are not among the files".to_owned());
     }

@@ -257,8 +257,7 @@ fn the_log_of_postgres_is_told_apart_from_its_tables() {
     };
     let is_log = |path: &str| path.contains("/pg_wal/");
     let is_other = |path: &str| !is_log(path);
-    let (syncs, writes, written) =
-        (sum(&is_log, "syncs"), sum(&is_log, "writes"), sum(&is_log, "written_bytes"));
+    let (syncs, writes, written) = (sum(&is_log, "syncs"), sum(&is_log, "writes"), sum(&is_log, "written_bytes"));
     println!("the log: {syncs} syncs, {writes} writes of {written} bytes; others: {} syncs", sum(&is_other, "syncs"));
     // A commit writes whole blocks of the log and syncs them; the tables are left to the checkpoint.
     assert!(syncs > 20 && writes >= syncs, "{syncs} syncs, {writes} writes");
