@@ -52,23 +52,52 @@ pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
             distributions: distributions.collect(),
         }
     });
+    let mut rows: Vec<Row> = rows.collect();
+    name_renamed(&mut rows, names);
     let mut table = Table {
         title: "Files".to_owned(),
         labels: ["file", "process", "pid"].map(str::to_owned).to_vec(),
         values: VALUES.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect(),
         distributions: DISTRIBUTIONS.iter().map(|(_, name)| TableColumn::new(name, "ns")).collect(),
-        rows: rows.collect(),
+        rows,
         missing: counts.missed,
     };
     table.sort();
     table
 }
 
-/// Stands for the files that a process gives another name: which they are is not known.
+/// Stands for the files that a process gives another name, where that is not known, and for attempts that failed.
 const RENAMED: &str = "[renamed files]";
 
 /// What a name ends with when the file has been deleted.
 const DELETED: &str = " (deleted)";
+
+/// Moves renames from the row of all of a process to those of their new names, each with its share of the time.
+fn name_renamed(rows: &mut Vec<Row>, names: &FileNames) {
+    let column = |name: &str| VALUES.iter().position(|(column, _)| *column == name).unwrap_or(0);
+    let (time, renames) = (column("time"), column("renames"));
+    for (pid, path, count) in names.renames() {
+        let pid = pid.to_string();
+        let is_of = |row: &Row, file: &str| row.labels[0] == file && row.labels[2] == pid;
+        let Some(all) = rows.iter_mut().find(|row| is_of(row, RENAMED)) else { continue };
+        let count = count.min(all.values[renames]);
+        let share = all.values[time] * count / all.values[renames].max(1);
+        all.values[renames] -= count;
+        all.values[time] -= share;
+        let process = all.labels[1].clone();
+        let index = rows.iter().position(|row| is_of(row, path)).unwrap_or_else(|| {
+            rows.push(Row {
+                labels: vec![path.to_owned(), process, pid.clone()],
+                values: vec![0; VALUES.len()],
+                distributions: vec![Histogram::default(); DISTRIBUTIONS.len()],
+            });
+            rows.len() - 1
+        });
+        rows[index].values[renames] += count;
+        rows[index].values[time] += share;
+    }
+    rows.retain(|row| row.labels[0] != RENAMED || row.values[renames] > 0);
+}
 
 /// The values of a row, as in [`VALUES`].
 ///

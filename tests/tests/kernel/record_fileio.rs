@@ -89,7 +89,8 @@ fn every_way_to_use_a_file_is_counted_to_the_byte() {
     }
     // Requests of a ring end in the call that waits for them; those that a worker has done have no stack.
     if captured.truth()["files"]["ring"].is_object() {
-        assert!(column(&captured, 2, "ring_here", "[read]") >= 13 + 5, "{}", captured.folded());
+        // Where the file system cannot read without waiting, all are done by workers.
+        assert!(is_emulated() || column(&captured, 2, "ring_here", "[read]") >= 13 + 5, "{}", captured.folded());
         let direct = row(&captured, directory.path().join("direct").to_str().expect("UTF-8"));
         assert!(direct["distributions"]["reads_ns"]["p50"].as_u64() > Some(0), "{direct:#}");
     }
@@ -99,7 +100,13 @@ fn every_way_to_use_a_file_is_counted_to_the_byte() {
     assert!(times["p50"].as_u64() > Some(0) && times["p50"].as_u64() <= times["max"].as_u64(), "{sync:#}");
     assert!(sync["values"]["sync_time_ns"].as_u64() >= times["max"].as_u64(), "{sync:#}");
     assert!(sync["values"]["sync_time_ns"].as_u64() <= sync["values"]["time_ns"].as_u64(), "{sync:#}");
-    assert_eq!(row(&captured, "[renamed files]")["values"]["renames"], captured.truth()["renames"]);
+    // Relative to where the process was, if it was still there.
+    let table = captured.report["tables"]["fileio"]["rows"].as_array().expect("rows");
+    for name in ["renamed", "again", "linked"] {
+        let is_named = |row: &&Value| Path::new(row["labels"]["file"].as_str().expect("a path")).ends_with(name);
+        let renames = table.iter().filter(is_named).filter_map(|row| row["values"]["renames"].as_u64());
+        assert_eq!(renames.sum::<u64>(), 1, "{name}: {table:#?}");
+    }
     assert_eq!(column(&captured, 2, "rename_here", "[rename]"), 3, "{}", captured.folded());
     // Sockets, pipes and devices for characters are no files.
     let rows = captured.report["tables"]["fileio"]["rows"].as_array().expect("rows");
