@@ -9,7 +9,9 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::{RawTracePoint, TracePoint};
 use profiler_common::config::Control;
-use profiler_common::file::{FileCallKind, FileHistogram, FileKey, FileOffsets, FileStats, files_missed};
+use profiler_common::file::{
+    FileCallKind, FileHistogram, FileKey, FileOffsets, FileStats, TIMED_OPERATIONS, files_missed,
+};
 use profiler_common::number_pace::Chosen;
 use profiler_common::system_call::SYSTEM_CALLS;
 
@@ -56,11 +58,22 @@ pub(super) struct Files {
     sees_rings: bool,
 }
 
+/// What was counted of one file.
+#[derive(Debug)]
+pub struct CountedFile {
+    /// The process and the file.
+    pub key: FileKey,
+    /// What was counted.
+    pub stats: FileStats,
+    /// How long reads, writes and syncs took, where there are any.
+    pub histograms: [Option<Box<FileHistogram>>; TIMED_OPERATIONS],
+}
+
 /// What was counted of files.
 #[derive(Debug, Default)]
 pub struct FileCounts {
-    /// By process and file, with the histograms that there are: of reads, writes and syncs.
-    pub files: Vec<(FileKey, FileStats, Vec<Option<Box<FileHistogram>>>)>,
+    /// By process and file.
+    pub files: Vec<CountedFile>,
     /// Operations that are in none of them, for want of room.
     pub missed: u64,
     /// Operations that are in no histogram, for want of room.
@@ -188,11 +201,11 @@ impl Kernel {
             ..FileCounts::default()
         };
         for (key, stats) in self.files.stats.take_all()? {
-            let histogram = |number: &u32| {
-                let histogram = self.files.histograms.get(&number.checked_sub(1)?, 0).ok()?;
-                Some(Box::new(histogram.0))
-            };
-            counts.files.push((key, stats, stats.histograms.iter().map(histogram).collect()));
+            let histograms = std::array::from_fn(|operation| {
+                let number = stats.histograms[operation].checked_sub(1)?;
+                Some(Box::new(self.files.histograms.get(&number, 0).ok()?.0))
+            });
+            counts.files.push(CountedFile { key, stats, histograms });
         }
         Ok(counts)
     }

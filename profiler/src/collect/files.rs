@@ -6,7 +6,7 @@ use profiler_common::event::COMM_LEN;
 use profiler_common::file::{FileId, FileOperation, FileStats};
 
 use super::file_names::FileNames;
-use crate::bpf::FileCounts;
+use crate::bpf::{CountedFile, FileCounts};
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
 /// Values of a row. Bytes of all kinds come first: the table is in that order.
@@ -37,7 +37,7 @@ const DISTRIBUTIONS: [(FileOperation, &str); 3] =
 
 /// The table of what was counted.
 pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
-    let rows = counts.files.iter().map(|(key, stats, histograms)| {
+    let rows = counts.files.iter().map(|CountedFile { key, stats, histograms }| {
         let of = |operation: FileOperation| stats.by_operation[operation as usize - 1];
         let mut file = if key.file == FileId::default() { RENAMED.to_owned() } else { names.name(&key.file) };
         if stats.is_deleted != 0 && !file.ends_with(DELETED) {
@@ -203,7 +203,10 @@ mod tests {
         let (renamed_key, renamed) =
             counted(0, FileOperation::Rename, OperationStats { operations: 3, total_ns: 300, ..Default::default() });
         let counts = FileCounts {
-            files: vec![(key, stats, vec![Some(histogram), None, None]), (renamed_key, renamed, vec![None; 3])],
+            files: vec![
+                CountedFile { key, stats, histograms: [Some(histogram), None, None] },
+                CountedFile { key: renamed_key, stats: renamed, histograms: [None, None, None] },
+            ],
             missed: 2,
             untimed: 1,
             unseen: 0,
