@@ -119,7 +119,11 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
     if wakers && !origins.iter().any(|origin| matches!(origin, Origin::OffCpu | Origin::Lock)) {
         bail!("--wakers says who ends waits, which are not recorded: add -e offcpu, or -e cpu,offcpu");
     }
-    Ok((RecordConfig { target, origins, wakers, rate_hz, duration, limits, cache, naming }, name))
+    let slower_ns = args.slower.map_or(0, |slower| u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX));
+    if slower_ns > 0 && !origins.contains(&Origin::BlockIo) {
+        bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
+    }
+    Ok((RecordConfig { target, origins, wakers, slower_ns, rate_hz, duration, limits, cache, naming }, name))
 }
 
 /// Says what was recorded and where it is.

@@ -22,7 +22,8 @@ use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
 use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
+    Accounting, ByLength, ByNumber, Capture, Index, IoLatency, OriginSummary, Overhead, Profile, SCHEMA_VERSION,
+    SlowRequests, Target,
 };
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
@@ -178,6 +179,8 @@ pub(super) fn summarize(
         lock_times,
         warnings,
         timeline: session.slices.into_timeline(),
+        io_latency: IoLatency::default(),
+        slow_requests: SlowRequests::default(),
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

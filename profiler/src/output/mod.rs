@@ -5,8 +5,11 @@
 //! how a profile numbers its parts.
 
 pub mod capture;
+mod chart;
 pub mod flamegraph;
 pub mod folded;
+pub mod io_latency_csv;
+pub mod io_latency_svg;
 mod json;
 mod numbers;
 pub mod pprof;
@@ -49,6 +52,15 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         flamegraph::write_folded(profile, &folded, index, &mut bytes)?;
         files.push(OutputFile { name: format!("{name}.svg"), bytes });
+        for &(column, what) in profile.origin.row().also {
+            let folded = folded::Folded::of(&[(profile, column)]);
+            let mut bytes = Vec::new();
+            folded.write(&mut bytes)?;
+            files.push(OutputFile { name: format!("{name}_{what}.folded"), bytes });
+            let mut bytes = Vec::new();
+            flamegraph::write_column(profile, column, &folded, index, &mut bytes)?;
+            files.push(OutputFile { name: format!("{name}_{what}.svg"), bytes });
+        }
     }
     let of = |origin| capture.profiles.iter().find(|profile| profile.origin == origin);
     if let (Some(cpu), Some(offcpu)) = (of(Origin::Cpu), of(Origin::OffCpu)) {
@@ -78,6 +90,14 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         timeline_svg::write(index, &mut bytes)?;
         files.push(OutputFile { name: timeline_svg::FILE.to_owned(), bytes });
+    }
+    if !index.io_latency.is_empty() {
+        let mut bytes = Vec::new();
+        io_latency_csv::write(&index.io_latency, &mut bytes)?;
+        files.push(OutputFile { name: io_latency_csv::FILE.to_owned(), bytes });
+        let mut bytes = Vec::new();
+        io_latency_svg::write(index, &mut bytes)?;
+        files.push(OutputFile { name: io_latency_svg::FILE.to_owned(), bytes });
     }
     let mut bytes = Vec::new();
     report_json::write(index, report, &mut bytes)?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::json;
 use crate::profile::{
     Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
-    Overhead, ProcessShare, Report, SCHEMA_VERSION, Table, TableColumn, Target, ThreadShare, Timeline,
+    Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -35,6 +35,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         objects: &report.objects,
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
+        slow_requests: &report.slow_requests,
         warnings: &index.warnings,
         timeline: &index.timeline,
     };
@@ -63,6 +64,8 @@ struct Document<'a> {
     ledger: Option<&'a Ledger>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     locks: &'a [LockShare],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    slow_requests: &'a [SlowShare],
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Timeline::is_empty")]
     timeline: &'a Timeline,

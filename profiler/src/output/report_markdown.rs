@@ -2,6 +2,7 @@
 
 mod ledger;
 mod locks;
+mod slow_requests;
 mod table;
 mod text;
 mod timeline;
@@ -40,6 +41,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
             None => section.write_reasons(writer)?,
         }
         section.write_locks(writer)?;
+        section.write_slow_requests(writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;
@@ -201,6 +203,13 @@ impl Section<'_> {
             return Ok(());
         }
         locks::write(&self.report.locks, self.summary.total, writer)
+    }
+
+    fn write_slow_requests(&self, writer: &mut impl Write) -> io::Result<()> {
+        if self.origin != Origin::BlockIo.row().name {
+            return Ok(());
+        }
+        slow_requests::write(&self.index.slow_requests, &self.report.slow_requests, writer)
     }
 
     /// A value as its unit is written.

@@ -139,7 +139,17 @@ impl Histogram {
         None
     }
 
-    fn is_sound(&self) -> bool {
+    /// Adds what another one has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.max = self.max.max(other.max);
+        for (&bucket, &count) in &other.buckets {
+            let sum = self.buckets.entry(bucket).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    /// Whether every number is one that can be.
+    pub(super) fn is_sound(&self) -> bool {
         self.max < MAX_COUNT
             && self
                 .buckets
