@@ -145,8 +145,8 @@ pub struct FileNameRecord {
     pub id: FileId,
     /// A process that uses it, as the profiler's pid namespace numbers it; 0 when that is not known.
     pub pid: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// With [`FILE_RENAMED`]: the descriptor of the directory that the path begins at. Else 0.
+    pub directory: i32,
     /// The names in the path, the file's own first, a zero after each. Room for one more than is used.
     pub names: [u8; MAX_NAME_BYTES + MAX_COMPONENT_BYTES],
 }
@@ -156,6 +156,9 @@ pub const FILE_DELETED: u16 = 1;
 
 /// The path goes on.
 pub const NAME_CUT: u16 = 2;
+
+/// Not the name of a known file, but the path that a process gave a file as its new name: all of it in the first name.
+pub const FILE_RENAMED: u16 = 4;
 
 /// Files whose names the programs remember to have sent.
 pub const MAX_SEEN_FILES: u32 = 16_384;

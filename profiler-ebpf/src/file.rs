@@ -19,7 +19,7 @@ use crate::config::config;
 use crate::file_count::{self, Which};
 use crate::file_keep::{self, FIRST, SECOND};
 use crate::file_name;
-use crate::maps::{FILE_PYTHON, Part};
+use crate::maps::{FILE_PYTHON, Namer, Part};
 use crate::python;
 use crate::recorded::Recorded;
 use crate::stack;
@@ -31,6 +31,12 @@ use crate::threads;
 const NUMBER: usize = 8;
 const FIRST_ARGUMENT: usize = 16;
 const RETURNED: usize = 16;
+
+/// Number of `rename`. Source: arch/x86/entry/syscalls/syscall_64.tbl.
+const RENAME: u64 = 82;
+
+/// `AT_FDCWD`. Source: include/uapi/linux/fcntl.h.
+const WORKING_DIRECTORY: i32 = -100;
 
 /// Kinds of file, in `i_mode`. Source: include/uapi/linux/stat.h.
 mod mode {
@@ -114,6 +120,19 @@ pub(crate) fn file_end(_context: RawTracePointContext) -> i32 {
     0
 }
 
+/// Sends the path that the running task's call has given a file as its new name: the kernel has just read it.
+#[inline(always)]
+fn send_new_name(task: &Task, pid: u32) {
+    let registers = stack::entry_registers(task);
+    // rename has two paths, the others two descriptors of directories too.
+    let (directory, path) = if registers.number == RENAME {
+        (WORKING_DIRECTORY, registers.second_argument)
+    } else {
+        (registers.third_argument as i32, registers.fourth_argument)
+    };
+    file_name::see_renamed(Namer::File, pid, directory, path);
+}
+
 /// Notes the file that a descriptor of the running task is for; nothing when it is for a socket or the like.
 #[inline(always)]
 fn use_file(task: &Task, descriptor: u64, directories: bool, used: &mut UsedFile) {
@@ -180,12 +199,20 @@ pub(crate) fn file_exit(context: TracePointContext) -> u32 {
             use_file(&task, returned as u64, true, &mut call.file);
             (FileOperation::Open, false)
         }
-        kind if kind == FileCallKind::Rename as u32 => return 0,
+        kind if kind == FileCallKind::Rename as u32 => (FileOperation::Rename, false),
         _ => (FileOperation::Read, true),
     };
     let bytes = if failed || !moves_bytes { 0 } else { returned as u64 };
     let mut parts = [Part::NONE; 2];
-    if call.file.inode != 0 {
+    let is_rename = matches!(operation, FileOperation::Rename);
+    if is_rename {
+        // Which file it is of is not known: a call has paths for arguments, and no tracepoint has what they lead to.
+        call.file = UsedFile::default();
+        if !failed {
+            send_new_name(&task, call.pid);
+        }
+    }
+    if is_rename || call.file.inode != 0 {
         file_count::add(Which::File, operation, bytes, elapsed, failed);
         parts[FIRST] = Part { columns: [1, bytes, 1, elapsed] };
     }

@@ -138,12 +138,12 @@ fn count_pages(stats: *mut FileStats, used: &UsedFile, bytes: u64) {
 #[inline(always)]
 fn stats_of(task: &Task, call: &FileCall, used: &UsedFile) -> Option<*mut FileStats> {
     let key =
-        FileKey { start_time_ns: call.start_time_ns, pid: call.pid, exec_count: task.exec_count(), file: used.id };
-    if let Some(stats) = FILE_STATS.get_ptr_mut(&key) {
+        &FileKey { start_time_ns: call.start_time_ns, pid: call.pid, exec_count: task.exec_count(), file: used.id };
+    if let Some(stats) = FILE_STATS.get_ptr_mut(key) {
         return Some(stats);
     }
-    let made = FILE_STATS.insert(&key, FILE_STATS_NEW.get(0)?, NO_EXIST).is_ok();
-    let stats = FILE_STATS.get_ptr_mut(&key)?;
+    let made = FILE_STATS.insert(key, FILE_STATS_NEW.get(0)?, NO_EXIST).is_ok();
+    let stats = FILE_STATS.get_ptr_mut(key)?;
     if made {
         // SAFETY: the pointer is to a map value, whose name nobody else writes.
         unsafe { (*stats).process_comm = task.process_comm() };
@@ -199,7 +199,7 @@ fn send_name(pid: u32, used: &UsedFile) {
         core::ptr::null()
     };
     // Where it was closed in the meantime, the structures may be another file's by now.
-    if file_name::id_of(inode) == used.id {
+    if !inode.is_null() && file_name::id_of(inode) == used.id {
         file_name::see(Namer::File, pid, inode, dentry, &used.id);
     }
 }

@@ -3,10 +3,10 @@
 //! The names are those that the kernel has in memory. One that a process has opened the file by is better than any that the
 //! inode has: a file may have several.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str};
 use profiler_common::event::RING_FILE_NAME;
 use profiler_common::file::{
-    FILE_DELETED, FileId, FileNameRecord, MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_NAME_BYTES, NAME_CUT,
+    FILE_DELETED, FILE_RENAMED, FileId, FileNameRecord, MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_NAME_BYTES, NAME_CUT,
 };
 
 use crate::aggregate;
@@ -41,10 +41,39 @@ pub(crate) fn see(namer: Namer, pid: u32, inode: *const u8, dentry: *const u8, i
     let name = unsafe { &mut *name };
     name.record.id = *id;
     name.record.pid = pid;
-    name.record.reserved = 0;
+    name.record.directory = 0;
     if send(if dentry.is_null() { first_name(inode) } else { dentry }, &mut name.record) {
         // When the mark does not fit, the name is sent again: user space keeps one.
         let _ = FILES_SEEN.insert(id, 1, 0);
+    }
+    name.claimed = 0;
+}
+
+/// Sends the path in a process's memory that it has given a file as its new name, relative to the directory of a descriptor.
+#[inline(always)]
+pub(crate) fn see_renamed(namer: Namer, pid: u32, directory: i32, path: u64) {
+    let Some(name) = FILE_NAME.get_ptr_mut(namer as u32) else { return };
+    // SAFETY: as in `see`.
+    if unsafe { atomic::swap(&raw mut (*name).claimed, 1) } != 0 {
+        return;
+    }
+    // SAFETY: as in `see`.
+    let name = unsafe { &mut *name };
+    let record = &mut name.record;
+    // SAFETY: there is room for so many bytes; the helper survives any source address.
+    let length = unsafe {
+        bpf_probe_read_user_str(
+            record.names.as_mut_ptr().cast(),
+            MAX_NAME_BYTES as u32,
+            path as *const core::ffi::c_void,
+        )
+    };
+    if length > 0 && length <= MAX_NAME_BYTES as i64 {
+        (record.kind, record.flags) = (RING_FILE_NAME, FILE_RENAMED);
+        (record.id, record.pid, record.directory) = (FileId::default(), pid, directory);
+        record.bytes = length as u32;
+        // Where there is no room, it stays one of the files that have no name.
+        let _ = aggregate::send(record, core::mem::offset_of!(FileNameRecord, names) + length as usize);
     }
     name.claimed = 0;
 }
@@ -97,7 +126,8 @@ fn copy(dentry: *const u8, record: &mut FileNameRecord, used: usize) -> Option<u
         return None;
     }
     let name = kernel_word(dentry, config!(file.dentry_name)) as *const core::ffi::c_void;
-    let target = record.names.as_mut_ptr().wrapping_add(used & (MAX_NAME_BYTES - 1));
+    // Read anew, so that the compiler does not leave out the mask, which verifiers before Linux 6.2 need.
+    let target = record.names.as_mut_ptr().wrapping_add(crate::config::read(&used) & (MAX_NAME_BYTES - 1));
     // SAFETY: behind all that is used there is room for one more name; the helper survives any source address.
     let length = unsafe { bpf_probe_read_kernel_str(target.cast(), MAX_COMPONENT_BYTES as u32, name) };
     if length <= 0 || length > MAX_COMPONENT_BYTES as i64 { None } else { Some(length as usize) }

@@ -24,6 +24,7 @@ mod offset {
         [80, 96, 88, 40, 104, 112, RBP, RSP, 72, 64, 56, 48, 24, 16, 8, 0];
     pub(super) const RBP: usize = 32;
     pub(super) const RBX: usize = 40;
+    pub(super) const R10: usize = 56;
     pub(super) const RDX: usize = 96;
     pub(super) const RSI: usize = 104;
     pub(super) const RDI: usize = 112;
@@ -42,6 +43,7 @@ pub(crate) struct EntryRegisters {
     pub(crate) first_argument: u64,
     pub(crate) second_argument: u64,
     pub(crate) third_argument: u64,
+    pub(crate) fourth_argument: u64,
 }
 
 /// What the running task entered the kernel with.
@@ -60,6 +62,7 @@ pub(crate) fn entry_registers(task: &Task) -> EntryRegisters {
         first_argument: register!(offset::RDI),
         second_argument: register!(offset::RSI),
         third_argument: register!(offset::RDX),
+        fourth_argument: register!(offset::R10),
     }
 }
 

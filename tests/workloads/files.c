@@ -2,7 +2,7 @@
  *
  * Arguments: "each DIRECTORY", or "pages DIRECTORY", which writes to mapped memory and reads what is and what is not in the
  * page cache, or "shared FILE WRITES", which appends to a file that others append to, or "many FILE
- * SECONDS", which makes short reads for that time. */
+ * SECONDS", which makes short reads for that time, or "cost FILE ROUNDS", which says what calls cost. */
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <string.h>
@@ -70,6 +70,14 @@ APART void sync_here(struct file *file) {
     works &= fsync(file->descriptor) == 0;
     file->syncs++;
     NO_TAIL_CALL();
+}
+
+APART int rename_here(int way) {
+    int result = way == 0   ? rename("linked", "renamed")
+                 : way == 1 ? renameat(AT_FDCWD, "renamed", AT_FDCWD, "again")
+                            : (int)syscall(SYS_renameat2, AT_FDCWD, "again", AT_FDCWD, "linked", 0);
+    NO_TAIL_CALL();
+    return result;
 }
 
 static void by_vector(void) {
@@ -249,7 +257,8 @@ static int each(const char *directory) {
         file->syncs += 2;
     }
     others();
-    printf("{\"works\": %s, \"files\": {", works ? "true" : "false");
+    works &= rename_here(0) == 0 && rename_here(1) == 0 && rename_here(2) == 0;
+    printf("{\"works\": %s, \"renames\": 3, \"files\": {", works ? "true" : "false");
     for (file = files; file < files + count; file++) {
         printf("%s\"%s\": {\"reads\": %ld, \"read_bytes\": %ld, \"writes\": %ld, \"written_bytes\": %ld, \"syncs\": %ld, "
                "\"opens\": %ld, \"errors\": %ld}",
@@ -357,6 +366,30 @@ static int many(const char *name, uint64_t limit_ns) {
     return 0;
 }
 
+/* CPU time of a call, ns: the least of so many rounds, since what disturbs one makes it longer. */
+static int cost(const char *name, long rounds) {
+    enum { CALLS = 50000 };
+    int file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    works = pwrite(file, bytes, FILL, 0) == FILL;
+    double least[3] = {1e9, 1e9, 1e9};
+    say_ready();
+    for (long round = 0; round < rounds; round++) {
+        for (int kind = 0; kind < 3; kind++) {
+            uint64_t before_ns = thread_cpu_ns();
+            for (int i = 0; i < CALLS; i++) {
+                works &= kind == 0   ? syscall(SYS_getppid) >= 0
+                         : kind == 1 ? pread(file, bytes, 16, 0) == 16
+                                     : pwrite(file, bytes, 16, 0) == 16;
+            }
+            double each_ns = (double)(thread_cpu_ns() - before_ns) / CALLS;
+            least[kind] = each_ns < least[kind] ? each_ns : least[kind];
+        }
+    }
+    printf("{\"getppid_ns\": %.1f, \"pread_ns\": %.1f, \"pwrite_ns\": %.1f, \"works\": %s}\n", least[0], least[1], least[2],
+           works ? "true" : "false");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "each") == 0) {
         return each(argv[2]);
@@ -366,6 +399,9 @@ int main(int argc, char **argv) {
     }
     if (argc > 3 && strcmp(argv[1], "shared") == 0) {
         return shared(argv[2], strtol(argv[3], NULL, 10));
+    }
+    if (argc > 3 && strcmp(argv[1], "cost") == 0) {
+        return cost(argv[2], strtol(argv[3], NULL, 10));
     }
     return argc > 3 && strcmp(argv[1], "many") == 0 ? many(argv[2], seconds_to_ns(argv[3])) : 2;
 }

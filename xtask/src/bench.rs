@@ -8,6 +8,7 @@ use crate::test;
 /// Every benchmark and what it measures; a new one is a row here and a file in tests/benches.
 const BENCHES: [(&str, &str); 5] = [
     ("net", "what recording sockets costs a message, of the target and of others, and others' system calls"),
+    ("fileio", "what recording files costs a read, a write, and a call that is for no file"),
     ("offcpu", "what recording waits costs a switch, beside perf and bcc's offcputime"),
     ("overhead", "what a capture costs, beside perf record -g on the same workload"),
     (

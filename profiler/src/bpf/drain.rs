@@ -10,7 +10,7 @@ use profiler_common::event::{
     MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_FILE_NAME, RING_REMAINDER, RING_STACK, RING_THREAD,
     RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
-use profiler_common::file::{FILE_DELETED, FileId, FileNameRecord, NAME_CUT};
+use profiler_common::file::{FILE_DELETED, FILE_RENAMED, FileId, FileNameRecord, NAME_CUT};
 use profiler_common::unwind::{LEAF_REGISTERS, Registers};
 use profiler_common::wait::EndedThread;
 
@@ -70,6 +70,9 @@ pub struct NamedFile {
     pub is_deleted: bool,
     /// Whether names at its beginning are missing.
     pub is_cut: bool,
+    /// Where it is no known file but one that was given a new name, of which `path` is what the process said: the
+    /// descriptor of the directory that it begins at.
+    pub renamed_in: Option<i32>,
 }
 
 /// The maps of one generation.
@@ -189,6 +192,11 @@ fn parse_file_name(item: &[u8]) -> Option<NamedFile> {
     let flags = u16::from_ne_bytes(item.get(2..4)?.try_into().ok()?);
     let bytes = number(std::mem::offset_of!(FileNameRecord, bytes))? as usize;
     let names = item.get(std::mem::offset_of!(FileNameRecord, names)..)?.get(..bytes)?;
+    if flags & FILE_RENAMED != 0 {
+        let directory = number(std::mem::offset_of!(FileNameRecord, directory))?.cast_signed();
+        let path = names.strip_suffix(&[0]).unwrap_or(names).to_vec();
+        return Some(NamedFile { id, pid, path, is_deleted: false, is_cut: false, renamed_in: Some(directory) });
+    }
     let mut path = Vec::with_capacity(names.len());
     for name in names.strip_suffix(&[0]).unwrap_or_default().rsplit(|&byte| byte == 0) {
         path.push(b'/');
@@ -197,7 +205,8 @@ fn parse_file_name(item: &[u8]) -> Option<NamedFile> {
     if names.is_empty() {
         path.clear();
     }
-    Some(NamedFile { id, pid, path, is_deleted: flags & FILE_DELETED != 0, is_cut: flags & NAME_CUT != 0 })
+    let (is_deleted, is_cut) = (flags & FILE_DELETED != 0, flags & NAME_CUT != 0);
+    Some(NamedFile { id, pid, path, is_deleted, is_cut, renamed_in: None })
 }
 
 /// Generation, hash and content of a [`RemainderRecord`].
@@ -329,6 +338,8 @@ mod tests {
             assert_eq!(parse_file_name(&item[..length]), None);
         }
         assert!(parse_file_name(&record(0, b"")).unwrap().path.is_empty());
+        let renamed = parse_file_name(&record(FILE_RENAMED, b"db/new.log\0")).unwrap();
+        assert_eq!((&renamed.path[..], renamed.renamed_in), (&b"db/new.log"[..], Some(0)));
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //! exactly.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::{RawTracePoint, TracePoint};
 use profiler_common::config::Control;
-use profiler_common::file::{FileCallKind, FileHistogram, FileKey, FileOffsets, FileStats, files_missed};
+use profiler_common::file::{
+    FileCallKind, FileHistogram, FileKey, FileOffsets, FileStats, TIMED_OPERATIONS, files_missed,
+};
 use profiler_common::system_call::SYSTEM_CALLS;
 
 use super::BpfError;
@@ -19,6 +21,7 @@ use super::load::{Kernel, Shared, program_error, take, typed};
 use super::perf::{Attributes, Event, TYPE_TRACEPOINT};
 use super::pythons::PythonProgram;
 use super::sampler::online_cpus;
+use super::syscall::bpf;
 use super::waits::clock_ns;
 
 /// The programs on the tracepoints of system calls: the exit first, so that every entry that is seen has its exit.
@@ -54,15 +57,28 @@ pub(super) struct Files {
     sees_rings: bool,
 }
 
+/// What was counted of one file.
+#[derive(Debug)]
+pub struct CountedFile {
+    /// The process and the file.
+    pub key: FileKey,
+    /// What was counted.
+    pub stats: FileStats,
+    /// How long reads, writes and syncs took, where there are any.
+    pub histograms: [Option<Box<FileHistogram>>; TIMED_OPERATIONS],
+}
+
 /// What was counted of files.
 #[derive(Debug, Default)]
 pub struct FileCounts {
-    /// By process and file, with the histograms that there are: of reads, writes and syncs.
-    pub files: Vec<(FileKey, FileStats, Vec<Option<Box<FileHistogram>>>)>,
+    /// By process and file.
+    pub files: Vec<CountedFile>,
     /// Operations that are in none of them, for want of room.
     pub missed: u64,
     /// Operations that are in no histogram, for want of room.
     pub untimed: u64,
+    /// Calls that began or ended unseen: the kernel leaves out programs of perf events while a map is changed on the same CPU.
+    pub unseen: u64,
     /// Whether requests of `io_uring` are among them.
     pub has_rings: bool,
 }
@@ -127,6 +143,23 @@ impl Kernel {
         self.write_control(Control { ended_ns: u64::MAX, ..self.controlled })
     }
 
+    /// Looks for the tracepoints of files, and says what there is; takes none.
+    ///
+    /// # Errors
+    ///
+    /// When one of a system call is not there.
+    pub fn check_file_hooks() -> Result<String, BpfError> {
+        let tracepoints = Tracepoints::find().map_err(BpfError::NoTracepoints)?;
+        let mut calls = 0;
+        for event in PROGRAMS.iter().flat_map(|(_, prefix)| call_events(prefix)) {
+            tracepoints.id("syscalls", &event).map_err(BpfError::NoTracepoints)?;
+            calls += 1;
+        }
+        let rings = ["io_uring_submit_req", "io_uring_submit_sqe"];
+        let has_rings = rings.iter().any(|name| tracepoints.id("io_uring", name).is_ok());
+        Ok(format!("{calls} {}, io_uring: {}", Self::FILE_HOOKS, if has_rings { "yes" } else { "no" }))
+    }
+
     fn attach_to_rings(&mut self) -> Result<(), BpfError> {
         for (name, [first, second]) in OF_RINGS {
             let program: &mut RawTracePoint = self.program(name)?;
@@ -162,17 +195,27 @@ impl Kernel {
         let mut counts = FileCounts {
             missed: missed(files_missed::OPERATIONS),
             untimed: missed(files_missed::TIMES),
+            unseen: self.unseen_calls(),
             has_rings: self.files.sees_rings,
             ..FileCounts::default()
         };
         for (key, stats) in self.files.stats.take_all()? {
-            let histogram = |number: &u32| {
-                let histogram = self.files.histograms.get(&number.checked_sub(1)?, 0).ok()?;
-                Some(Box::new(histogram.0))
-            };
-            counts.files.push((key, stats, stats.histograms.iter().map(histogram).collect()));
+            let histograms = std::array::from_fn(|operation| {
+                let number = stats.histograms[operation].checked_sub(1)?;
+                Some(Box::new(self.files.histograms.get(&number, 0).ok()?.0))
+            });
+            counts.files.push(CountedFile { key, stats, histograms });
         }
         Ok(counts)
+    }
+
+    /// Runs of the programs of system calls that the kernel has left out, as far as it says (Linux 6.7).
+    fn unseen_calls(&mut self) -> u64 {
+        let misses = |kernel: &mut Self, name| {
+            let program: &mut TracePoint = kernel.program(name).ok()?;
+            recursion_misses(program.fd().ok()?.as_fd()).ok()
+        };
+        PROGRAMS.iter().filter_map(|(name, _)| misses(self, name)).sum()
     }
 }
 
@@ -202,12 +245,17 @@ impl Tracepoints {
         Ok(Self { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), _mount: Some(mount) })
     }
 
-    /// Runs a program on every hit of a tracepoint.
-    fn attach(&self, system: &str, name: &str, program: &OwnedFd) -> io::Result<Event> {
+    /// Number of a tracepoint.
+    fn id(&self, system: &str, name: &str) -> io::Result<u64> {
         let path = self.path.join("events").join(system).join(name).join("id");
         let id = std::fs::read_to_string(&path)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        let config = id.trim().parse().map_err(io::Error::other)?;
+        id.trim().parse().map_err(io::Error::other)
+    }
+
+    /// Runs a program on every hit of a tracepoint.
+    fn attach(&self, system: &str, name: &str, program: &OwnedFd) -> io::Result<Event> {
+        let config = self.id(system, name)?;
         let attributes = Attributes { kind: TYPE_TRACEPOINT, config, ..Attributes::default() };
         // One event, for all CPUs: the program belongs to the tracepoint.
         let cpu = online_cpus()?.first().copied().unwrap_or(0);
@@ -215,6 +263,28 @@ impl Tracepoints {
         event.set_program(program.as_fd())?;
         Ok(event)
     }
+}
+
+/// Runs of a program that were left out, since another one ran on the same CPU. Source: `struct bpf_prog_info`,
+/// include/uapi/linux/bpf.h.
+fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    #[repr(C)]
+    struct Attributes {
+        program: i32,
+        info_bytes: u32,
+        info: u64,
+    }
+    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    /// Where the number is, in words.
+    const AT: usize = 26;
+    let mut info = [0_u64; AT + 1];
+    let mut attributes = Attributes {
+        program: program.as_raw_fd(),
+        info_bytes: u32::try_from(size_of_val(&info)).unwrap_or(0),
+        info: info.as_mut_ptr() as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info[AT])
 }
 
 /// Mounts a file system where nobody sees it. Source: fsopen(2), fsmount(2), Linux 5.2.

@@ -82,7 +82,7 @@ pub struct Limits {
     pub calls: bool,
     /// Whether requests to block devices are recorded: 26 MB for those under way and for what is counted exactly.
     pub blocks: bool,
-    /// Whether operations on files are recorded: 23 MB for the threads and for how long operations took, and what files
+    /// Whether operations on files are recorded: 26 MB for the threads and for how long operations took, and what files
     /// there are.
     pub files: bool,
     /// Whether sockets are recorded: 20 MB for what is counted exactly.

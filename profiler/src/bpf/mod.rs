@@ -27,7 +27,7 @@ mod waits;
 pub use drain::{Drained, NamedFile, Remainder, Stacks};
 pub use error::BpfError;
 pub use faults::{FaultPrograms, Faults};
-pub use files::FileCounts;
+pub use files::{CountedFile, FileCounts};
 pub use kernel_types::read_task_offsets;
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};

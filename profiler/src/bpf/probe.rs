@@ -65,6 +65,7 @@ pub fn checks() -> Vec<Check> {
         page_faults(),
         system_calls(),
         sockets(),
+        files(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -173,6 +174,14 @@ fn sockets() -> Check {
             "mount -t tracefs tracefs /sys/kernel/tracing, to see connections that are accepted",
         ),
         Err(error) => Check::degraded(NAME, error.to_string(), "-e net does not work"),
+    }
+}
+
+fn files() -> Check {
+    const NAME: &str = "files";
+    match Kernel::check_file_hooks() {
+        Ok(found) => Check::ok(NAME, found),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e fileio does not work"),
     }
 }
 

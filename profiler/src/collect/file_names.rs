@@ -1,11 +1,11 @@
 //! Names of files, as the processes see them that use them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use profiler_common::file::FileId;
 
 use crate::bpf::NamedFile;
-use crate::process::{Mounts, mount_namespace};
+use crate::process::{Mounts, mount_namespace, working_directory};
 
 /// Bytes of all names together: what is above has none.
 const MAX_BYTES: usize = 32 << 20;
@@ -23,12 +23,18 @@ pub(super) struct FileNames {
     /// Namespaces and devices for which they were read: what is not mounted then, as memory that has a name, is not looked for
     /// again.
     looked_for: HashSet<(u64, (u32, u32))>,
+    /// How often processes, by pid, gave a file a name.
+    renames: BTreeMap<(u32, String), u64>,
 }
 
 impl FileNames {
     /// Takes in what was sent. Called while the processes still run, if they do.
     pub(super) fn add(&mut self, files: &[NamedFile]) {
         for file in files {
+            if let Some(directory) = file.renamed_in {
+                self.add_renamed(file, directory);
+                continue;
+            }
             // Another name of the same file, or the same again.
             if self.names.contains_key(&file.id) || self.bytes >= MAX_BYTES {
                 continue;
@@ -43,6 +49,30 @@ impl FileNames {
     /// name is known.
     pub(super) fn name(&self, id: &FileId) -> String {
         self.names.get(id).cloned().unwrap_or_else(|| without_name(id))
+    }
+
+    /// How often processes, by pid, gave a file a name, as far as names are known.
+    pub(super) fn renames(&self) -> impl Iterator<Item = (u32, &str, u64)> {
+        self.renames.iter().map(|((pid, path), count)| (*pid, path.as_str(), *count))
+    }
+
+    /// Takes in a new name, relative to where the process is, if it is still there.
+    fn add_renamed(&mut self, file: &NamedFile, directory: i32) {
+        let path = text(&file.path);
+        let path = if path.starts_with('/') {
+            path
+        } else {
+            working_directory(file.pid, directory)
+                .map_or(path.clone(), |within| within.join(&path).display().to_string())
+        };
+        let bytes = path.len();
+        if self.bytes < MAX_BYTES {
+            let renames = self.renames.entry((file.pid, path)).or_insert_with(|| {
+                self.bytes += bytes;
+                0
+            });
+            *renames += 1;
+        }
     }
 
     fn path_of(&mut self, file: &NamedFile) -> String {
@@ -110,6 +140,7 @@ mod tests {
             path: path.to_vec(),
             is_deleted,
             is_cut,
+            renamed_in: None,
         };
         let mut names = FileNames::default();
         names.add(&[file(1, b"/stat", false, false), file(1, b"/other", false, false), file(2, b"/gone", true, false)]);
@@ -118,6 +149,12 @@ mod tests {
         assert_eq!(name(1), "/proc/stat");
         assert_eq!(name(2), "/proc/gone (deleted)");
         assert_eq!(name(3), ".../deep");
+        for path in ["/new", "/new", "other"] {
+            names.add(&[NamedFile { renamed_in: Some(-100), ..file(0, path.as_bytes(), false, false) }]);
+        }
+        let here = std::env::current_dir().unwrap().join("other").display().to_string();
+        let renames: Vec<_> = names.renames().map(|(_, path, count)| (path, count)).collect();
+        assert!(renames.contains(&("/new", 2)) && renames.contains(&(here.as_str(), 1)), "{renames:?}");
         assert_eq!(names.name(&FileId { inode: 9, device: 254 << 20, generation: 0 }), "[inode 9 on 254:0]");
     }
 }

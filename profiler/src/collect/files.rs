@@ -1,14 +1,16 @@
 //! Files as a table: what the programs counted exactly by process and file, with names.
 
+use std::collections::HashMap;
+
 use profiler_common::event::COMM_LEN;
-use profiler_common::file::{FileOperation, FileStats};
+use profiler_common::file::{FileId, FileOperation, FileStats};
 
 use super::file_names::FileNames;
-use crate::bpf::FileCounts;
+use crate::bpf::{CountedFile, FileCounts};
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
 /// Values of a row. Bytes of all kinds come first: the table is in that order.
-const VALUES: [(&str, &str); 17] = [
+const VALUES: [(&str, &str); 18] = [
     ("moved", "bytes"),
     ("time", "ns"),
     ("reads", "count"),
@@ -21,6 +23,7 @@ const VALUES: [(&str, &str); 17] = [
     ("sync_time", "ns"),
     ("opens", "count"),
     ("open_time", "ns"),
+    ("renames", "count"),
     ("mapped_writes", "count"),
     ("mapped_written", "bytes"),
     ("cache_hits", "count"),
@@ -34,9 +37,9 @@ const DISTRIBUTIONS: [(FileOperation, &str); 3] =
 
 /// The table of what was counted.
 pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
-    let rows = counts.files.iter().map(|(key, stats, histograms)| {
+    let rows = counts.files.iter().map(|CountedFile { key, stats, histograms }| {
         let of = |operation: FileOperation| stats.by_operation[operation as usize - 1];
-        let mut file = names.name(&key.file);
+        let mut file = if key.file == FileId::default() { RENAMED.to_owned() } else { names.name(&key.file) };
         if stats.is_deleted != 0 && !file.ends_with(DELETED) {
             file.push_str(DELETED);
         }
@@ -51,20 +54,60 @@ pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
             distributions: distributions.collect(),
         }
     });
+    let mut rows: Vec<Row> = rows.collect();
+    name_renamed(&mut rows, names);
     let mut table = Table {
         title: "Files".to_owned(),
         labels: ["file", "process", "pid"].map(str::to_owned).to_vec(),
         values: VALUES.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect(),
         distributions: DISTRIBUTIONS.iter().map(|(_, name)| TableColumn::new(name, "ns")).collect(),
-        rows: rows.collect(),
+        rows,
         missing: counts.missed,
     };
     table.sort();
     table
 }
 
+/// Stands for the files that a process gives another name, where that is not known, and for attempts that failed.
+const RENAMED: &str = "[renamed files]";
+
 /// What a name ends with when the file has been deleted.
 const DELETED: &str = " (deleted)";
+
+/// Rows that a table may have: see [`Table::is_sound`].
+const MAX_ROWS: usize = 1 << 16;
+
+/// Moves renames from the row of all of a process to those of their new names, each with its share of the time.
+fn name_renamed(rows: &mut Vec<Row>, names: &FileNames) {
+    let column = |name: &str| VALUES.iter().position(|(column, _)| *column == name).unwrap_or(0);
+    let (time, renames) = (column("time"), column("renames"));
+    let key = |row: &Row| (row.labels[0].clone(), row.labels[2].clone());
+    let mut places: HashMap<_, _> = rows.iter().enumerate().map(|(index, row)| (key(row), index)).collect();
+    for (pid, path, count) in names.renames() {
+        let pid = pid.to_string();
+        let Some(&all) = places.get(&(RENAMED.to_owned(), pid.clone())) else { continue };
+        let all = &mut rows[all];
+        let count = count.min(all.values[renames]);
+        if count == 0 || places.len() >= MAX_ROWS {
+            continue;
+        }
+        let share = all.values[time] / all.values[renames] * count;
+        all.values[renames] -= count;
+        all.values[time] -= share;
+        let process = all.labels[1].clone();
+        let index = *places.entry((path.to_owned(), pid.clone())).or_insert(rows.len());
+        if index == rows.len() {
+            rows.push(Row {
+                labels: vec![path.to_owned(), process, pid],
+                values: vec![0; VALUES.len()],
+                distributions: vec![Histogram::default(); DISTRIBUTIONS.len()],
+            });
+        }
+        rows[index].values[renames] += count;
+        rows[index].values[time] += share;
+    }
+    rows.retain(|row| row.labels[0] != RENAMED || row.values[renames] > 0);
+}
 
 /// The values of a row, as in [`VALUES`].
 ///
@@ -73,11 +116,12 @@ const DELETED: &str = " (deleted)";
 fn values(stats: &FileStats) -> [u64; VALUES.len()] {
     let by_operation = &stats.by_operation;
     let of = |operation: FileOperation| by_operation[operation as usize - 1];
-    let [read, write, sync, open, mapped] = [
+    let [read, write, sync, open, rename, mapped] = [
         FileOperation::Read,
         FileOperation::Write,
         FileOperation::Sync,
         FileOperation::Open,
+        FileOperation::Rename,
         FileOperation::MappedWrite,
     ]
     .map(of);
@@ -94,6 +138,7 @@ fn values(stats: &FileStats) -> [u64; VALUES.len()] {
         sync.total_ns,
         open.operations,
         open.total_ns,
+        rename.operations,
         mapped.operations,
         mapped.bytes,
         stats.pages_read.saturating_sub(stats.pages_added),
@@ -105,6 +150,9 @@ fn values(stats: &FileStats) -> [u64; VALUES.len()] {
 /// What a reader must know of what is missing.
 pub(super) fn warnings(counts: &FileCounts) -> Vec<String> {
     let mut warnings = Vec::new();
+    if counts.unseen > 0 {
+        warnings.push(format!("{} calls for files began or ended unseen: they are not among them", counts.unseen));
+    }
     if !counts.has_rings {
         warnings.push("this kernel does not show requests of io_uring: they are not among the files".to_owned());
     }
@@ -118,4 +166,73 @@ pub(super) fn warnings(counts: &FileCounts) -> Vec<String> {
 fn name(bytes: &[u8; COMM_LEN]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
     String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::file::{FileKey, OPERATIONS, OperationStats, TIMED_OPERATIONS};
+    use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
+
+    use super::*;
+    use crate::bpf::NamedFile;
+
+    fn counted(inode: u64, operation: FileOperation, sum: OperationStats) -> (FileKey, FileStats) {
+        let device = if inode == 0 { 0 } else { 254 << 20 };
+        let file = FileId { inode, device, generation: 0 };
+        let mut stats = FileStats {
+            by_operation: [OperationStats::default(); OPERATIONS],
+            histograms: [0; TIMED_OPERATIONS + 1],
+            process_comm: [0; COMM_LEN],
+            pages_read: 0,
+            pages_added: 0,
+            pages_faulted: 0,
+            is_deleted: 0,
+        };
+        stats.by_operation[operation as usize - 1] = sum;
+        stats.process_comm[..3].copy_from_slice(b"cat");
+        (FileKey { start_time_ns: 5, pid: 7, exec_count: 1, file }, stats)
+    }
+
+    #[test]
+    fn rows_have_what_was_counted_and_renames_their_names() {
+        let mut histogram = Box::new([0; HISTOGRAM_BUCKETS]);
+        histogram[bucket_of(500)] = 10;
+        let reads = OperationStats { operations: 10, errors: 1, bytes: 4_000, total_ns: 5_000, max_ns: 501 };
+        let (key, mut stats) = counted(9, FileOperation::Read, reads);
+        (stats.pages_read, stats.pages_added, stats.pages_faulted, stats.is_deleted) = (10, 4, 2, 1);
+        let (renamed_key, renamed) =
+            counted(0, FileOperation::Rename, OperationStats { operations: 3, total_ns: 300, ..Default::default() });
+        let counts = FileCounts {
+            files: vec![
+                CountedFile { key, stats, histograms: [Some(histogram), None, None] },
+                CountedFile { key: renamed_key, stats: renamed, histograms: [None, None, None] },
+            ],
+            missed: 2,
+            untimed: 1,
+            unseen: 0,
+            has_rings: true,
+        };
+        let mut names = FileNames::default();
+        let new = |path: &[u8]| NamedFile {
+            id: FileId::default(),
+            pid: 7,
+            path: path.to_vec(),
+            is_deleted: false,
+            is_cut: false,
+            renamed_in: Some(-100),
+        };
+        names.add(&[new(b"/new"), new(b"/new")]);
+        let table = table(&counts, &names);
+        assert!(table.is_sound(), "{table:?}");
+        assert_eq!(table.missing, 2);
+        let value = |row: &Row, name: &str| row.values[VALUES.iter().position(|(column, _)| *column == name).unwrap()];
+        let [read, new, all] = &table.rows[..] else { panic!("{table:?}") };
+        assert_eq!(read.labels, ["[inode 9 on 254:0] (deleted)", "cat", "7"]);
+        assert_eq!((value(read, "moved"), value(read, "reads"), value(read, "errors")), (4_000, 10, 1));
+        assert_eq!((value(read, "cache_hits"), value(read, "cache_misses")), (6, 6));
+        assert_eq!((read.distributions[0].count(), read.distributions[0].max), (10, 501));
+        assert_eq!((all.labels[0].as_str(), value(all, "renames"), value(all, "time")), (RENAMED, 1, 100));
+        assert_eq!((new.labels[0].as_str(), value(new, "renames"), value(new, "time")), ("/new", 2, 200));
+        assert_eq!(warnings(&counts).len(), 1);
+    }
 }

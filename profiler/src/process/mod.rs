@@ -25,7 +25,7 @@ pub use jit_dump::open_jit_dump;
 pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use memory::{read_memory, read_memory_up_to};
-pub use mounts::{Mounts, mount_namespace};
+pub use mounts::{Mounts, mount_namespace, working_directory};
 pub(crate) use object::build_id;
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;

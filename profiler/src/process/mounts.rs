@@ -20,6 +20,13 @@ struct Mount {
     point: Vec<u8>,
 }
 
+/// Where a path of a process begins that does not begin with a slash: at a descriptor of it, or where the process is.
+#[must_use]
+pub fn working_directory(pid: u32, descriptor: i32) -> Option<std::path::PathBuf> {
+    let name = if descriptor == libc::AT_FDCWD { "cwd".to_owned() } else { format!("fd/{descriptor}") };
+    fs::read_link(format!("/proc/{pid}/{name}")).ok()
+}
+
 /// The mount namespace of a process; `None` when it is gone.
 #[must_use]
 pub fn mount_namespace(pid: u32) -> Option<u64> {

@@ -5,42 +5,53 @@ use std::io::{self, Write};
 use super::rest;
 use super::text::{code, prose};
 use crate::output::numbers::{count, value};
-use crate::profile::Table;
+use crate::profile::{Table, TableColumn};
 
 /// Rows that are shown.
 const ROWS: usize = 25;
 /// And of the distributions behind the first.
 const OTHER_ROWS: usize = 10;
-/// Unit of what is a number of things.
-const COUNT: &str = "count";
+
+/// What is a time in all: it needs no name.
+const TIME: &str = "time";
+
+/// What a column is called: with its unit, where nothing in a cell tells it.
+fn heading(column: &TableColumn) -> String {
+    let name = column.name.replace('_', " ");
+    if column.unit == "bytes" { format!("{name} bytes") } else { name }
+}
 
 /// A table: its values, percentiles of its first distribution, its labels; then the other distributions.
 pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
     writeln!(writer, "### {}\n", prose(&table.title))?;
-    let totals = (0..).zip(&table.values).map(|(number, column)| {
+    // A value that is zero in all rows is left out, but the one that the rows are in the order of.
+    let shown: Vec<usize> = (0..table.values.len()).filter(|&number| number == 0 || table.total(number) > 0).collect();
+    let totals = shown.iter().map(|&number| {
+        let column = &table.values[number];
         let total = value(table.total(number), &column.unit);
-        if column.unit == COUNT { format!("{total} {}", prose(&column.name)) } else { total }
+        if column.name == TIME { total } else { format!("{total} {}", prose(&heading(column))) }
     });
     write!(writer, "Counted exactly: {}.", totals.collect::<Vec<_>>().join(", "))?;
     if table.missing > 0 {
         write!(writer, " **{} more had no room** and are in no row.", count(table.missing))?;
     }
     if let Some(first) = table.distributions.first() {
-        write!(writer, " Percentiles and maximum are of those that {}.", prose(&first.name))?;
+        write!(writer, " Percentiles and maximum: {}.", prose(&first.name))?;
     }
     writeln!(writer, "\n")?;
     if table.rows.is_empty() {
         return Ok(());
     }
     let percentiles = if table.distributions.is_empty() { &[][..] } else { &["p50", "p90", "p99", "max"] };
-    let values = table.values.iter().map(|column| column.name.as_str()).chain(percentiles.iter().copied());
-    let head: Vec<_> = values.map(|name| prose(name).to_string()).collect();
+    let values = shown.iter().map(|&number| heading(&table.values[number]));
+    let values = values.chain(percentiles.iter().map(|&name| name.to_owned()));
+    let head: Vec<_> = values.map(|name| prose(&name).to_string()).collect();
     let labels: Vec<_> = table.labels.iter().map(|label| prose(label).to_string()).collect();
     writeln!(writer, "| {} | {} |", head.join(" | "), labels.join(" | "))?;
     writeln!(writer, "|{}{}", "--:|".repeat(head.len()), ":--|".repeat(labels.len()))?;
     for row in table.rows.iter().take(ROWS) {
-        let values = table.values.iter().zip(&row.values).map(|(column, &number)| value(number, &column.unit));
-        let mut cells: Vec<_> = values.collect();
+        let mut cells: Vec<_> =
+            shown.iter().map(|&number| value(row.values[number], &table.values[number].unit)).collect();
         if let (Some(column), Some(histogram)) = (table.distributions.first(), row.distributions.first()) {
             let max = (histogram.count() > 0).then_some(histogram.max);
             let found = [500, 900, 990].map(|per_mille| histogram.percentile(per_mille)).into_iter().chain([max]);
