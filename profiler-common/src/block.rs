@@ -256,12 +256,11 @@ pub struct Asker {
     pub value: RecordValue,
 }
 
-/// A request under way: an element of the `BLOCK_REQUESTS` map, an array with [`REQUEST_PLACES`] places for each.
+/// A request under way: an element of the `BLOCK_REQUESTS` map, which is an array with [`REQUEST_PLACES`] places for each. Whose
+/// they are is in the `BLOCK_PARTS` map: the addresses of the first parts (`struct bio`), 0 where a place is free.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockRequest {
-    /// Address of its first part (`struct bio`); 0 in an element that is free.
-    pub bio: u64,
     /// When it was made, in ns of the monotonic clock.
     pub made_ns: u64,
     /// When it was given to the device, where the kernel does not keep that.
@@ -279,6 +278,13 @@ pub const MAX_REQUESTS: u32 = 8192;
 
 /// Elements that a request may have.
 pub const REQUEST_PLACES: u32 = 4;
+
+/// The places of a request, of as many as there are groups of them.
+#[inline(always)]
+#[must_use]
+pub const fn group(address: u64) -> u32 {
+    place(address, 0, MAX_REQUESTS) / REQUEST_PLACES
+}
 
 /// Index of one of the elements, of a power of two of them, that something at this address may have.
 #[inline(always)]
@@ -419,18 +425,37 @@ pub struct BlockStats {
     pub errors: u64,
     /// Those that go on where the one before on their device ended.
     pub sequential: u64,
-    /// Sums of their times, ns.
-    pub sums_ns: [u64; BLOCK_TIMES.len()],
-    /// The longest, ns.
+    /// Sums of all of their time and of that in a queue, ns; the rest is the device's.
+    pub total_ns: u64,
+    /// See there.
+    pub queue_ns: u64,
+    /// The longest of their times, ns.
     pub max_ns: [u64; BLOCK_TIMES.len()],
     /// The process's name.
     pub process_comm: [u8; COMM_LEN],
-    /// How many took how long: see [`crate::histogram`].
-    pub histograms: [[u32; HISTOGRAM_BUCKETS]; BLOCK_TIMES.len()],
+    /// How many took how long, see [`crate::histogram`]: of those that were given to the device at once, all that they took; of
+    /// the others each of [`BLOCK_TIMES`]. Most are of the first kind, and CPUs that write to the same memory wait for each
+    /// other.
+    pub histograms: [[u32; HISTOGRAM_BUCKETS]; 1 + BLOCK_TIMES.len()],
 }
 
-/// Entries of the `BLOCK_STATS` map: 13 MB.
+/// Entries of the `BLOCK_STATS` map: 17 MB.
 pub const MAX_BLOCK_STATS: u32 = 2048;
+
+impl BlockStats {
+    /// How many took how long, by [`BLOCK_TIMES`] and bucket.
+    pub fn counts(&self) -> [[u64; HISTOGRAM_BUCKETS]; BLOCK_TIMES.len()] {
+        let [at_once, others @ ..] = &self.histograms;
+        let mut counts = others.map(|histogram| histogram.map(u64::from));
+        for (bucket, &requests) in at_once.iter().enumerate() {
+            let requests = u64::from(requests);
+            counts[0][bucket] += requests;
+            counts[1][0] += requests;
+            counts[2][bucket] += requests;
+        }
+        counts
+    }
+}
 
 /// Requests of a file: a key of the `BLOCK_FILES` map.
 #[repr(C)]
@@ -467,6 +492,41 @@ pub struct BlockFileStats {
 /// Entries of the `BLOCK_FILES` map: 1 MB.
 pub const MAX_BLOCK_FILES: u32 = 8192;
 
+/// A request that took long, as it is sent to user space when it is done.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowRequest {
+    /// [`crate::event::RING_SLOW`].
+    pub kind: u16,
+    /// A [`BlockOperation`].
+    pub operation: u16,
+    /// Device, as the kernel writes it.
+    pub device: u32,
+    /// Its number, from 1: the span of its record, where it has one.
+    pub number: u64,
+    /// When it was done, in ns of the monotonic clock.
+    pub done_ns: u64,
+    /// Where it begins, in sectors of 512 bytes.
+    pub sector: u64,
+    /// Its times: see [`BLOCK_TIMES`].
+    pub times_ns: [u64; BLOCK_TIMES.len()],
+    /// The file; no inode where it has none.
+    pub file: FileId,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Who asked; 0 where nobody knows.
+    pub pid: u32,
+    /// And on which thread, where its stack was walked.
+    pub tid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The process's name.
+    pub process_comm: [u8; COMM_LEN],
+}
+
+/// Slow requests that are sent, at most.
+pub const MAX_SLOW: u64 = 4096;
+
 /// What the programs could not note: elements of the `BLOCKS_MISSED` map.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -481,11 +541,15 @@ pub enum BlockMissed {
     Dirtiers = 3,
     /// Waits that could not be noted, or are in no row of the table.
     Waits = 4,
+    /// Slow requests, whether they were sent or not.
+    Slow = 5,
+    /// Slow requests that were not sent for want of room in the ring.
+    SlowLost = 6,
 }
 
 impl BlockMissed {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 7;
 }
 
 #[cfg(test)]
@@ -529,12 +593,13 @@ mod tests {
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<BlockOffsets>(), 3 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
-        assert_eq!(size_of::<BlockRequest>(), 4 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
-        assert_eq!(size_of::<BlockStats>(), 10 * 8 + COMM_LEN + 3 * 4 * HISTOGRAM_BUCKETS);
+        assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);
         assert_eq!(size_of::<BlockWaiter>(), 6 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<BlockWaitStats>(), 14 * 8 + COMM_LEN + 6 * 4 * HISTOGRAM_BUCKETS);
+        assert_eq!(size_of::<SlowRequest>(), 8 + 6 * 8 + 32 + COMM_LEN);
         assert_eq!(size_of::<BlockFileKey>(), 32);
         assert_eq!(size_of::<BlockFileStats>(), 32 + COMM_LEN);
     }

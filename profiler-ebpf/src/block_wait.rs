@@ -47,7 +47,7 @@ fn find(tid: u32) -> Option<&'static mut BlockWaiter> {
 pub(crate) fn note_request(tid: u32) {
     if let Some(last) = LAST_ASKER.get_ptr_mut(0) {
         // SAFETY: the element is this CPU's.
-        unsafe { *last = u64::from(tid) };
+        unsafe { (*last).asked_tid = u64::from(tid) };
     }
 }
 
@@ -131,7 +131,7 @@ fn begin(context: &RawTracePointContext) {
             identify(&task, &mut waiter.asker);
             let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
             // SAFETY: the element is this CPU's.
-            let has_asked = unsafe { core::mem::replace(&mut *last, 0) } == u64::from(running.tid);
+            let has_asked = unsafe { core::mem::replace(&mut (*last).asked_tid, 0) } == u64::from(running.tid);
             if has_asked {
                 without_chains(&task, process, &mut waiter.asker);
             } else {

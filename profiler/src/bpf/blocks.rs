@@ -64,6 +64,8 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         folio_large_mask: types.enumerator("PG_head").map_or(0, |bit| 1 << bit),
         ..BlockOffsets::UNSET
     };
+    near("inode", &["i_sb"])?;
+    near("inode", &["i_ino"])?;
     // Without the groups of block I/O there is nothing that could be charged.
     let group = (near("bio", &["bi_blkg"]), offset("blkcg_gq", &["blkcg"]), offset("blkcg", &["css", "cgroup"]));
     if let (Ok(bio_group), Ok(group_owner), Ok(owner_cgroup)) = group {

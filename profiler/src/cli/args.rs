@@ -68,6 +68,9 @@ pub(super) struct RecordArgs {
     /// With -e offcpu: also who ends waits, with the stack that did
     #[arg(long)]
     pub(super) wakers: bool,
+    /// With -e blockio: also tell each request that takes as long, as 10ms
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(super) slower: Option<Duration>,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
@@ -168,16 +171,17 @@ pub(super) struct InspectArgs {
     pub(super) json: bool,
 }
 
-/// `5`, `5s`, `1.5m`, `500ms`, `2h`.
+/// `5`, `5s`, `1.5m`, `500ms`, `2h`, `200us`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {
         "" | "s" => 1.0,
+        "us" => 1e-6,
         "ms" => 1e-3,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h, as in 30s or 2m")),
+        _ => return Err(format!("unknown unit {unit:?}: use us, ms, s, m or h, as in 30s or 2m")),
     };
     let number: f64 = number.parse().map_err(|_| "not a duration: use for instance 5, 5s or 2m".to_owned())?;
     match Duration::try_from_secs_f64(number * seconds) {

@@ -103,8 +103,12 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         records: args.map_entries,
         ring_bytes: args.buffer_mb << 20,
         table_shards: usize::from(args.table_mb),
+        slower_ns: args.slower.map_or(0, |slower| u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX)),
         ..Limits::default()
     };
+    if args.slower.is_some() && !origins.contains(&Origin::BlockIo) {
+        bail!("--slower tells slow requests to block devices, which are not recorded: add -e blockio");
+    }
     let cache = match &args.cache_dir {
         Some(path) => CacheDirectory::Directory(path.clone()),
         None if args.no_cache => CacheDirectory::None,

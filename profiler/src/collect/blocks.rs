@@ -1,18 +1,18 @@
 //! Requests to block devices as tables: what the programs counted exactly, with names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use profiler_common::block::{
     BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockStats, BlockWaitKey, BlockWaitStats,
-    SIZE_NAMES, WAIT_PARTS,
+    SIZE_NAMES, SlowRequest, WAIT_PARTS,
 };
 
 use super::file_names::FileNames;
 use super::place::comm;
-use crate::profile::{Histogram, Row, Table, TableColumn};
+use crate::profile::{FrameKind, Histogram, NamedFrame, Profile, Row, Table, TableColumn};
 
 /// From when requests were made until they were done; requests; bytes; requests that failed; those that go on where the one
 /// before on their device ended; the two parts of their time.
@@ -64,13 +64,13 @@ pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
             values: vec![0; VALUES.len()],
             distributions: vec![Histogram::default(); BLOCK_TIMES.len()],
         });
-        let [total, queue, device] = stats.sums_ns;
+        let (total, queue) = (stats.total_ns, stats.queue_ns);
+        let device = total.saturating_sub(queue);
         let values = [total, stats.requests, stats.bytes, stats.errors, stats.sequential, queue, device];
         row.values.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        for (distribution, (counts, &max)) in
-            row.distributions.iter_mut().zip(stats.histograms.iter().zip(&stats.max_ns))
+        for (distribution, (counts, &max)) in row.distributions.iter_mut().zip(stats.counts().iter().zip(&stats.max_ns))
         {
-            distribution.add(&Histogram::new(&counts.map(u64::from), max));
+            distribution.add(&Histogram::new(counts, max));
         }
     }
     let mut table = Table {
@@ -140,6 +140,65 @@ pub(super) fn waits(stats: &[(BlockWaitKey, BlockWaitStats)], uncounted: u64) ->
         distributions: parts,
         rows: rows.into_values().collect(),
         missing: uncounted,
+    };
+    table.sort();
+    table
+}
+
+/// Name of the table of slow requests.
+pub(super) const SLOW: &str = "blockio_slow";
+
+/// Characters of a stack in it, at most.
+const MAX_STACK: usize = 2_000;
+
+/// The table of slow requests, with the functions of their programs, leaf first. `began_ns`: when the recording did; `profile`: the stacks, where a request's number is its span;
+/// `missing`: those of which nothing is known.
+pub(super) fn slow(
+    requests: &[SlowRequest],
+    names: &FileNames,
+    profile: Option<&Profile>,
+    began_ns: u64,
+    missing: u64,
+) -> Table {
+    let stacks: HashMap<u64, u32> = profile.map_or_else(HashMap::new, |profile| {
+        profile.samples.iter().filter(|sample| sample.span != 0).map(|sample| (sample.span, sample.stack)).collect()
+    });
+    let stack = |number: u64| {
+        let (profile, &stack) = profile.zip(stacks.get(&number))?;
+        let of_program = |frame: &NamedFrame<'_>| !matches!(frame.kind, FrameKind::Kernel | FrameKind::Reason);
+        let names: Vec<_> = profile.frames(stack).filter(of_program).map(|frame| frame.name.into_owned()).collect();
+        Some(names.join(" < ").chars().take(MAX_STACK).collect::<String>())
+    };
+    let rows = requests.iter().map(|request| {
+        let (process, pid) = asker(request.pid, &request.process_comm);
+        #[expect(clippy::cast_precision_loss, reason = "shown to microseconds")]
+        let seconds = request.done_ns.saturating_sub(began_ns) as f64 / 1e9;
+        let file = if request.file.inode == 0 { String::new() } else { names.name(&request.file) };
+        Row {
+            labels: vec![
+                format!("{seconds:.6}"),
+                device(request.device),
+                request.sector.to_string(),
+                operation(request.operation),
+                file,
+                process,
+                pid,
+                stack(request.number).unwrap_or_default(),
+            ],
+            values: request.times_ns.into_iter().chain([u64::from(request.bytes)]).collect(),
+            distributions: Vec::new(),
+        }
+    });
+    let bytes = TableColumn::new("bytes", "bytes");
+    let mut table = Table {
+        title: "Slow requests to block devices".to_owned(),
+        labels: ["done_s", "device", "sector", "operation", "file", "process", "pid", "stack"]
+            .map(str::to_owned)
+            .to_vec(),
+        values: BLOCK_TIMES.map(|time| TableColumn::new(time, "ns")).into_iter().chain([bytes]).collect(),
+        distributions: Vec::new(),
+        rows: rows.collect(),
+        missing,
     };
     table.sort();
     table

@@ -9,6 +9,7 @@ mod events;
 mod file_names;
 mod gathered;
 mod host;
+mod latencies;
 mod lock_times;
 mod place;
 mod processes;

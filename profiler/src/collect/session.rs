@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use profiler_common::block::SlowRequest;
 use profiler_common::config::{PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
@@ -15,6 +16,7 @@ use super::command::RunningCommand;
 use super::events::Events;
 use super::file_names::FileNames;
 use super::gathered::Gathered;
+use super::latencies::Latencies;
 use super::lock_times::LockTimes;
 use super::place::place_window;
 use super::processes::{Interest, Processes};
@@ -58,6 +60,8 @@ pub(super) struct Session {
     pub(super) unwinding: Unwinding,
     pub(super) pythons: Pythons,
     pub(super) file_names: FileNames,
+    pub(super) slow: Vec<SlowRequest>,
+    pub(super) latencies: Latencies,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
@@ -68,6 +72,8 @@ pub(super) struct Session {
     pub(super) command: Option<RunningCommand>,
     pub(super) slices: Slices,
     ends_with_target: bool,
+    /// Whether requests to block devices are recorded.
+    has_blocks: bool,
 }
 
 /// Why the loop woke up.
@@ -98,6 +104,8 @@ impl Session {
             unwinding,
             pythons: Pythons::default(),
             file_names: FileNames::default(),
+            slow: Vec::new(),
+            latencies: Latencies::default(),
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),
@@ -106,6 +114,7 @@ impl Session {
             command: None,
             slices: Slices::default(),
             ends_with_target,
+            has_blocks: origins.contains(&Origin::BlockIo),
         };
         session.publish_added()?;
         Ok(session)
@@ -176,6 +185,9 @@ impl Session {
                 Wake::Window => {
                     self.end_window()?;
                     self.slices.end_window(started.elapsed(), &self.processes);
+                    if self.has_blocks {
+                        self.latencies.end_slice(started.elapsed(), &self.kernel.block_stats()?);
+                    }
                     events.follow()?;
                     let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
@@ -268,7 +280,8 @@ impl Session {
 
     /// Adds records to what there is.
     pub(super) fn place(&mut self, drained: &Drained) {
-        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, .. } = self;
+        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, slow, .. } = self;
+        slow.extend(&drained.slow);
         file_names.add(&drained.file_names);
         for ended in &drained.ended {
             times.add_ended(ended, &kernel.recorded());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use profiler_common::block::BlockMissed;
+use profiler_common::block::{BlockMissed, MAX_SLOW};
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 
@@ -22,7 +22,8 @@ use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
 use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
+    Accounting, BLOCK_LATENCIES, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION,
+    Target,
 };
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
@@ -98,6 +99,8 @@ pub(super) fn summarize(
         let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
         tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
         let waits = blocks::waits(&session.kernel.block_waits()?, missed(BlockMissed::Waits));
+        session.latencies.end_slice(facts.duration, &stats);
+        tables.insert(BLOCK_LATENCIES.to_owned(), std::mem::take(&mut session.latencies).into_table());
         tables.insert(blocks::WAITS.to_owned(), waits);
         tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
     }
@@ -108,6 +111,12 @@ pub(super) fn summarize(
         block_weight: session.kernel.highest_block_weight()?,
         fault_period: counts.fault_period,
     };
+    let slow = std::mem::take(&mut session.slow);
+    let told = MAX_SLOW.min(session.kernel.blocks_missed(BlockMissed::Slow));
+    let untold =
+        session.kernel.blocks_missed(BlockMissed::Slow) - told + session.kernel.blocks_missed(BlockMissed::SlowLost);
+    let began_ns = session.kernel.recorded().start;
+    let file_names = std::mem::take(&mut session.file_names);
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
@@ -144,6 +153,10 @@ pub(super) fn summarize(
         let name = profile.origin.row().name.to_owned();
         origins.insert(name.clone(), origin_summary(profile, &facts, counted, choice));
         accountings.insert(name, accounting);
+    }
+    if facts.limits.slower_ns > 0 {
+        let profile = profiles.iter().find(|profile| profile.origin == Origin::BlockIo);
+        tables.insert(blocks::SLOW.to_owned(), blocks::slow(&slow, &file_names, profile, began_ns, untold));
     }
     let samples: u64 = profiles.iter().map(|profile| profile.totals()[0]).sum();
     if bpf_runs == 0 && counters.values().any(|counters| counters.hits > 0) {

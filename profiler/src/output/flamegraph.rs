@@ -110,6 +110,21 @@ pub(super) fn write_folded(
     draw(&title(profile, index), profile.origin.row().unit, &[profile], folded, writer)
 }
 
+/// Writes a column that is not the origin's primary one, with its name.
+pub(super) fn write_column(
+    profile: &Profile,
+    folded: &Folded,
+    (column, name): (usize, &str),
+    index: &Index,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    let (row, total) = (profile.origin.row(), profile.totals()[column]);
+    let unit = if row.columns[column].1 == "nanoseconds" { NANOSECONDS } else { name };
+    let total = if unit == NANOSECONDS { duration(total) } else { format!("{} {name}", count(total)) };
+    let parts = [target(index), seconds(index.duration_ns), format!("{total} {}", row.total)];
+    draw(&parts.join(" · "), unit, &[profile], folded, writer)
+}
+
 /// Writes time on the CPUs and off them in one picture, from both folded together.
 pub(super) fn write_wall(
     [cpu, offcpu]: [&Profile; 2],

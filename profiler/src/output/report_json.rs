@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
-    Overhead, ProcessShare, Report, SCHEMA_VERSION, Table, TableColumn, Target, ThreadShare, Timeline,
+    Accounting, BLOCK_LATENCIES, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare,
+    ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -25,7 +25,12 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         started_at_ns: index.started_at_ns,
         duration_ns: index.duration_ns,
         origins: index.origins.keys().map(|name| (name.as_str(), Origin::new(name, index, report))).collect(),
-        tables: index.tables.iter().map(|(name, table)| (name.as_str(), Counted::new(table))).collect(),
+        tables: index
+            .tables
+            .iter()
+            .filter(|(name, _)| *name != BLOCK_LATENCIES)
+            .map(|(name, table)| (name.as_str(), Counted::new(table)))
+            .collect(),
         accounting: &index.accounting,
         overhead: &index.overhead,
         hotspots: &report.hotspots,

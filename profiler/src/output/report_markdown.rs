@@ -13,7 +13,7 @@ use profiler_common::event::{Origin, OriginRow};
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
-use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report};
+use crate::profile::{Accounting, BLOCK_LATENCIES, Breakdown, Hotspot, Index, OriginSummary, Report};
 
 /// Functions in each table.
 const HOTSPOTS: usize = 10;
@@ -49,7 +49,8 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         }
     }
     timeline::write(&index.timeline, writer)?;
-    for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
+    let has_files = |name: &str| name == BLOCK_LATENCIES;
+    for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name) && !has_files(name)) {
         table::write(table, writer)?;
     }
     write_overhead(index, writer)

@@ -25,7 +25,7 @@ pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
-pub use table::{Histogram, Row, Table, TableColumn};
+pub use table::{BLOCK_LATENCIES, Histogram, Row, Table, TableColumn};
 pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;

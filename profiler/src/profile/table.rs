@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_range};
 use serde::{Deserialize, Serialize};
 
+/// Name of the table of the latencies of requests to block devices, slice by slice: in files of its own, not in the report.
+pub const BLOCK_LATENCIES: &str = "blockio_latency";
+
 /// Rows of labels with values and distributions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
