@@ -279,11 +279,11 @@ pub const MAX_REQUESTS: u32 = 8192;
 /// Elements that a request may have.
 pub const REQUEST_PLACES: u32 = 4;
 
-/// The places of a request, of as many as there are groups of them.
+/// The places together that something at this address may have: see [`place`].
 #[inline(always)]
 #[must_use]
-pub const fn group(address: u64) -> u32 {
-    place(address, 0, MAX_REQUESTS) / REQUEST_PLACES
+pub const fn group(address: u64, elements: u32) -> u32 {
+    place(address, 0, elements) / REQUEST_PLACES
 }
 
 /// Index of one of the elements, of a power of two of them, that something at this address may have.
@@ -296,11 +296,11 @@ pub const fn place(address: u64, place: u32, elements: u32) -> u32 {
 }
 
 /// A thread that waits for a block device, as the kernel counts it: an element of the `BLOCK_WAITERS` map, placed as
-/// [`BlockRequest`] by its number.
+/// [`BlockRequest`] by its number. Whose they are is in the `BLOCK_WAITING` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockWaiter {
-    /// The thread, as the initial pid namespace numbers it; 0 in an element that is free.
+    /// The thread, as the initial pid namespace numbers it.
     pub tid: u64,
     /// Since when it waits, in ns of the monotonic clock.
     pub since_ns: u64,

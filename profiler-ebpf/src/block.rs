@@ -79,7 +79,7 @@ pub(crate) fn missed(what: BlockMissed) {
 /// The element of a request.
 #[inline(always)]
 fn find(bio: u64) -> Option<Noted> {
-    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio))?, place(bio, 0, MAX_REQUESTS));
+    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio, MAX_REQUESTS))?, place(bio, 0, MAX_REQUESTS));
     let mut index = 0;
     while index < REQUEST_PLACES {
         // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
@@ -98,7 +98,7 @@ fn add(bio: u64) -> Option<Noted> {
     if let Some(found) = find(bio) {
         return Some(found);
     }
-    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio))?, place(bio, 0, MAX_REQUESTS));
+    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio, MAX_REQUESTS))?, place(bio, 0, MAX_REQUESTS));
     let mut index = 0;
     while index < REQUEST_PLACES {
         // SAFETY: the pointer is into a map element, which every CPU may claim, hence atomic.

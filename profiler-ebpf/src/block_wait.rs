@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, WAIT_PARTS, place,
+    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, WAIT_PARTS, group, place,
 };
 use profiler_common::config::Process;
 use profiler_common::counters::Outcome;
@@ -19,23 +19,33 @@ use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use crate::atomic;
 use crate::block::{WAITERS_AT, ask, identify, missed};
 use crate::config::config;
-use crate::maps::{BLOCK_WAITERS, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER};
+use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER};
 use crate::recorded::Recorded;
 use crate::task::{Task, Wanted, kernel_number, kernel_word};
 
 /// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
 
+/// A thread that waits.
+struct Waiting {
+    waiter: &'static mut BlockWaiter,
+    /// Where its number is noted.
+    number: *mut u64,
+}
+
 /// The element of a thread that waits.
 #[inline(always)]
-fn find(tid: u32) -> Option<&'static mut BlockWaiter> {
+fn find(tid: u32) -> Option<Waiting> {
+    let tid = u64::from(tid);
+    let numbers = BLOCK_WAITING.get_ptr_mut(group(tid, MAX_WAITERS))?;
     let mut index = 0;
     while index < REQUEST_PLACES {
-        let waiter = BLOCK_WAITERS.get_ptr_mut(place(u64::from(tid), index, MAX_WAITERS))?;
-        // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
-        if unsafe { core::ptr::read_volatile(&raw const (*waiter).tid) } == u64::from(tid) {
+        // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
+        let number = unsafe { numbers.cast::<u64>().add(index as usize) };
+        if unsafe { core::ptr::read_volatile(number) } == tid {
+            let waiter = BLOCK_WAITERS.get_ptr_mut(place(tid, index, MAX_WAITERS))?;
             // SAFETY: the element is this thread's, which sleeps; but for its request's times nobody else writes it.
-            return Some(unsafe { &mut *waiter });
+            return Some(Waiting { waiter: unsafe { &mut *waiter }, number });
         }
         index += 1;
     }
@@ -54,7 +64,7 @@ pub(crate) fn note_request(tid: u32) {
 /// Notes that a request of a thread is done, which may wait for it.
 #[inline(always)]
 pub(crate) fn note_done(tid: u32, made_ns: u64, issued_ns: u64, done_ns: u64, throttled: u32) {
-    let Some(waiter) = find(tid) else { return };
+    let Some(Waiting { waiter, .. }) = find(tid) else { return };
     waiter.made_ns = made_ns;
     waiter.issued_ns = issued_ns;
     waiter.done_ns = done_ns;
@@ -86,7 +96,7 @@ pub(crate) fn waiter_of(bio: *const u8) -> Option<&'static mut BlockWaiter> {
     } else {
         return None;
     };
-    find(kernel_number(task as *const u8, config!(task.pid)))
+    find(kernel_number(task as *const u8, config!(task.pid))).map(|waiting| waiting.waiter)
 }
 
 /// Whether the kernel counts a task as waiting for a block device.
@@ -100,9 +110,9 @@ fn waits(task: *const u8) -> bool {
 pub(crate) fn block_switch(context: RawTracePointContext) -> i32 {
     let (previous, next): (*const u8, *const u8) = (context.arg(1), context.arg(2));
     if waits(next)
-        && let Some(waiter) = find(kernel_number(next, config!(task.pid)))
+        && let Some(waiting) = find(kernel_number(next, config!(task.pid)))
     {
-        end(waiter);
+        end(waiting);
     }
     if waits(previous) {
         begin(&context);
@@ -118,20 +128,23 @@ fn begin(context: &RawTracePointContext) {
     let Wanted::Yes(process) = task.wanted() else { return };
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
+    let tid = u64::from(running.tid);
+    let Some(numbers) = BLOCK_WAITING.get_ptr_mut(group(tid, MAX_WAITERS)) else { return };
     let mut index = 0;
     while index < REQUEST_PLACES {
-        let at = place(u64::from(running.tid), index, MAX_WAITERS);
-        let Some(waiter) = BLOCK_WAITERS.get_ptr_mut(at) else { return };
-        // SAFETY: the pointer is to a map element, which every CPU may claim, hence atomic.
-        if unsafe { atomic::replace(&raw mut (*waiter).tid, 0, u64::from(running.tid)) } {
+        // SAFETY: the pointer is into a map element, which every CPU may claim, hence atomic.
+        if unsafe { atomic::replace(numbers.cast::<u64>().add(index as usize), 0, tid) } {
+            let at = place(tid, index, MAX_WAITERS);
+            let Some(waiter) = BLOCK_WAITERS.get_ptr_mut(at) else { return };
             // SAFETY: it is this thread's now.
             let waiter = unsafe { &mut *waiter };
+            waiter.tid = tid;
             waiter.done_ns = 0;
             waiter.since_ns = now;
             identify(&task, &mut waiter.asker);
             let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
             // SAFETY: the element is this CPU's.
-            let has_asked = unsafe { core::mem::replace(&mut (*last).asked_tid, 0) } == u64::from(running.tid);
+            let has_asked = unsafe { core::mem::replace(&mut (*last).asked_tid, 0) } == tid;
             if has_asked {
                 without_chains(&task, process, &mut waiter.asker);
             } else {
@@ -161,7 +174,8 @@ fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
 
 /// Counts a wait, of a thread that comes back to a CPU, and gives its element back.
 #[inline(always)]
-fn end(waiter: &mut BlockWaiter) {
+fn end(waiting: Waiting) {
+    let waiter = waiting.waiter;
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(recorded) = Recorded::read() {
@@ -171,8 +185,8 @@ fn end(waiter: &mut BlockWaiter) {
             count(waiter, total, now);
         }
     }
-    // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
-    unsafe { core::ptr::write_volatile(&raw mut waiter.tid, 0) };
+    // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
+    unsafe { core::ptr::write_volatile(waiting.number, 0) };
 }
 
 /// Adds a wait to the counts of its process.

@@ -203,6 +203,10 @@ pub(crate) static BLOCK_ENDS: Array<u64> = Array::with_max_entries(256, 0);
 #[map]
 pub(crate) static BLOCKS_MISSED: Array<u64> = Array::with_max_entries(BlockMissed::COUNT as u32, 0);
 
+/// Whose the elements of [`BLOCK_WAITERS`] are, by group: numbers of threads. Written by `block_wait`.
+#[map]
+pub(crate) static BLOCK_WAITING: Array<[u64; REQUEST_PLACES as usize]> = Array::with_max_entries(1, 0);
+
 /// Threads that wait for a block device. Written by `block_wait`, and by `block` when their requests are done.
 #[map]
 pub(crate) static BLOCK_WAITERS: Array<BlockWaiter> = Array::with_max_entries(1, 0);

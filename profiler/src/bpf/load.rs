@@ -226,6 +226,7 @@ impl Kernel {
             .map_max_entries("DIRTY_FILES", if limits.blocks { MAX_DIRTY_FILES } else { 1 })
             .map_max_entries("BLOCK_STATS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
             .map_max_entries("BLOCK_FILES", if limits.blocks { MAX_BLOCK_FILES } else { 1 })
+            .map_max_entries("BLOCK_WAITING", if limits.blocks { MAX_WAITERS / REQUEST_PLACES } else { 1 })
             .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
             .map_max_entries("BLOCK_WAITS", if limits.blocks { MAX_BLOCK_WAITS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());

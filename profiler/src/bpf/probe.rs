@@ -63,6 +63,7 @@ pub fn checks() -> Vec<Check> {
         time_off_the_cpu(),
         page_faults(),
         system_calls(),
+        block_io(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -158,6 +159,25 @@ fn system_calls() -> Check {
         Ok(true) => Check::ok(NAME, Kernel::CALL_HOOKS),
         Ok(false) => Check::degraded(NAME, "no raw tracepoints", "-e syscall does not work"),
         Err(error) => Check::degraded(NAME, error.to_string(), "run as root, or with CAP_PERFMON"),
+    }
+}
+
+fn block_io() -> Check {
+    const NAME: &str = "block I/O";
+    const REMEDY: &str = "-e blockio does not work";
+    let limits = Limits {
+        records: 64,
+        ring_bytes: 4096,
+        processes: 64,
+        mappings: 64,
+        table_shards: 1,
+        blocks: true,
+        ..Limits::default()
+    };
+    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id());
+    match loaded.and_then(|mut kernel| kernel.load_block_programs()) {
+        Ok(()) => Check::ok(NAME, Kernel::BLOCK_HOOKS),
+        Err(error) => Check::degraded(NAME, error.to_string(), REMEDY),
     }
 }
 

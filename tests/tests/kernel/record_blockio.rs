@@ -92,8 +92,10 @@ fn every_request_past_the_page_cache_is_counted_with_its_bytes_its_file_and_its_
     let directory = scratch();
     let file = directory.path().join("direct");
     let path = file.to_str().expect("UTF-8");
-    let captured =
-        Record::new().args(["-e", "blockio"]).program(&disk().build(), &["direct", path, "65536", "300"]).run();
+    let captured = Record::new()
+        .args(["-e", "blockio", "--slower", "1us"])
+        .program(&disk().build(), &["direct", path, "65536", "300"])
+        .run();
     let truth = captured.truth();
     if truth["works"] != true {
         return missing(&format!("{path} cannot be written past the page cache: {truth}"));
@@ -113,15 +115,48 @@ fn every_request_past_the_page_cache_is_counted_with_its_bytes_its_file_and_its_
         // Nothing of our own is on a stack.
         assert!(!captured.folded().contains("bpf_trace"), "{}", captured.folded());
     }
+    check_slow(&captured, path);
+    check_files(&captured);
     let again = scratch();
     let arguments = ["report", captured.path().to_str().expect("UTF-8"), "-o", again.path().to_str().expect("UTF-8")]
         .map(str::to_owned);
     let ended = run_profiler(&arguments.each_ref().map(String::as_str));
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
-    for name in ["blockio.svg", "blockio.folded", "report.md", "report.json"] {
+    for name in ["blockio.svg", "blockio_bytes.svg", "iolatency.csv", "iolatency.svg", "report.md", "report.json"] {
         let read = |directory: &Path| std::fs::read(directory.join(name)).expect("a file");
         assert!(read(&captured.path()) == read(again.path()), "{name} differs");
     }
+}
+
+/// Checks that every request was told when all are slow, and with the function that made it.
+fn check_slow(captured: &Captured, file: &str) {
+    let all = rows(captured, "blockio", &[]);
+    let slow = rows(captured, "blockio_slow", &[]);
+    assert_eq!(captured.report["tables"]["blockio_slow"]["missing"], 0);
+    assert_eq!(slow.len() as u64, sum(&all, "requests"));
+    for value in ["total_ns", "queue_ns", "device_ns", "bytes"] {
+        let name = if value == "total_ns" { "time_ns" } else { value };
+        assert_eq!(sum(&slow, value), sum(&all, name), "{value}");
+    }
+    let reads = rows(captured, "blockio_slow", &[("file", file), ("operation", "read")]);
+    let of_function = |row: &&&Value| row["labels"]["stack"].as_str().is_some_and(|stack| stack.contains("read_here < "));
+    let named = reads.iter().filter(of_function).count();
+    assert!(named > 0 && named == reads.len(), "{named} of {}: {}", reads.len(), reads[0]);
+    let sectors: std::collections::BTreeSet<_> = reads.iter().map(|row| row["labels"]["sector"].to_string()).collect();
+    assert_eq!(sectors.len(), reads.len(), "each is of another place");
+}
+
+/// Checks that the other files are of the same requests.
+fn check_files(captured: &Captured) {
+    let all = rows(captured, "blockio", &[]);
+    let read = |name: &str| std::fs::read_to_string(captured.path().join(name)).expect("a file");
+    let bytes = read("blockio_bytes.folded");
+    let bytes: u64 = bytes.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    assert_eq!(bytes, sum(&all, "bytes"));
+    let csv = read("iolatency.csv");
+    let requests = csv.lines().skip(1).filter_map(|line| line.split(',').nth(4)?.parse::<u64>().ok());
+    assert_eq!(requests.sum::<u64>(), sum(&all, "requests"), "{csv}");
+    assert!(read("iolatency.svg").contains("class=\"cell\""));
 }
 
 #[test]
