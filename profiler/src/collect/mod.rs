@@ -5,6 +5,7 @@
 mod blocks;
 mod calls;
 mod command;
+mod disks;
 mod events;
 mod file_names;
 mod gathered;

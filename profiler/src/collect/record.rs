@@ -9,6 +9,7 @@ use profiler_common::wait::recorded_waits;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{HeldCommand, RunningCommand};
+use super::disks::Disks;
 use super::events::LoadedEvents;
 use super::host::raise_file_limit;
 use super::processes::{Interest, Processes};
@@ -97,6 +98,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.blocks {
         session.kernel.begin_blocks()?;
+        session.disks = Disks::read();
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);

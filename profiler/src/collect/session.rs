@@ -13,6 +13,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
+use super::disks::Disks;
 use super::events::Events;
 use super::file_names::FileNames;
 use super::gathered::Gathered;
@@ -62,6 +63,8 @@ pub(super) struct Session {
     pub(super) file_names: FileNames,
     pub(super) slow: Vec<SlowRequest>,
     pub(super) latencies: Latencies,
+    /// What the devices had counted when the recording began, where requests to them are recorded.
+    pub(super) disks: Disks,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
@@ -106,6 +109,7 @@ impl Session {
             file_names: FileNames::default(),
             slow: Vec::new(),
             latencies: Latencies::default(),
+            disks: Disks::default(),
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),

@@ -12,6 +12,7 @@ use profiler_common::event::Origin;
 use super::blocks;
 use super::calls;
 use super::command::{CommandEnd, RunningCommand};
+use super::disks::{DEVICES, Disks};
 use super::events::{EventCounts, Events};
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
@@ -99,6 +100,9 @@ pub(super) fn summarize(
         let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
         tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
         let waits = blocks::waits(&session.kernel.block_waits()?, missed(BlockMissed::Waits));
+        let devices = stats.iter().map(|(key, _)| key.device).collect();
+        let devices = Disks::read().since(&session.disks, &devices, facts.duration);
+        tables.insert(DEVICES.to_owned(), devices);
         session.latencies.end_slice(facts.duration, &stats);
         tables.insert(BLOCK_LATENCIES.to_owned(), std::mem::take(&mut session.latencies).into_table());
         tables.insert(blocks::WAITS.to_owned(), waits);

@@ -139,7 +139,8 @@ fn check_slow(captured: &Captured, file: &str) {
         assert_eq!(sum(&slow, value), sum(&all, name), "{value}");
     }
     let reads = rows(captured, "blockio_slow", &[("file", file), ("operation", "read")]);
-    let of_function = |row: &&&Value| row["labels"]["stack"].as_str().is_some_and(|stack| stack.contains("read_here < "));
+    let of_function =
+        |row: &&&Value| row["labels"]["stack"].as_str().is_some_and(|stack| stack.contains("read_here < "));
     let named = reads.iter().filter(of_function).count();
     assert!(named > 0 && named == reads.len(), "{named} of {}: {}", reads.len(), reads[0]);
     let sectors: std::collections::BTreeSet<_> = reads.iter().map(|row| row["labels"]["sector"].to_string()).collect();
