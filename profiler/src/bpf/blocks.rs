@@ -59,8 +59,8 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         page_mapping: offset("page", &["mapping"])?,
         mapping_host: offset("address_space", &["host"])?,
         folio_flags: offset("folio", &["flags"])?,
-        // The first is named so since Linux 6.6, and its lowest byte is the order.
-        folio_order: offset("folio", &["_flags_1"]).or_else(|_| offset("folio", &["_folio_order"]))?,
+        // Since Linux 6.6 it is the lowest byte of the second page's flags.
+        folio_order: offset("folio", &["_folio_order"]).or_else(|_| offset("folio", &["_flags_1"]))?,
         folio_large_mask: types.enumerator("PG_head").map_or(0, |bit| 1 << bit),
         ..BlockOffsets::UNSET
     };
