@@ -14,6 +14,9 @@ pub struct BlockOffsets {
     pub direct_end: u64,
     /// Address of `submit_bio_wait_endio`, which ends requests that a thread waits for at once; 0 where it is not known.
     pub awaited_end: u64,
+    /// Address of `blkdev_bio_end_io_simple`, which did the same for devices that are read and written as files before Linux
+    /// 6.5; 0 where there is none.
+    pub task_end: u64,
     /// Address of `blk_throtl_dispatch_work_fn`, the work that makes the requests which a cgroup's limit has held back; 0
     /// where it is not known.
     pub throttler: u64,
@@ -104,6 +107,7 @@ impl BlockOffsets {
     pub const UNSET: Self = Self {
         direct_end: 0,
         awaited_end: 0,
+        task_end: 0,
         throttler: 0,
         request_flags: 0,
         request_length: 0,
@@ -591,7 +595,7 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<BlockOffsets>(), 3 * 8 + 40 * 4);
+        assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
         assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));

@@ -83,8 +83,11 @@ fn find(bio: u64) -> Option<Noted> {
     let mut index = 0;
     while index < REQUEST_PLACES {
         // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
-        let part = unsafe { parts.cast::<u64>().add(index as usize) };
-        if unsafe { core::ptr::read_volatile(part) } == bio {
+        let (part, noted) = unsafe {
+            let part = parts.cast::<u64>().add(index as usize);
+            (part, core::ptr::read_volatile(part))
+        };
+        if noted == bio {
             return Noted::new(first + index, part);
         }
         index += 1;
@@ -102,8 +105,11 @@ fn add(bio: u64) -> Option<Noted> {
     let mut index = 0;
     while index < REQUEST_PLACES {
         // SAFETY: the pointer is into a map element, which every CPU may claim, hence atomic.
-        let part = unsafe { parts.cast::<u64>().add(index as usize) };
-        if unsafe { atomic::replace(part, 0, bio) } {
+        let (part, claimed) = unsafe {
+            let part = parts.cast::<u64>().add(index as usize);
+            (part, atomic::replace(part, 0, bio))
+        };
+        if claimed {
             return Noted::new(first + index, part);
         }
         index += 1;
@@ -519,7 +525,7 @@ extern "C" fn credit_bytes(at: u64, bytes: u64) -> u32 {
         done.file.start_time_ns = start_time_ns;
         done.file.pid = pid;
         done.file.operation = done.key.operation;
-        if add_to_file(done, asker.as_deref(), bytes, is_first) % NAMED_EVERY == 0 {
+        if add_to_file(done, asker.as_deref(), bytes, is_first).is_multiple_of(NAMED_EVERY) {
             file_name::see(Namer::Block, pid, done.inode as *const u8, core::ptr::null(), &done.file.file);
         }
     }
@@ -571,13 +577,14 @@ const NAMED_EVERY: u64 = 256;
 /// Adds to the exact counts of a request's kind.
 #[inline(always)]
 fn add_to_stats(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) {
-    let stats = match BLOCK_STATS.get_ptr_mut(&done.key) {
+    let key = &done.key;
+    let stats = match BLOCK_STATS.get_ptr_mut(key) {
         Some(stats) => stats,
         None => {
             if let Some(new) = BLOCK_STATS_NEW.get(0) {
-                let _ = BLOCK_STATS.insert(&done.key, new, NO_EXIST);
+                let _ = BLOCK_STATS.insert(key, new, NO_EXIST);
             }
-            let Some(stats) = BLOCK_STATS.get_ptr_mut(&done.key) else { return missed(BlockMissed::Stats) };
+            let Some(stats) = BLOCK_STATS.get_ptr_mut(key) else { return missed(BlockMissed::Stats) };
             if let Some(asker) = asker {
                 // SAFETY: the pointer is to a map value, whose name nobody else writes.
                 unsafe { (*stats).process_comm = asker.value.process_comm };
@@ -620,13 +627,14 @@ fn add_to_stats(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first:
 /// Adds to the exact counts of a file; returns how many requests there were before.
 #[inline(always)]
 fn add_to_file(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) -> u64 {
-    let stats = match BLOCK_FILES.get_ptr_mut(&done.file) {
+    let key = &done.file;
+    let stats = match BLOCK_FILES.get_ptr_mut(key) {
         Some(stats) => stats,
         None => {
             let process_comm = asker.map_or([0; _], |asker| asker.value.process_comm);
             let new = BlockFileStats { process_comm, requests: 0, bytes: 0, total_ns: 0, max_ns: 0 };
-            let _ = BLOCK_FILES.insert(&done.file, &new, NO_EXIST);
-            let Some(stats) = BLOCK_FILES.get_ptr_mut(&done.file) else {
+            let _ = BLOCK_FILES.insert(key, new, NO_EXIST);
+            let Some(stats) = BLOCK_FILES.get_ptr_mut(key) else {
                 missed(BlockMissed::Files);
                 return 1;
             };

@@ -41,8 +41,11 @@ fn find(tid: u32) -> Option<Waiting> {
     let mut index = 0;
     while index < REQUEST_PLACES {
         // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
-        let number = unsafe { numbers.cast::<u64>().add(index as usize) };
-        if unsafe { core::ptr::read_volatile(number) } == tid {
+        let (number, noted) = unsafe {
+            let number = numbers.cast::<u64>().add(index as usize);
+            (number, core::ptr::read_volatile(number))
+        };
+        if noted == tid {
             let waiter = BLOCK_WAITERS.get_ptr_mut(place(tid, index, MAX_WAITERS))?;
             // SAFETY: the element is this thread's, which sleeps; but for its request's times nobody else writes it.
             return Some(Waiting { waiter: unsafe { &mut *waiter }, number });
@@ -90,6 +93,8 @@ pub(crate) fn waiter_of(bio: *const u8) -> Option<&'static mut BlockWaiter> {
         (kernel_word(bio, config!(block.bio_end)), kernel_word(bio, config!(block.bio_private)) as *const u8);
     let task = if end == config!(block.direct_end) {
         kernel_word(private, config!(block.direct_waiter))
+    } else if end == config!(block.task_end) {
+        private as u64
     } else if end == config!(block.awaited_end) {
         let link = kernel_word(private, config!(block.completion_first)) as *const u8;
         kernel_word(link.wrapping_sub(config!(block.waiter_link) as usize), config!(block.waiter_task))
@@ -192,20 +197,20 @@ fn end(waiting: Waiting) {
 /// Adds a wait to the counts of its process.
 #[inline(always)]
 fn count(waiter: &BlockWaiter, total: u64, now: u64) {
-    let key = BlockWaitKey {
+    let key = &BlockWaitKey {
         start_time_ns: waiter.asker.key.start_time_ns,
         pid: waiter.asker.key.pid,
         exec_count: waiter.asker.key.exec_count,
     };
-    if BLOCK_WAITS.get_ptr_mut(&key).is_none()
+    if BLOCK_WAITS.get_ptr_mut(key).is_none()
         && let Some(new) = BLOCK_WAITS_NEW.get(0)
-        && BLOCK_WAITS.insert(&key, new, NO_EXIST).is_ok()
-        && let Some(stats) = BLOCK_WAITS.get_ptr_mut(&key)
+        && BLOCK_WAITS.insert(key, new, NO_EXIST).is_ok()
+        && let Some(stats) = BLOCK_WAITS.get_ptr_mut(key)
     {
         // SAFETY: the pointer is to a map value, whose name nobody else writes.
         unsafe { (*stats).process_comm = waiter.asker.value.process_comm };
     }
-    let Some(stats) = BLOCK_WAITS.get_ptr_mut(&key) else { return missed(BlockMissed::Waits) };
+    let Some(stats) = BLOCK_WAITS.get_ptr_mut(key) else { return missed(BlockMissed::Waits) };
     let since = waiter.since_ns;
     // Each part begins where the one before ends, and none before the wait.
     let (made, issued, done) = if waiter.done_ns < since {

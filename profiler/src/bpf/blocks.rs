@@ -72,13 +72,18 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         let (cgroup_node, node_id) = (offset("cgroup", &["kn"])?, offset("kernfs_node", &["id"])?);
         offsets = BlockOffsets { bio_group, group_owner, owner_cgroup, cgroup_node, node_id, ..offsets };
     }
-    let [direct_end, awaited_end, throttler] =
-        addresses_of(["iomap_dio_bio_end_io", "submit_bio_wait_endio", "blk_throtl_dispatch_work_fn"]);
+    let [direct_end, awaited_end, task_end, throttler] = addresses_of([
+        "iomap_dio_bio_end_io",
+        "submit_bio_wait_endio",
+        "blkdev_bio_end_io_simple",
+        "blk_throtl_dispatch_work_fn",
+    ]);
     // Who waits for a request that a cgroup's limit has held back.
     if let (Ok(kthread_data), Ok(worker_function)) = (offset("kthread", &["data"]), offset("worker", &["current_func"]))
     {
         offsets = BlockOffsets {
             awaited_end,
+            task_end,
             throttler,
             completion_first: offset("completion", &["wait", "task_list", "next"])?,
             waiter_link: offset("swait_queue", &["task_list"])?,

@@ -248,6 +248,72 @@ impl Drop for Limit {
     }
 }
 
+/// The latency of the kernel's null device, ns; `None` where there is none, which needs a module with that latency.
+fn null_device() -> Option<f64> {
+    let latency = std::fs::read_to_string("/sys/module/null_blk/parameters/completion_nsec").ok()?;
+    let latency: f64 = latency.trim().parse().ok()?;
+    let is_slow = latency >= 1e6 && Path::new(NULL_DEVICE).exists();
+    is_slow.then_some(latency)
+}
+
+const NULL_DEVICE: &str = "/dev/nullb0";
+
+#[test]
+fn a_device_of_known_latency_has_it_below_the_limit_of_a_cgroup_too() {
+    let Some(_kernel) = require_bpf() else { return };
+    let Some(latency) = null_device() else {
+        println!("skipped: there is no null_blk with a latency of 1 ms or more");
+        return;
+    };
+    let record = || Record::new().args(["-e", "blockio"]);
+    let captured = record().program(&disk().build(), &["direct", NULL_DEVICE, "4096", "15"]).run();
+    let truth = captured.truth();
+    assert_eq!(truth["works"], true, "{truth}");
+    let labels = [("device", "nullb0"), ("process", "disk"), ("size", "<= 4 KiB")];
+    for operation in ["read", "sync write"] {
+        let labels: Vec<_> = labels.into_iter().chain([("operation", operation)]).collect();
+        let rows = rows(&captured, "blockio", &labels);
+        assert_eq!((sum(&rows, "requests"), sum(&rows, "bytes")), (15, 15 * 4096), "{rows:#?}");
+        let mean = float(sum(&rows, "device_ns")) / 15.0;
+        println!("{operation}: {mean} of {latency} ns in the device");
+        assert!((mean / latency - 1.0).abs() < 0.05, "{mean} of {latency}");
+    }
+    let took = truth["read_ns"].as_f64().expect("ns") + truth["write_ns"].as_f64().expect("ns");
+    let parts: f64 = ["queue_ns", "device_ns", "wake_up_ns"].iter().map(|part| waits(&captured, part)).sum();
+    println!("waits {parts} of {took} ns");
+    assert!((parts / took - 1.0).abs() < 0.05, "{parts} of {took}");
+    check_sums(&captured);
+
+    let numbers = std::fs::read_to_string("/sys/block/nullb0/dev").expect("the device's numbers");
+    let group = Path::new("/sys/fs/cgroup").join(format!("profiler-test-null-{}", std::process::id()));
+    let made =
+        std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+io").and_then(|()| std::fs::create_dir(&group));
+    if made.is_err() {
+        println!("skipped: the limit: there is no controller of block I/O, version 2");
+        return;
+    }
+    let group = Limit(group);
+    std::fs::write(group.0.join("io.max"), format!("{} wiops=5", numbers.trim())).expect("set a limit");
+    let captured = Record::under(group.shell())
+        .args(["-e", "blockio"])
+        .program(&disk().build(), &["direct", NULL_DEVICE, "4096", "15"])
+        .run();
+    let truth = captured.truth();
+    let written = truth["write_ns"].as_f64().expect("ns");
+    let rows = rows(&captured, "blockio", &[("device", "nullb0"), ("process", "disk"), ("operation", "sync write")]);
+    assert_eq!(
+        (sum(&rows, "requests"), sum(&rows, "bytes")),
+        (15, 15 * 4096),
+        "{}",
+        captured.report["tables"]["blockio"]
+    );
+    let (throttled, device) = (waits(&captured, "throttled_ns"), float(sum(&rows, "device_ns")));
+    println!("{throttled} of {written} ns throttled, {device} in the device");
+    assert!(throttled > 0.0 && (throttled + device) / written > 0.95, "{throttled} and {device} of {written}");
+    assert!((device / 15.0 / latency - 1.0).abs() < 0.05, "{device}");
+    check_sums(&captured);
+}
+
 /// Numbers of the device that a file is on.
 fn device_of(path: &Path) -> String {
     use std::os::unix::fs::MetadataExt as _;
