@@ -97,7 +97,8 @@ fn copy(dentry: *const u8, record: &mut FileNameRecord, used: usize) -> Option<u
         return None;
     }
     let name = kernel_word(dentry, config!(file.dentry_name)) as *const core::ffi::c_void;
-    let target = record.names.as_mut_ptr().wrapping_add(used & (MAX_NAME_BYTES - 1));
+    // Read anew, so that the compiler does not leave out the mask, which verifiers before Linux 6.2 need.
+    let target = record.names.as_mut_ptr().wrapping_add(crate::config::read(&used) & (MAX_NAME_BYTES - 1));
     // SAFETY: behind all that is used there is room for one more name; the helper survives any source address.
     let length = unsafe { bpf_probe_read_kernel_str(target.cast(), MAX_COMPONENT_BYTES as u32, name) };
     if length <= 0 || length > MAX_COMPONENT_BYTES as i64 { None } else { Some(length as usize) }
