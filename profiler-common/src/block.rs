@@ -529,7 +529,7 @@ pub struct SlowRequest {
 }
 
 /// Slow requests that are sent, at most.
-pub const MAX_SLOW: u64 = 4096;
+pub const MAX_SLOW: u64 = 10_000;
 
 /// What the programs could not note: elements of the `BLOCKS_MISSED` map.
 #[repr(u32)]

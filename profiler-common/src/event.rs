@@ -44,6 +44,8 @@ pub struct OriginRow {
     pub unit: &'static str,
     /// Index in `columns` of that unit.
     pub primary: usize,
+    /// Columns that have a flamegraph of their own beside that of the primary one: index, and what its files are called.
+    pub also: &'static [(usize, &'static str)],
     /// The value columns that are used, as pprof sample types: name and unit. The first counts events.
     pub columns: &'static [(&'static str, &'static str)],
     /// Names of the reasons that a profile's samples have, by number from 1; empty for an origin without.
@@ -65,6 +67,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "cpu",
         unit: "samples",
         primary: 0,
+        also: &[],
         columns: &[("samples", "count"), ("cpu", "nanoseconds")],
         reasons: &[],
         kernel_stacks: true,
@@ -77,6 +80,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "offcpu",
         unit: "ns",
         primary: 1,
+        also: &[],
         // Waits that were kept; time; waits, those that the kept ones stand for included; variance of the time, by which
         // an interval can be stated.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
@@ -91,6 +95,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "fault",
         unit: "faults",
         primary: 1,
+        also: &[],
         // Faults that were kept; faults, those that the kept ones stand for included.
         columns: &[("samples", "count"), ("faults", "count")],
         reasons: &FAULT_REASONS,
@@ -104,6 +109,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "syscall",
         unit: "ns",
         primary: 1,
+        also: &[],
         // Calls that were kept; time; calls and errors, those that the kept ones stand for included.
         columns: &[("samples", "count"), ("time", "nanoseconds"), ("calls", "count"), ("errors", "count")],
         reasons: &SYSTEM_CALLS,
@@ -117,6 +123,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "lock",
         unit: "ns",
         primary: 1,
+        also: &[],
         // As of `offcpu`. A span is the address of the lock.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count"), ("variance", "us2")],
         reasons: &LOCK_KINDS,
@@ -130,6 +137,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "waker",
         unit: "ns",
         primary: 1,
+        also: &[],
         // Waits that were kept and ended so, and what they had come to. A span is the waker's number, which the waits
         // that it ended have too.
         columns: &[("samples", "count"), ("delay", "nanoseconds"), ("contentions", "count")],
@@ -144,6 +152,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "blockio",
         unit: "ns",
         primary: 1,
+        also: &[(3, "bytes")],
         // Requests that were kept; from when a request was made until it was done; requests and bytes, those of the
         // requests that the kept ones stand for included.
         columns: &[("samples", "count"), ("latency", "nanoseconds"), ("requests", "count"), ("bytes", "bytes")],
@@ -158,12 +167,13 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "fileio",
         unit: "bytes",
         primary: 1,
+        also: &[(3, "time")],
         // Operations that were kept; bytes, operations and time, those that the kept ones stand for included.
         columns: &[("samples", "count"), ("bytes", "bytes"), ("operations", "count"), ("time", "nanoseconds")],
         reasons: &FILE_OPERATIONS,
         kernel_stacks: false,
         event: "operation",
-        total: "of files",
+        total: "in operations on files",
         reasons_title: "Kinds of operation",
     },
     OriginRow {
@@ -171,6 +181,7 @@ pub static ORIGINS: [OriginRow; 9] = [
         name: "net",
         unit: "bytes",
         primary: 1,
+        also: &[],
         // Messages that were kept; bytes and messages, those that the kept ones stand for included.
         columns: &[("samples", "count"), ("bytes", "bytes"), ("messages", "count")],
         reasons: &NET_OPERATIONS,

@@ -8,6 +8,7 @@ mod ledger;
 mod locks;
 mod objects;
 mod reasons;
+mod slow_requests;
 mod threads;
 mod wakers;
 
@@ -21,7 +22,12 @@ use crate::profile::{Breakdown, Capture, FrameKind, Profile, Report};
 /// Analyzes every origin of a capture.
 #[must_use]
 pub fn analyze(capture: &Capture) -> Report {
-    let mut report = Report { ledger: ledger::ledger(capture), locks: locks::locks(capture), ..Report::default() };
+    let mut report = Report {
+        ledger: ledger::ledger(capture),
+        locks: locks::locks(capture),
+        slow_requests: slow_requests::slow_requests(capture),
+        ..Report::default()
+    };
     for profile in &capture.profiles {
         let weighted = Weighted::new(profile);
         report.breakdowns.insert(weighted.origin.to_owned(), breakdown(&weighted));

@@ -68,7 +68,7 @@ pub(super) struct RecordArgs {
     /// With -e offcpu: also who ends waits, with the stack that did
     #[arg(long)]
     pub(super) wakers: bool,
-    /// With -e blockio: also tell each request that takes as long, as 10ms
+    /// With -e blockio: list every request that takes at least so long: 10ms, 500us
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) slower: Option<Duration>,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
@@ -171,7 +171,7 @@ pub(super) struct InspectArgs {
     pub(super) json: bool,
 }
 
-/// `5`, `5s`, `1.5m`, `500ms`, `2h`, `200us`.
+/// `5`, `5s`, `1.5m`, `500ms`, `10us`, `2h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -103,12 +103,8 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         records: args.map_entries,
         ring_bytes: args.buffer_mb << 20,
         table_shards: usize::from(args.table_mb),
-        slower_ns: args.slower.map_or(0, |slower| u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX)),
         ..Limits::default()
     };
-    if args.slower.is_some() && !origins.contains(&Origin::BlockIo) {
-        bail!("--slower tells slow requests to block devices, which are not recorded: add -e blockio");
-    }
     let cache = match &args.cache_dir {
         Some(path) => CacheDirectory::Directory(path.clone()),
         None if args.no_cache => CacheDirectory::None,
@@ -123,7 +119,11 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
     if wakers && !origins.iter().any(|origin| matches!(origin, Origin::OffCpu | Origin::Lock)) {
         bail!("--wakers says who ends waits, which are not recorded: add -e offcpu, or -e cpu,offcpu");
     }
-    Ok((RecordConfig { target, origins, wakers, rate_hz, duration, limits, cache, naming }, name))
+    let slower_ns = args.slower.map_or(0, |slower| u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX));
+    if slower_ns > 0 && !origins.contains(&Origin::BlockIo) {
+        bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
+    }
+    Ok((RecordConfig { target, origins, wakers, slower_ns, rate_hz, duration, limits, cache, naming }, name))
 }
 
 /// Says what was recorded and where it is.

@@ -1,18 +1,19 @@
 //! Requests to block devices as tables: what the programs counted exactly, with names.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use profiler_common::block::{
-    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockStats, BlockWaitKey, BlockWaitStats,
-    SIZE_NAMES, SlowRequest, WAIT_PARTS,
+    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockStats, BlockWaitKey,
+    BlockWaitStats, MAX_SLOW, SIZE_NAMES, WAIT_PARTS,
 };
 
 use super::file_names::FileNames;
 use super::place::comm;
-use crate::profile::{FrameKind, Histogram, NamedFrame, Profile, Row, Table, TableColumn};
+use super::session::Session;
+use crate::profile::{Histogram, Row, SlowRequest, SlowRequests, Table, TableColumn};
 
 /// From when requests were made until they were done; requests; bytes; requests that failed; those that go on where the one
 /// before on their device ended; the two parts of their time.
@@ -145,63 +146,35 @@ pub(super) fn waits(stats: &[(BlockWaitKey, BlockWaitStats)], uncounted: u64) ->
     table
 }
 
-/// Name of the table of slow requests.
-pub(super) const SLOW: &str = "blockio_slow";
-
-/// Characters of a stack in it, at most.
-const MAX_STACK: usize = 2_000;
-
-/// The table of slow requests, with the functions of their programs, leaf first. `began_ns`: when the recording did; `profile`: the stacks, where a request's number is its span;
-/// `missing`: those of which nothing is known.
-pub(super) fn slow(
-    requests: &[SlowRequest],
-    names: &FileNames,
-    profile: Option<&Profile>,
-    began_ns: u64,
-    missing: u64,
-) -> Table {
-    let stacks: HashMap<u64, u32> = profile.map_or_else(HashMap::new, |profile| {
-        profile.samples.iter().filter(|sample| sample.span != 0).map(|sample| (sample.span, sample.stack)).collect()
-    });
-    let stack = |number: u64| {
-        let (profile, &stack) = profile.zip(stacks.get(&number))?;
-        let of_program = |frame: &NamedFrame<'_>| !matches!(frame.kind, FrameKind::Kernel | FrameKind::Reason);
-        let names: Vec<_> = profile.frames(stack).filter(of_program).map(|frame| frame.name.into_owned()).collect();
-        Some(names.join(" < ").chars().take(MAX_STACK).collect::<String>())
-    };
-    let rows = requests.iter().map(|request| {
-        let (process, pid) = asker(request.pid, &request.process_comm);
-        #[expect(clippy::cast_precision_loss, reason = "shown to microseconds")]
-        let seconds = request.done_ns.saturating_sub(began_ns) as f64 / 1e9;
-        let file = if request.file.inode == 0 { String::new() } else { names.name(&request.file) };
-        Row {
-            labels: vec![
-                format!("{seconds:.6}"),
-                device(request.device),
-                request.sector.to_string(),
-                operation(request.operation),
-                file,
+/// The slow requests that were told, with names; `threshold_ns` is what made them slow.
+pub(super) fn slow_requests(session: &mut Session, threshold_ns: u64) -> SlowRequests {
+    let (found, lost) =
+        (session.kernel.blocks_missed(BlockMissed::Slow), session.kernel.blocks_missed(BlockMissed::SlowLost));
+    let began_ns = session.kernel.recorded().start;
+    let mut requests: Vec<_> = std::mem::take(&mut session.slow)
+        .iter()
+        .map(|told| {
+            let [total_ns, queue_ns, device_ns] = told.times_ns;
+            let (process, _) = asker(told.pid, &told.process_comm);
+            SlowRequest {
+                start_ns: told.done_ns.saturating_sub(began_ns + total_ns),
+                device: device(told.device),
+                sector: told.sector,
+                bytes: told.bytes.into(),
+                operation: operation(told.operation),
+                file: if told.file.inode == 0 { String::new() } else { session.file_names.name(&told.file) },
                 process,
-                pid,
-                stack(request.number).unwrap_or_default(),
-            ],
-            values: request.times_ns.into_iter().chain([u64::from(request.bytes)]).collect(),
-            distributions: Vec::new(),
-        }
-    });
-    let bytes = TableColumn::new("bytes", "bytes");
-    let mut table = Table {
-        title: "Slow requests to block devices".to_owned(),
-        labels: ["done_s", "device", "sector", "operation", "file", "process", "pid", "stack"]
-            .map(str::to_owned)
-            .to_vec(),
-        values: BLOCK_TIMES.map(|time| TableColumn::new(time, "ns")).into_iter().chain([bytes]).collect(),
-        distributions: Vec::new(),
-        rows: rows.collect(),
-        missing,
-    };
-    table.sort();
-    table
+                pid: told.pid,
+                tid: told.tid,
+                queue_ns,
+                device_ns,
+                wakeup_ns: None,
+                span: format!("{:#x}", told.number),
+            }
+        })
+        .collect();
+    requests.sort_by_key(|request| request.start_ns);
+    SlowRequests { threshold_ns, requests, missing: found.saturating_sub(MAX_SLOW) + lost }
 }
 
 /// Name and number of who asked.
@@ -209,7 +182,7 @@ fn asker(pid: u32, name: &[u8; profiler_common::event::COMM_LEN]) -> (String, St
     if pid == 0 { (UNKNOWN.to_owned(), String::new()) } else { (comm(name), pid.to_string()) }
 }
 
-fn operation(number: u16) -> String {
+pub(super) fn operation(number: u16) -> String {
     let index = usize::from(number).checked_sub(1);
     index.and_then(|index| BLOCK_OPERATIONS.get(index)).copied().unwrap_or("other").to_owned()
 }

@@ -28,8 +28,7 @@ pub(super) fn table(stats: &[(CallKey, CallStats)], uncounted: u64) -> Table {
         row.values[0] += stats.total_ns;
         row.values[1] += stats.calls;
         row.values[2] += if key.failed == 0 { 0 } else { stats.calls };
-        let distribution = &mut row.distributions[usize::from(key.failed != 0)];
-        distribution.add(&Histogram::new(&stats.histogram, stats.max_ns));
+        row.distributions[usize::from(key.failed != 0)].add(&Histogram::new(&stats.histogram, stats.max_ns));
     }
     let mut table = Table {
         title: "System calls".to_owned(),

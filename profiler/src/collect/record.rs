@@ -70,6 +70,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         faults: asked_for(Origin::Fault),
         calls: asked_for(Origin::Syscall),
         blocks: asked_for(Origin::BlockIo),
+        slower_ns: config.slower_ns,
         ..config.limits
     };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;

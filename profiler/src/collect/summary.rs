@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use profiler_common::block::{BlockMissed, MAX_SLOW};
+use profiler_common::block::BlockMissed;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 
@@ -23,8 +23,7 @@ use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
 use crate::bpf::{Faults, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
-    Accounting, BLOCK_LATENCIES, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION,
-    Target,
+    Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
 };
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
@@ -104,7 +103,6 @@ pub(super) fn summarize(
         let devices = Disks::read().since(&session.disks, &devices, facts.duration);
         tables.insert(DEVICES.to_owned(), devices);
         session.latencies.end_slice(facts.duration, &stats);
-        tables.insert(BLOCK_LATENCIES.to_owned(), std::mem::take(&mut session.latencies).into_table());
         tables.insert(blocks::WAITS.to_owned(), waits);
         tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
     }
@@ -115,12 +113,7 @@ pub(super) fn summarize(
         block_weight: session.kernel.highest_block_weight()?,
         fault_period: counts.fault_period,
     };
-    let slow = std::mem::take(&mut session.slow);
-    let told = MAX_SLOW.min(session.kernel.blocks_missed(BlockMissed::Slow));
-    let untold =
-        session.kernel.blocks_missed(BlockMissed::Slow) - told + session.kernel.blocks_missed(BlockMissed::SlowLost);
-    let began_ns = session.kernel.recorded().start;
-    let file_names = std::mem::take(&mut session.file_names);
+    let slow_requests = blocks::slow_requests(&mut session, facts.limits.slower_ns);
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
@@ -158,10 +151,6 @@ pub(super) fn summarize(
         origins.insert(name.clone(), origin_summary(profile, &facts, counted, choice));
         accountings.insert(name, accounting);
     }
-    if facts.limits.slower_ns > 0 {
-        let profile = profiles.iter().find(|profile| profile.origin == Origin::BlockIo);
-        tables.insert(blocks::SLOW.to_owned(), blocks::slow(&slow, &file_names, profile, began_ns, untold));
-    }
     let samples: u64 = profiles.iter().map(|profile| profile.totals()[0]).sum();
     if bpf_runs == 0 && counters.values().any(|counters| counters.hits > 0) {
         warnings.push("the time inside the BPF programs was not measured: that needs CAP_SYS_ADMIN".to_owned());
@@ -195,6 +184,8 @@ pub(super) fn summarize(
         lock_times,
         warnings,
         timeline: session.slices.into_timeline(),
+        io_latency: session.latencies.into_slices(),
+        slow_requests,
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

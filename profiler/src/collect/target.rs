@@ -27,6 +27,8 @@ pub struct RecordConfig {
     pub origins: Vec<Origin>,
     /// Whether to record who ends waits, where these are recorded.
     pub wakers: bool,
+    /// The least latency of requests to block devices that are listed one by one, ns; 0 where none are.
+    pub slower_ns: u64,
     /// Samples a second on each CPU.
     pub rate_hz: u64,
     /// How long; without it until the target ends or somebody interrupts.

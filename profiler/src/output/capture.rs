@@ -41,6 +41,9 @@ pub enum CaptureError {
     /// A timeline whose columns are not of one length.
     #[error("{INDEX_FILE}: the columns of the timeline are not of one length")]
     Timeline,
+    /// Latencies whose numbers cannot be.
+    #[error("{INDEX_FILE}: the latencies of requests to block devices are out of range")]
+    IoLatency,
     /// A table that cannot be.
     #[error("{INDEX_FILE}: the table {0:?} has rows or numbers that cannot be")]
     Table(String),
@@ -139,6 +142,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
     }
     if !index.timeline.is_consistent() {
         return Err(CaptureError::Timeline);
+    }
+    if !index.io_latency.is_sound() {
+        return Err(CaptureError::IoLatency);
     }
     if let Some((name, _)) = index.tables.iter().find(|(_, table)| !table.is_sound()) {
         return Err(CaptureError::Table(name.clone()));

@@ -107,22 +107,24 @@ pub(super) fn write_folded(
     index: &Index,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    draw(&title(profile, index), profile.origin.row().unit, &[profile], folded, writer)
+    write_column(profile, profile.origin.row().primary, folded, index, writer)
 }
 
-/// Writes a column that is not the origin's primary one, with its name.
+/// As [`write_folded`], of a column that was folded.
 pub(super) fn write_column(
     profile: &Profile,
+    column: usize,
     folded: &Folded,
-    (column, name): (usize, &str),
     index: &Index,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    let (row, total) = (profile.origin.row(), profile.totals()[column]);
-    let unit = if row.columns[column].1 == "nanoseconds" { NANOSECONDS } else { name };
-    let total = if unit == NANOSECONDS { duration(total) } else { format!("{} {name}", count(total)) };
-    let parts = [target(index), seconds(index.duration_ns), format!("{total} {}", row.total)];
-    draw(&parts.join(" · "), unit, &[profile], folded, writer)
+    let row = profile.origin.row();
+    let unit = match row.columns[column].1 {
+        _ if column == row.primary => row.unit,
+        "nanoseconds" => NANOSECONDS,
+        unit => unit,
+    };
+    draw(&title(profile, column, unit, index), unit, &[profile], folded, writer)
 }
 
 /// Writes time on the CPUs and off them in one picture, from both folded together.
@@ -192,7 +194,7 @@ pub(super) fn target(index: &Index) -> String {
 }
 
 /// The title: target, duration, rate, samples, losses.
-fn title(profile: &Profile, index: &Index) -> String {
+fn title(profile: &Profile, column: usize, unit: &str, index: &Index) -> String {
     let row = profile.origin.row();
     let mut parts = vec![target(index)];
     let rate = index.origins.get(row.name).map_or(0, |summary| summary.rate_hz);
@@ -200,8 +202,8 @@ fn title(profile: &Profile, index: &Index) -> String {
         0 => seconds(index.duration_ns),
         rate => format!("{} at {} Hz", seconds(index.duration_ns), count(rate)),
     });
-    let total = profile.totals()[row.primary];
-    parts.push(match row.unit {
+    let total = profile.totals()[column];
+    parts.push(match unit {
         NANOSECONDS => format!("{} {}", duration(total), row.total),
         unit => format!("{} {unit}", count(total)),
     });

@@ -5,9 +5,11 @@
 //! how a profile numbers its parts.
 
 pub mod capture;
+mod chart;
 pub mod flamegraph;
 pub mod folded;
-mod io_latency;
+pub mod io_latency_csv;
+pub mod io_latency_svg;
 mod json;
 mod numbers;
 pub mod pprof;
@@ -22,7 +24,7 @@ use std::io;
 
 use profiler_common::event::Origin;
 
-use crate::profile::{BLOCK_LATENCIES, Capture, Report, chain_wakers};
+use crate::profile::{Capture, Report, chain_wakers};
 
 /// A file of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,23 +52,15 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         flamegraph::write_folded(profile, &folded, index, &mut bytes)?;
         files.push(OutputFile { name: format!("{name}.svg"), bytes });
-        if let Some((column, what)) = second_column(profile.origin) {
+        for &(column, what) in profile.origin.row().also {
             let folded = folded::Folded::of(&[(profile, column)]);
             let mut bytes = Vec::new();
             folded.write(&mut bytes)?;
             files.push(OutputFile { name: format!("{name}_{what}.folded"), bytes });
             let mut bytes = Vec::new();
-            flamegraph::write_column(profile, &folded, (column, what), index, &mut bytes)?;
+            flamegraph::write_column(profile, column, &folded, index, &mut bytes)?;
             files.push(OutputFile { name: format!("{name}_{what}.svg"), bytes });
         }
-    }
-    if let Some(table) = index.tables.get(BLOCK_LATENCIES) {
-        let mut bytes = Vec::new();
-        io_latency::write_csv(table, &mut bytes)?;
-        files.push(OutputFile { name: io_latency::CSV_FILE.to_owned(), bytes });
-        let mut bytes = Vec::new();
-        io_latency::write_svg(table, index, &mut bytes)?;
-        files.push(OutputFile { name: io_latency::SVG_FILE.to_owned(), bytes });
     }
     let of = |origin| capture.profiles.iter().find(|profile| profile.origin == origin);
     if let (Some(cpu), Some(offcpu)) = (of(Origin::Cpu), of(Origin::OffCpu)) {
@@ -97,6 +91,14 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         timeline_svg::write(index, &mut bytes)?;
         files.push(OutputFile { name: timeline_svg::FILE.to_owned(), bytes });
     }
+    if !index.io_latency.is_empty() {
+        let mut bytes = Vec::new();
+        io_latency_csv::write(&index.io_latency, &mut bytes)?;
+        files.push(OutputFile { name: io_latency_csv::FILE.to_owned(), bytes });
+        let mut bytes = Vec::new();
+        io_latency_svg::write(index, &mut bytes)?;
+        files.push(OutputFile { name: io_latency_svg::FILE.to_owned(), bytes });
+    }
     let mut bytes = Vec::new();
     report_json::write(index, report, &mut bytes)?;
     files.push(OutputFile { name: "report.json".to_owned(), bytes });
@@ -104,17 +106,6 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
     report_markdown::write(index, report, &mut bytes)?;
     files.push(OutputFile { name: "report.md".to_owned(), bytes });
     Ok(files)
-}
-
-/// The column, with its name, that an origin has files of beside those of its primary one: bytes of what is told by time, and
-/// time of what is told by bytes.
-fn second_column(origin: Origin) -> Option<(usize, &'static str)> {
-    let row = origin.row();
-    let (_, unit) = row.columns[row.primary];
-    let wanted = if unit == "bytes" { "nanoseconds" } else { "bytes" };
-    let is_of_bytes = row.columns.iter().any(|(_, unit)| *unit == "bytes");
-    let column = row.columns.iter().position(|(_, unit)| is_of_bytes && *unit == wanted)?;
-    Some((column, row.columns[column].0))
 }
 
 /// CPUs that a sampled origin's samples stand for on average: samples times period by duration.

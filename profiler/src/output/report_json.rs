@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, BLOCK_LATENCIES, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare,
-    ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION, Table, TableColumn, Target, ThreadShare, Timeline,
+    Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
+    Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -25,12 +25,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         started_at_ns: index.started_at_ns,
         duration_ns: index.duration_ns,
         origins: index.origins.keys().map(|name| (name.as_str(), Origin::new(name, index, report))).collect(),
-        tables: index
-            .tables
-            .iter()
-            .filter(|(name, _)| *name != BLOCK_LATENCIES)
-            .map(|(name, table)| (name.as_str(), Counted::new(table)))
-            .collect(),
+        tables: index.tables.iter().map(|(name, table)| (name.as_str(), Counted::new(table))).collect(),
         accounting: &index.accounting,
         overhead: &index.overhead,
         hotspots: &report.hotspots,
@@ -40,6 +35,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         objects: &report.objects,
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
+        slow_requests: &report.slow_requests,
         warnings: &index.warnings,
         timeline: &index.timeline,
     };
@@ -68,6 +64,8 @@ struct Document<'a> {
     ledger: Option<&'a Ledger>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     locks: &'a [LockShare],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    slow_requests: &'a [SlowShare],
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Timeline::is_empty")]
     timeline: &'a Timeline,

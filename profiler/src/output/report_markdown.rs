@@ -2,6 +2,7 @@
 
 mod ledger;
 mod locks;
+mod slow_requests;
 mod table;
 mod text;
 mod timeline;
@@ -13,7 +14,7 @@ use profiler_common::event::{Origin, OriginRow};
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
-use crate::profile::{Accounting, BLOCK_LATENCIES, Breakdown, Hotspot, Index, OriginSummary, Report};
+use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report};
 
 /// Functions in each table.
 const HOTSPOTS: usize = 10;
@@ -40,6 +41,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
             None => section.write_reasons(writer)?,
         }
         section.write_locks(writer)?;
+        section.write_slow_requests(writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;
@@ -49,8 +51,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         }
     }
     timeline::write(&index.timeline, writer)?;
-    let has_files = |name: &str| name == BLOCK_LATENCIES;
-    for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name) && !has_files(name)) {
+    for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
         table::write(table, writer)?;
     }
     write_overhead(index, writer)
@@ -202,6 +203,13 @@ impl Section<'_> {
             return Ok(());
         }
         locks::write(&self.report.locks, self.summary.total, writer)
+    }
+
+    fn write_slow_requests(&self, writer: &mut impl Write) -> io::Result<()> {
+        if self.origin != Origin::BlockIo.row().name {
+            return Ok(());
+        }
+        slow_requests::write(&self.index.slow_requests, &self.report.slow_requests, writer)
     }
 
     /// A value as its unit is written.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, LockTime, Profile, Table, ThreadTime, Timeline};
+use super::{Accounting, IoLatency, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -55,6 +55,12 @@ pub struct Index {
     /// What the target and the host used, slice by slice; empty in captures of versions that had none.
     #[serde(default, skip_serializing_if = "Timeline::is_empty")]
     pub timeline: Timeline,
+    /// How long requests to block devices took, slice by slice, where these were recorded.
+    #[serde(default, skip_serializing_if = "IoLatency::is_empty")]
+    pub io_latency: IoLatency,
+    /// Requests to block devices that took long, where they were asked for.
+    #[serde(default, skip_serializing_if = "SlowRequests::is_empty")]
+    pub slow_requests: SlowRequests,
 }
 
 /// What was asked for.

@@ -7,10 +7,12 @@ mod canonical;
 mod capture;
 mod chain;
 mod intern;
+mod io_latency;
 mod ledger;
 mod locks;
 mod raw;
 mod report;
+mod slow_request;
 mod table;
 mod timeline;
 
@@ -21,11 +23,13 @@ pub use capture::{
 };
 pub use chain::chain_wakers;
 pub use intern::Interner;
+pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
-pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, ThreadShare};
-pub use table::{BLOCK_LATENCIES, Histogram, Row, Table, TableColumn};
+pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
+pub use slow_request::{MAX_SLOW_REQUESTS, SlowRequest, SlowRequests};
+pub use table::{Histogram, Row, Table, TableColumn};
 pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;

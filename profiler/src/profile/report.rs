@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FrameKind, Ledger, LockShare};
+use super::{FrameKind, Ledger, LockShare, SlowRequest};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,19 @@ pub struct Report {
     /// Locks that were waited for, those that are held by somebody first, most time first.
     #[serde(default)]
     pub locks: Vec<LockShare>,
+    /// Requests to block devices that took long, longest first.
+    #[serde(default)]
+    pub slow_requests: Vec<SlowShare>,
+}
+
+/// A request to a block device that took long, with who asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowShare {
+    /// The request.
+    #[serde(flatten)]
+    pub request: SlowRequest,
+    /// Names of the frames of the stack that it was made on, leaf first; empty where that is not known.
+    pub stack: Vec<String>,
 }
 
 /// Where an origin's values are, in its primary column.

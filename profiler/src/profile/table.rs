@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_range};
 use serde::{Deserialize, Serialize};
 
-/// Name of the table of the latencies of requests to block devices, slice by slice: in files of its own, not in the report.
-pub const BLOCK_LATENCIES: &str = "blockio_latency";
-
 /// Rows of labels with values and distributions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
@@ -119,14 +116,6 @@ impl Histogram {
         Self { max, buckets: counts.map(|(bucket, &count)| (bucket, count)).collect() }
     }
 
-    /// Adds what another one has.
-    pub fn add(&mut self, other: &Self) {
-        self.max = self.max.max(other.max);
-        for (&bucket, &count) in &other.buckets {
-            *self.buckets.entry(bucket).or_default() += count;
-        }
-    }
-
     /// Events in it.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -154,7 +143,17 @@ impl Histogram {
         None
     }
 
-    fn is_sound(&self) -> bool {
+    /// Adds what another one has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.max = self.max.max(other.max);
+        for (&bucket, &count) in &other.buckets {
+            let sum = self.buckets.entry(bucket).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    /// Whether every number is one that can be.
+    pub(super) fn is_sound(&self) -> bool {
         self.max < MAX_COUNT
             && self
                 .buckets

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use profiler::profile::{
-    Accounting, ByLength, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram, Host, Index, Line,
-    Location, Object, ObjectSummary, OriginSummary, Overhead, Profile, Row, SCHEMA_VERSION, Sample, Table, TableColumn,
-    Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
+    Accounting, ByLength, ByNumber, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram, Host,
+    Index, IoCell, IoLatency, Line, Location, Object, ObjectSummary, OriginSummary, Overhead, Profile, Row,
+    SCHEMA_VERSION, Sample, SlowRequest, SlowRequests, Table, TableColumn, Target, TargetKind, Thread, ThreadTime,
+    Timeline, marker_name,
 };
+use profiler_common::block::BlockOperation;
 use profiler_common::counters::Outcome;
 use profiler_common::event::Origin;
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
@@ -218,13 +220,6 @@ pub(crate) fn capture_with_calls() -> Capture {
         ..Accounting::default()
     };
     assert!(accounting.adds_up());
-    let histogram = |times: &[(u64, u64)]| {
-        let mut counts = [0; HISTOGRAM_BUCKETS];
-        for &(time, events) in times {
-            counts[bucket_of(time)] += events;
-        }
-        Histogram::new(&counts, times.iter().map(|&(time, _)| time).max().unwrap_or(0))
-    };
     let row = |call: &str, values: [u64; 3], succeeded: &[(u64, u64)], failed: &[(u64, u64)]| Row {
         labels: [call, "server", "42"].map(str::to_owned).to_vec(),
         values: values.to_vec(),
@@ -251,6 +246,115 @@ pub(crate) fn capture_with_calls() -> Capture {
     capture.index.accounting.insert("syscall".to_owned(), accounting);
     capture.profiles.push(calls);
     capture
+}
+
+/// The capture that holds [`profile`] and requests to two block devices, with their latencies over time.
+pub(crate) fn capture_with_requests() -> Capture {
+    let mut capture = capture();
+    let mut requests = Profile::new(Origin::BlockIo);
+    let names = ["main", "write_log", "submit_bio", "[read]", "[sync write]"];
+    requests.functions = names.map(|name| Function { name: name.to_owned(), file: String::new() }).to_vec();
+    requests.objects = vec![
+        object("/opt/app/server", "bb02", 0x1000, 0x9000, 0x400),
+        object("[kernel]", "cc03", 0xffff_ffff_8100_0000, 0xffff_ffff_8200_0000, 0),
+    ];
+    requests.locations = vec![
+        location(FrameKind::Native, Some(0), 0x1234, &[(0, 10)]),
+        location(FrameKind::Native, Some(0), 0x2345, &[(1, 42)]),
+        location(FrameKind::Kernel, Some(1), 0xffff_ffff_8100_1000, &[(2, 0)]),
+        location(FrameKind::Reason, None, 0, &[(3, 0)]),
+        location(FrameKind::Reason, None, 0, &[(4, 0)]),
+    ];
+    requests.stacks = vec![vec![3, 2, 0], vec![4, 2, 1, 0]];
+    requests.threads = vec![thread(42, 42, "server", "server")];
+    let samples = [
+        (0, BlockOperation::Read, [30, 45_000_000, 300, 300 * 4096]),
+        (1, BlockOperation::SyncWrite, [7, 91_000_000, 7, 7 * 16_384]),
+    ];
+    let sample = |(stack, operation, values): (u32, BlockOperation, _)| Sample {
+        stack,
+        thread: 0,
+        reason: operation as u16,
+        span: if operation == BlockOperation::Read { 0 } else { 7 },
+        values,
+    };
+    requests.samples = samples.map(sample).to_vec();
+    let [n, total, ..] = requests.totals();
+    let summary = OriginSummary {
+        unit: "ns".to_owned(),
+        total,
+        n,
+        event: "block_bio_queue, block_rq_complete".to_owned(),
+        rate_hz: 0,
+        by_length: None,
+        by_number: Some(ByNumber { measured: 307, weight: 10, period: 1 }),
+    };
+    let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
+    let accounting = Accounting {
+        expected: 307.0,
+        hits: 307,
+        sampled_out: 270,
+        complete: n,
+        user: chain.clone(),
+        kernel: chain,
+        ..Accounting::default()
+    };
+    assert!(accounting.adds_up());
+    let cell = |(device, operation, ns, requests): (&str, &str, u64, u64)| IoCell {
+        slice: 0,
+        device: device.to_owned(),
+        operation: operation.to_owned(),
+        requests,
+        bytes: requests * 4096,
+        queue: histogram(&[(1_500, requests)]),
+        on_device: histogram(&[(ns - 1_500, requests - 1), (2 * ns, 1)]),
+        total: histogram(&[(ns, requests - 1), (2 * ns + 1_500, 1)]),
+    };
+    let latency = &mut capture.index.io_latency;
+    let second = 1_000_000_000;
+    latency.push(0, second, [("vda", "read", 90_000, 200), ("vda", "sync write", 12_000_000, 6)].map(cell));
+    latency.push(second, second, []);
+    // A device whose name is not one, as no kernel gives it.
+    latency.push(2 * second, second / 2, [("vda", "read", 150_000, 90), ("a,<b>", "read", 4_000_000, 10)].map(cell));
+    assert!(latency.is_sound());
+    let slow = |(start_ns, queue_ns, device_ns, wakeup_ns, file, span): (u64, u64, u64, _, &str, &str)| SlowRequest {
+        start_ns,
+        device: "vda".to_owned(),
+        sector: 8_192,
+        bytes: 16_384,
+        operation: "sync write".to_owned(),
+        file: file.to_owned(),
+        process: "server".to_owned(),
+        pid: 42,
+        tid: 42,
+        queue_ns,
+        device_ns,
+        wakeup_ns,
+        span: span.to_owned(),
+    };
+    capture.index.slow_requests = SlowRequests {
+        threshold_ns: 10_000_000,
+        requests: [
+            (10_000_000, 1_500, 11_998_500, Some(60_000), "/srv/db/wal|log", "0x7"),
+            (900_000_000, 1_500, 24_000_000, None, "", "0x0"),
+        ]
+        .map(slow)
+        .to_vec(),
+        missing: 3,
+    };
+    capture.index.origins.insert("blockio".to_owned(), summary);
+    capture.index.accounting.insert("blockio".to_owned(), accounting);
+    capture.profiles.push(requests);
+    capture
+}
+
+/// Times and how many events took each.
+fn histogram(times: &[(u64, u64)]) -> Histogram {
+    let mut counts = [0; HISTOGRAM_BUCKETS];
+    for &(time, events) in times {
+        counts[bucket_of(time)] += events;
+    }
+    Histogram::new(&counts, times.iter().map(|&(time, _)| time).max().unwrap_or(0))
 }
 
 fn reasons(reasons: &[(Outcome, u64)]) -> BTreeMap<String, u64> {
@@ -380,6 +484,8 @@ pub(crate) fn capture() -> Capture {
         lock_times: Vec::new(),
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
         timeline: timeline(),
+        io_latency: IoLatency::default(),
+        slow_requests: SlowRequests::default(),
     };
     Capture { index, profiles: vec![profile] }
 }

@@ -73,6 +73,19 @@ fn a_capture_with_a_table_is_written_as_blessed() {
 }
 
 #[test]
+fn a_capture_of_requests_is_written_as_blessed() {
+    golden(&example::capture_with_requests(), "requests");
+}
+
+#[test]
+fn latencies_of_slices_that_are_not_there_are_refused() {
+    let mut capture = example::capture_with_requests();
+    capture.index.io_latency.cells[0].slice = 3;
+    let files = capture::write(&capture).unwrap();
+    assert!(matches!(read_back(&files), Err(CaptureError::IoLatency)));
+}
+
+#[test]
 fn a_table_whose_rows_do_not_fit_is_refused() {
     let mut capture = example::capture_with_calls();
     capture.index.tables.values_mut().for_each(|table| table.rows[0].values.clear());
@@ -93,7 +106,7 @@ fn a_capture_without_samples_is_written_as_blessed() {
 
 #[test]
 fn every_other_file_follows_from_the_capture() {
-    for capture in [example::capture_with_waits(), example::capture_with_calls()] {
+    for capture in [example::capture_with_waits(), example::capture_with_calls(), example::capture_with_requests()] {
         let written = files(&capture, &analyze(&capture)).unwrap();
         let again = read_back(&written).unwrap();
         for (again, profile) in again.profiles.iter().zip(&capture.profiles) {

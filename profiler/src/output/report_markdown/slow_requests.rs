@@ -1,0 +1,51 @@
+//! The requests to block devices that took long.
+
+use std::io::{self, Write};
+
+use super::super::numbers::{bytes, count, duration};
+use super::text::{code, name, prose};
+use super::{ROWS, plural};
+use crate::profile::{SlowRequests, SlowShare};
+
+/// Frames of a stack in its cell.
+const FRAMES: usize = 4;
+
+/// Writes the section: the longest of them.
+pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Write) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    writeln!(writer, "### Requests of {} or more\n", duration(all.threshold_ns))?;
+    let number = (slow.len() as u64).saturating_add(all.missing);
+    if slow.is_empty() {
+        return writeln!(writer, "There were none.\n");
+    }
+    write!(writer, "There were {}", plural(number, "request"))?;
+    if all.missing > 0 {
+        write!(writer, ", of which {} shorter ones were not kept", count(all.missing))?;
+    }
+    writeln!(writer, ". The longest:\n")?;
+    writeln!(writer, "| total | queue | device | wake-up | at | what | bytes | device | file | process | stack |")?;
+    writeln!(writer, "|--:|--:|--:|--:|--:|:--|--:|:--|:--|:--|:--|")?;
+    for SlowShare { request, stack } in slow.iter().take(ROWS) {
+        writeln!(
+            writer,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            duration(request.total_ns()),
+            duration(request.queue_ns),
+            duration(request.device_ns),
+            request.wakeup_ns.map_or_else(|| "-".to_owned(), duration),
+            duration(request.start_ns),
+            prose(&request.operation),
+            bytes(request.bytes),
+            code(&request.device),
+            code(&request.file),
+            code(&format!("{} ({})", name(&request.process), request.pid)),
+            code(&stack.iter().take(FRAMES).map(String::as_str).collect::<Vec<_>>().join(" < ")),
+        )?;
+    }
+    if slow.len() > ROWS {
+        writeln!(writer, "\nMore: see report.json.")?;
+    }
+    writeln!(writer)
+}
