@@ -271,11 +271,17 @@ pub struct BlockRequest {
     pub issued_ns: u64,
     /// The thread, as the initial pid namespace numbers it.
     pub tid: u32,
-    /// 1 when a cgroup's limit had held it back.
-    pub throttled: u32,
+    /// [`THROTTLED`] and the like.
+    pub flags: u32,
     /// Who made it.
     pub asker: Asker,
 }
+
+/// A cgroup's limit had held the request back.
+pub const THROTTLED: u32 = 1;
+
+/// A thread of the kernel made the request.
+pub const OF_KERNEL: u32 = 2;
 
 /// Elements of the `BLOCK_REQUESTS` map, a power of two: 1.5 MB.
 pub const MAX_REQUESTS: u32 = 8192;
@@ -316,6 +322,8 @@ pub struct BlockWaiter {
     pub done_ns: u64,
     /// 1 when a cgroup's limit had held that one back.
     pub throttled: u64,
+    /// Its number where it was slow; 0 otherwise.
+    pub slow: u64,
     /// Who it is, and his chains where he had made no request before he waited: it may be held back.
     pub asker: Asker,
 }
@@ -528,6 +536,20 @@ pub struct SlowRequest {
     pub process_comm: [u8; COMM_LEN],
 }
 
+/// How long it took a thread to be back on a CPU once its slow request was done, as it is sent to user space.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowWakeUp {
+    /// [`crate::event::RING_SLOW_WAKE_UP`].
+    pub kind: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
+    /// Number of the request.
+    pub number: u64,
+    /// How long, ns.
+    pub wake_up_ns: u64,
+}
+
 /// Slow requests that are sent, at most.
 pub const MAX_SLOW: u64 = 10_000;
 
@@ -601,9 +623,10 @@ mod tests {
         assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
         assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);
-        assert_eq!(size_of::<BlockWaiter>(), 6 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockWaiter>(), 7 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<BlockWaitStats>(), 14 * 8 + COMM_LEN + 6 * 4 * HISTOGRAM_BUCKETS);
         assert_eq!(size_of::<SlowRequest>(), 8 + 6 * 8 + 32 + COMM_LEN);
+        assert_eq!(size_of::<SlowWakeUp>(), 24);
         assert_eq!(size_of::<BlockFileKey>(), 32);
         assert_eq!(size_of::<BlockFileStats>(), 32 + COMM_LEN);
     }

@@ -11,8 +11,8 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_pr
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW,
-    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, group, is_write, place, size_class,
+    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW, OF_KERNEL,
+    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, group, is_write, place, size_class,
 };
 use profiler_common::config::{Filter, Process};
 use profiler_common::counters::Outcome;
@@ -173,7 +173,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
             // SAFETY: takes no argument.
             request.made_ns = unsafe { bpf_ktime_get_ns() };
             request.issued_ns = 0;
-            request.throttled = 1;
+            request.flags = THROTTLED;
             request.tid = waiter.tid as u32;
             request.asker = waiter.asker;
         }
@@ -192,7 +192,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     // SAFETY: takes no argument.
     request.made_ns = unsafe { bpf_ktime_get_ns() };
     request.issued_ns = 0;
-    request.throttled = 0;
+    request.flags = if running.is_kernel_thread() { OF_KERNEL } else { 0 };
     request.tid = running.tid;
     block_wait::note_request(request.tid);
     identify(&task, &mut request.asker);
@@ -396,7 +396,7 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     }
     if let Some(Noted { request, .. }) = &found {
         let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
-        block_wait::note_done(request.tid, started_ns, issued_ns, now, request.throttled);
+        block_wait::note_done(request.tid, started_ns, issued_ns, now, request.flags & THROTTLED);
     }
     let total_ns = now.saturating_sub(started_ns);
     let queue_ns = issued_ns.saturating_sub(started_ns);
@@ -474,10 +474,8 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
     if done.inode != 0 {
         identify_file(done);
     }
-    if writes != 0
-        && done.inode != 0
-        && let Some((index, file)) = block_dirty::find(done.inode)
-    {
+    let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.bio);
+    if is_written_back && let Some((index, file)) = block_dirty::find(done.inode) {
         let who = asker(done.place).map_or(0, |asker| asker.process);
         let mut turns = 0;
         while turns < MAX_DIRTIERS && left > 0 {
@@ -496,7 +494,9 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
             return u32::from(is_last == 0);
         }
     }
-    credit_bytes(done.place, left);
+    // What was dirty before the recording began is nobody's that is known, and not the kernel's who writes it back.
+    let of_kernel = BLOCK_REQUESTS.get(done.place as u32).is_some_and(|request| request.flags & OF_KERNEL != 0);
+    credit_bytes(if is_written_back && of_kernel { NO_REQUEST } else { done.place }, left);
     u32::from(is_last == 0)
 }
 
@@ -564,6 +564,9 @@ fn tell(done: &mut DoneRequest, asker: Option<&Asker>) -> u64 {
     };
     if done.inode == 0 {
         done.slow.file.inode = 0;
+    }
+    if let Some(request) = BLOCK_REQUESTS.get(done.place as u32) {
+        block_wait::note_slow(request.tid, before + 1);
     }
     if !aggregate::send(&done.slow, size_of::<SlowRequest>()) {
         missed(BlockMissed::SlowLost);
@@ -750,11 +753,17 @@ fn generation(done: &DoneRequest) -> u32 {
     }
 }
 
+/// Whether a part is read or written past the page cache of a file.
+#[inline(always)]
+fn is_direct(bio: &Words) -> bool {
+    config!(block.direct_end) != 0 && word(bio, config!(block.bio_end)) == config!(block.direct_end)
+}
+
 /// Address of the inode whose pages a part reads or writes, or which is read and written past the page cache; 0 where there is
 /// none.
 #[inline(always)]
 fn inode(bio: &Words) -> u64 {
-    if config!(block.direct_end) != 0 && word(bio, config!(block.bio_end)) == config!(block.direct_end) {
+    if is_direct(bio) {
         let direct = word(bio, config!(block.bio_private)) as *const u8;
         let call = kernel_word(direct, config!(block.direct_call)) as *const u8;
         let file = kernel_word(call, config!(block.call_file)) as *const u8;

@@ -9,13 +9,14 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, WAIT_PARTS, group, place,
+    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, SlowWakeUp, WAIT_PARTS, group, place,
 };
 use profiler_common::config::Process;
 use profiler_common::counters::Outcome;
-use profiler_common::event::Origin;
+use profiler_common::event::{Origin, RING_SLOW_WAKE_UP};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
+use crate::aggregate;
 use crate::atomic;
 use crate::block::{WAITERS_AT, ask, identify, missed};
 use crate::config::config;
@@ -72,6 +73,15 @@ pub(crate) fn note_done(tid: u32, made_ns: u64, issued_ns: u64, done_ns: u64, th
     waiter.issued_ns = issued_ns;
     waiter.done_ns = done_ns;
     waiter.throttled = u64::from(throttled);
+    waiter.slow = 0;
+}
+
+/// Notes the number of a thread's slow request, which it may wait for.
+#[inline(always)]
+pub(crate) fn note_slow(tid: u32, number: u64) {
+    if let Some(Waiting { waiter, .. }) = find(tid) {
+        waiter.slow = number;
+    }
 }
 
 /// Whether a kernel thread makes requests that a cgroup's limit has held back.
@@ -145,6 +155,7 @@ fn begin(context: &RawTracePointContext) {
             let waiter = unsafe { &mut *waiter };
             waiter.tid = tid;
             waiter.done_ns = 0;
+            waiter.slow = 0;
             waiter.since_ns = now;
             identify(&task, &mut waiter.asker);
             let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
@@ -188,6 +199,12 @@ fn end(waiting: Waiting) {
         let total = recorded.length(since, now);
         if total == now.saturating_sub(since) {
             count(waiter, total, now);
+        }
+        if waiter.slow != 0 {
+            let wake_up_ns = now.saturating_sub(waiter.done_ns);
+            let told = SlowWakeUp { kind: RING_SLOW_WAKE_UP, reserved: [0; 3], number: waiter.slow, wake_up_ns };
+            // Without room for it, all else is known of the request.
+            let _ = aggregate::send(&told, size_of::<SlowWakeUp>());
         }
     }
     // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.

@@ -9,7 +9,7 @@ use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::block::{
     MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS, REQUEST_PLACES,
-    SlowRequest,
+    SlowRequest, SlowWakeUp,
 };
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
@@ -171,6 +171,8 @@ pub struct Kernel {
     pub(super) file_names: Vec<NamedFile>,
     /// Slow requests that came since they were last handed out.
     pub(super) slow: Vec<SlowRequest>,
+    /// And of the threads that waited for them.
+    pub(super) slow_wake_ups: Vec<SlowWakeUp>,
     threads_refused: Array<MapData, u64>,
     ends_lost: Array<MapData, u64>,
     pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
@@ -255,6 +257,7 @@ impl Kernel {
             ended: Vec::new(),
             file_names: Vec::new(),
             slow: Vec::new(),
+            slow_wake_ups: Vec::new(),
             threads_refused: typed(&mut ebpf, "THREADS_REFUSED")?,
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             locks: typed(&mut ebpf, "LOCKS")?,

@@ -168,7 +168,7 @@ pub(super) fn slow_requests(session: &mut Session, threshold_ns: u64) -> SlowReq
                 tid: told.tid,
                 queue_ns,
                 device_ns,
-                wakeup_ns: None,
+                wakeup_ns: session.slow_wake_ups.get(&told.number).copied(),
                 span: format!("{:#x}", told.number),
             }
         })

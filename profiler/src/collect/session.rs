@@ -1,5 +1,6 @@
 //! A recording that runs: the loop that takes windows, events and signals in.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub(super) struct Session {
     pub(super) pythons: Pythons,
     pub(super) file_names: FileNames,
     pub(super) slow: Vec<SlowRequest>,
+    /// How long the threads that waited for them took to be back, by number of the request, ns.
+    pub(super) slow_wake_ups: HashMap<u64, u64>,
     pub(super) latencies: Latencies,
     /// What the devices had counted when the recording began, where requests to them are recorded.
     pub(super) disks: Disks,
@@ -108,6 +111,7 @@ impl Session {
             pythons: Pythons::default(),
             file_names: FileNames::default(),
             slow: Vec::new(),
+            slow_wake_ups: HashMap::new(),
             latencies: Latencies::default(),
             disks: Disks::default(),
             roots,
@@ -284,8 +288,9 @@ impl Session {
 
     /// Adds records to what there is.
     pub(super) fn place(&mut self, drained: &Drained) {
-        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, slow, .. } = self;
+        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, slow, slow_wake_ups, .. } = self;
         slow.extend(&drained.slow);
+        slow_wake_ups.extend(drained.slow_wake_ups.iter().map(|told| (told.number, told.wake_up_ns)));
         file_names.add(&drained.file_names);
         for ended in &drained.ended {
             times.add_ended(ended, &kernel.recorded());

@@ -142,6 +142,9 @@ fn check_slow(captured: &Captured, file: &str) {
     let has_function = |request: &&&Value| {
         request["stack"].as_array().is_some_and(|stack| stack.iter().any(|frame| frame == "read_here"))
     };
+    // The program waited for each of them, but for those that were done before it could.
+    let awaited = reads.iter().filter(|request| request["wakeup_ns"].as_u64().is_some_and(|ns| ns > 0)).count();
+    assert!(2 * awaited > reads.len(), "{awaited} of {}", reads.len());
     let named = reads.iter().filter(has_function).count();
     assert!(named > 0 && named == reads.len(), "{named} of {}: {:?}", reads.len(), reads.first());
     let sectors: std::collections::BTreeSet<_> = reads.iter().map(|request| request["sector"].as_u64()).collect();
