@@ -169,14 +169,17 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
         && let Some(waiter) = block_wait::waiter_of(bio)
     {
         // It was made by him who waits for it, before the limit held it back.
-        if let Some(Noted { request, .. }) = add(bio as u64) {
-            // SAFETY: takes no argument.
-            request.made_ns = unsafe { bpf_ktime_get_ns() };
-            request.issued_ns = 0;
-            request.flags = THROTTLED;
-            request.tid = waiter.tid as u32;
-            request.asker = waiter.asker;
+        let Some(noted) = add(bio as u64) else { return 0 };
+        let tid = kernel_number(waiter, config!(task.pid));
+        if !block_wait::ask_for(waiter, tid, &mut noted.request.asker) {
+            noted.remove();
+            return 0;
         }
+        // SAFETY: takes no argument.
+        noted.request.made_ns = unsafe { bpf_ktime_get_ns() };
+        noted.request.issued_ns = 0;
+        noted.request.flags = THROTTLED;
+        noted.request.tid = tid;
         return 0;
     }
     let task = running.in_namespace();

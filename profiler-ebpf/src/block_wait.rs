@@ -11,18 +11,18 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
     Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, SlowWakeUp, WAIT_PARTS, group, place,
 };
-use profiler_common::config::Process;
+use profiler_common::config::{Filter, PROCESS_TARGET, Process};
 use profiler_common::counters::Outcome;
-use profiler_common::event::{Origin, RING_SLOW_WAKE_UP};
+use profiler_common::event::{Origin, RING_SLOW_WAKE_UP, RecordKey};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use crate::aggregate;
 use crate::atomic;
-use crate::block::{WAITERS_AT, ask, identify, missed};
+use crate::block::{WAITERS_AT, ask, identify, missed, process_of};
 use crate::config::config;
-use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER};
+use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER, PROCESSES};
 use crate::recorded::Recorded;
-use crate::task::{Task, Wanted, kernel_number, kernel_word};
+use crate::task::{Task, Wanted, comm_of, kernel_number, kernel_word};
 
 /// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -96,9 +96,9 @@ pub(crate) fn throttles(task: &Task) -> bool {
     kernel_word(worker, config!(block.worker_function)) == throttler
 }
 
-/// The thread that waits for a request, by its first part.
+/// The thread that is to wait for a request, by its first part: its structure.
 #[inline(always)]
-pub(crate) fn waiter_of(bio: *const u8) -> Option<&'static mut BlockWaiter> {
+pub(crate) fn waiter_of(bio: *const u8) -> Option<*const u8> {
     let (end, private) =
         (kernel_word(bio, config!(block.bio_end)), kernel_word(bio, config!(block.bio_private)) as *const u8);
     let task = if end == config!(block.direct_end) {
@@ -111,7 +111,50 @@ pub(crate) fn waiter_of(bio: *const u8) -> Option<&'static mut BlockWaiter> {
     } else {
         return None;
     };
-    find(kernel_number(task as *const u8, config!(task.pid))).map(|waiting| waiting.waiter)
+    (task != 0).then_some(task as *const u8)
+}
+
+/// Notes a thread as who asked for a request that was held back; false when it was not asked for. With its chains where it
+/// waits already: one that was preempted before has none.
+#[inline(always)]
+pub(crate) fn ask_for(task: *const u8, tid: u32, asker: &mut Asker) -> bool {
+    if let Some(Waiting { waiter, .. }) = find(tid) {
+        *asker = waiter.asker;
+        return true;
+    }
+    let pid = kernel_number(task, config!(task.tgid));
+    let filter = config!(filter);
+    // SAFETY: an entry is replaced as a whole, and the old one stays until this program has ended.
+    let process = unsafe { PROCESSES.get(pid) };
+    let is_listed = process.is_some_and(|process| process.flags & PROCESS_TARGET != 0);
+    if config!(pid_namespace_inode) != 0
+        || pid == config!(self_pid)
+        || (filter != Filter::All as u32 && !(filter == Filter::Processes as u32 && is_listed))
+    {
+        return false;
+    }
+    let leader = kernel_word(task, config!(task.group_leader)) as *const u8;
+    asker.lost = 0;
+    asker.weight = 1;
+    asker.key = RecordKey {
+        start_time_ns: kernel_word(leader, config!(task.start_time)),
+        kernel_stack: 0,
+        user_stack: Outcome::StackMissing as u64,
+        span: 0,
+        pid,
+        tid,
+        exec_count: kernel_number(task, config!(task.exec_count)),
+        generation: process.map_or(0, |process| process.generation),
+        origin: Origin::BlockIo as u16,
+        reason: 0,
+        reserved: 0,
+    };
+    asker.process = process_of(asker.key.start_time_ns, pid);
+    asker.value.process_comm = comm_of(leader);
+    asker.value.thread_comm = asker.value.process_comm;
+    asker.value.user_outcome = Outcome::StackMissing as u8;
+    asker.value.kernel_outcome = Outcome::Complete as u8;
+    true
 }
 
 /// Whether the kernel counts a task as waiting for a block device.

@@ -2,6 +2,7 @@
 //! what was counted exactly.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, MapData};
 use aya::programs::RawTracePoint;
@@ -230,6 +231,19 @@ impl Kernel {
     /// When the map cannot be read.
     pub fn highest_block_weight(&self) -> Result<u64, BpfError> {
         self.highest_weight(Chosen::BlockIo as u32)
+    }
+
+    /// Requests that were made or done while the program for it ran on the same CPU: the kernel does not let it interrupt
+    /// itself, and leaves them out.
+    #[must_use]
+    pub fn blocks_interrupted(&self) -> u64 {
+        let misses = |name: &&str| {
+            let program: &RawTracePoint = self.ebpf.program(name)?.try_into().ok()?;
+            let descriptor = program.fd().ok()?.as_fd().as_raw_fd();
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        };
+        ["block_request", "block_complete"].iter().filter_map(misses).sum()
     }
 
     /// What could not be noted or counted.

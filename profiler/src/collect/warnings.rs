@@ -50,6 +50,11 @@ pub(super) fn warnings(
     warn(ends_lost, format!("the times of {ends_lost} threads that ended are missing: raise --buffer-mb"));
     let (askers, dirtiers) =
         (session.kernel.blocks_missed(BlockMissed::Requests), session.kernel.blocks_missed(BlockMissed::Dirtiers));
+    let interrupted = session.kernel.blocks_interrupted();
+    warn(
+        interrupted,
+        format!("{interrupted} requests to block devices were missed: one was done while another was counted"),
+    );
     warn(askers, format!("who asked for {askers} requests to block devices was forgotten: too many were under way"));
     warn(
         dirtiers,

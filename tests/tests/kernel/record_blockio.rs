@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, find_program, float, missing, require_bpf, run_profiler, scratch};
+use profiler_tests::{
+    Captured, Record, Workload, find_program, float, is_emulated, missing, require_bpf, run_profiler, scratch,
+};
 use serde_json::Value;
 
 /// The program that reads and writes.
@@ -269,6 +271,8 @@ fn a_device_of_known_latency_has_it_below_the_limit_of_a_cgroup_too() {
         println!("skipped: there is no null_blk with a latency of 1 ms or more");
         return;
     };
+    // The timer of an emulated CPU is late itself.
+    let tolerance = if is_emulated() { 0.15 } else { 0.05 };
     let record = || Record::new().args(["-e", "blockio"]);
     let captured = record().program(&disk().build(), &["direct", NULL_DEVICE, "4096", "15"]).run();
     let truth = captured.truth();
@@ -280,7 +284,7 @@ fn a_device_of_known_latency_has_it_below_the_limit_of_a_cgroup_too() {
         assert_eq!((sum(&rows, "requests"), sum(&rows, "bytes")), (15, 15 * 4096), "{rows:#?}");
         let mean = float(sum(&rows, "device_ns")) / 15.0;
         println!("{operation}: {mean} of {latency} ns in the device");
-        assert!((mean / latency - 1.0).abs() < 0.05, "{mean} of {latency}");
+        assert!((mean / latency - 1.0).abs() < tolerance, "{mean} of {latency}");
     }
     let took = truth["read_ns"].as_f64().expect("ns") + truth["write_ns"].as_f64().expect("ns");
     let parts: f64 = ["queue_ns", "device_ns", "wake_up_ns"].iter().map(|part| waits(&captured, part)).sum();
@@ -314,7 +318,7 @@ fn a_device_of_known_latency_has_it_below_the_limit_of_a_cgroup_too() {
     let (throttled, device) = (waits(&captured, "throttled_ns"), float(sum(&rows, "device_ns")));
     println!("{throttled} of {written} ns throttled, {device} in the device");
     assert!(throttled > 0.0 && (throttled + device) / written > 0.95, "{throttled} and {device} of {written}");
-    assert!((device / 15.0 / latency - 1.0).abs() < 0.05, "{device}");
+    assert!((device / 15.0 / latency - 1.0).abs() < tolerance, "{device}");
     check_sums(&captured);
 }
 
