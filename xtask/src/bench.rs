@@ -6,7 +6,8 @@ use crate::command::{cargo, run as run_command};
 use crate::test;
 
 /// Every benchmark and what it measures; a new one is a row here and a file in tests/benches.
-const BENCHES: [(&str, &str); 4] = [
+const BENCHES: [(&str, &str); 5] = [
+    ("blockio", "what recording block I/O costs a request, beside bcc's biolatency"),
     ("offcpu", "what recording waits costs a switch, beside perf and bcc's offcputime"),
     ("overhead", "what a capture costs, beside perf record -g on the same workload"),
     (
