@@ -14,6 +14,9 @@ pub struct BlockOffsets {
     pub direct_end: u64,
     /// Address of `submit_bio_wait_endio`, which ends requests that a thread waits for at once; 0 where it is not known.
     pub awaited_end: u64,
+    /// Address of `blkdev_bio_end_io_simple`, which did the same for devices that are read and written as files before Linux
+    /// 6.5; 0 where there is none.
+    pub task_end: u64,
     /// Address of `blk_throtl_dispatch_work_fn`, the work that makes the requests which a cgroup's limit has held back; 0
     /// where it is not known.
     pub throttler: u64,
@@ -104,6 +107,7 @@ impl BlockOffsets {
     pub const UNSET: Self = Self {
         direct_end: 0,
         awaited_end: 0,
+        task_end: 0,
         throttler: 0,
         request_flags: 0,
         request_length: 0,
@@ -256,29 +260,41 @@ pub struct Asker {
     pub value: RecordValue,
 }
 
-/// A request under way: an element of the `BLOCK_REQUESTS` map, an array with [`REQUEST_PLACES`] places for each.
+/// A request under way: an element of the `BLOCK_REQUESTS` map, which is an array with [`REQUEST_PLACES`] places for each. Whose
+/// they are is in the `BLOCK_PARTS` map: the addresses of the first parts (`struct bio`), 0 where a place is free.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockRequest {
-    /// Address of its first part (`struct bio`); 0 in an element that is free.
-    pub bio: u64,
     /// When it was made, in ns of the monotonic clock.
     pub made_ns: u64,
     /// When it was given to the device, where the kernel does not keep that.
     pub issued_ns: u64,
     /// The thread, as the initial pid namespace numbers it.
     pub tid: u32,
-    /// 1 when a cgroup's limit had held it back.
-    pub throttled: u32,
+    /// [`THROTTLED`] and the like.
+    pub flags: u32,
     /// Who made it.
     pub asker: Asker,
 }
+
+/// A cgroup's limit had held the request back.
+pub const THROTTLED: u32 = 1;
+
+/// A thread of the kernel made the request.
+pub const OF_KERNEL: u32 = 2;
 
 /// Elements of the `BLOCK_REQUESTS` map, a power of two: 1.5 MB.
 pub const MAX_REQUESTS: u32 = 8192;
 
 /// Elements that a request may have.
 pub const REQUEST_PLACES: u32 = 4;
+
+/// The places together that something at this address may have: see [`place`].
+#[inline(always)]
+#[must_use]
+pub const fn group(address: u64, elements: u32) -> u32 {
+    place(address, 0, elements) / REQUEST_PLACES
+}
 
 /// Index of one of the elements, of a power of two of them, that something at this address may have.
 #[inline(always)]
@@ -290,11 +306,11 @@ pub const fn place(address: u64, place: u32, elements: u32) -> u32 {
 }
 
 /// A thread that waits for a block device, as the kernel counts it: an element of the `BLOCK_WAITERS` map, placed as
-/// [`BlockRequest`] by its number.
+/// [`BlockRequest`] by its number. Whose they are is in the `BLOCK_WAITING` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockWaiter {
-    /// The thread, as the initial pid namespace numbers it; 0 in an element that is free.
+    /// The thread, as the initial pid namespace numbers it.
     pub tid: u64,
     /// Since when it waits, in ns of the monotonic clock.
     pub since_ns: u64,
@@ -306,6 +322,8 @@ pub struct BlockWaiter {
     pub done_ns: u64,
     /// 1 when a cgroup's limit had held that one back.
     pub throttled: u64,
+    /// Its number where it was slow; 0 otherwise.
+    pub slow: u64,
     /// Who it is, and his chains where he had made no request before he waited: it may be held back.
     pub asker: Asker,
 }
@@ -419,18 +437,37 @@ pub struct BlockStats {
     pub errors: u64,
     /// Those that go on where the one before on their device ended.
     pub sequential: u64,
-    /// Sums of their times, ns.
-    pub sums_ns: [u64; BLOCK_TIMES.len()],
-    /// The longest, ns.
+    /// Sums of all of their time and of that in a queue, ns; the rest is the device's.
+    pub total_ns: u64,
+    /// See there.
+    pub queue_ns: u64,
+    /// The longest of their times, ns.
     pub max_ns: [u64; BLOCK_TIMES.len()],
     /// The process's name.
     pub process_comm: [u8; COMM_LEN],
-    /// How many took how long: see [`crate::histogram`].
-    pub histograms: [[u32; HISTOGRAM_BUCKETS]; BLOCK_TIMES.len()],
+    /// How many took how long, see [`crate::histogram`]: of those that were given to the device at once, all that they took; of
+    /// the others each of [`BLOCK_TIMES`]. Most are of the first kind, and CPUs that write to the same memory wait for each
+    /// other.
+    pub histograms: [[u32; HISTOGRAM_BUCKETS]; 1 + BLOCK_TIMES.len()],
 }
 
-/// Entries of the `BLOCK_STATS` map: 13 MB.
+/// Entries of the `BLOCK_STATS` map: 17 MB.
 pub const MAX_BLOCK_STATS: u32 = 2048;
+
+impl BlockStats {
+    /// How many took how long, by [`BLOCK_TIMES`] and bucket.
+    pub fn counts(&self) -> [[u64; HISTOGRAM_BUCKETS]; BLOCK_TIMES.len()] {
+        let [at_once, others @ ..] = &self.histograms;
+        let mut counts = others.map(|histogram| histogram.map(u64::from));
+        for (bucket, &requests) in at_once.iter().enumerate() {
+            let requests = u64::from(requests);
+            counts[0][bucket] += requests;
+            counts[1][0] += requests;
+            counts[2][bucket] += requests;
+        }
+        counts
+    }
+}
 
 /// Requests of a file: a key of the `BLOCK_FILES` map.
 #[repr(C)]
@@ -467,6 +504,55 @@ pub struct BlockFileStats {
 /// Entries of the `BLOCK_FILES` map: 1 MB.
 pub const MAX_BLOCK_FILES: u32 = 8192;
 
+/// A request that took long, as it is sent to user space when it is done.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowRequest {
+    /// [`crate::event::RING_SLOW`].
+    pub kind: u16,
+    /// A [`BlockOperation`].
+    pub operation: u16,
+    /// Device, as the kernel writes it.
+    pub device: u32,
+    /// Its number, from 1: the span of its record, where it has one.
+    pub number: u64,
+    /// When it was done, in ns of the monotonic clock.
+    pub done_ns: u64,
+    /// Where it begins, in sectors of 512 bytes.
+    pub sector: u64,
+    /// Its times: see [`BLOCK_TIMES`].
+    pub times_ns: [u64; BLOCK_TIMES.len()],
+    /// The file; no inode where it has none.
+    pub file: FileId,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Who asked; 0 where nobody knows.
+    pub pid: u32,
+    /// And on which thread, where its stack was walked.
+    pub tid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The process's name.
+    pub process_comm: [u8; COMM_LEN],
+}
+
+/// How long it took a thread to be back on a CPU once its slow request was done, as it is sent to user space.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowWakeUp {
+    /// [`crate::event::RING_SLOW_WAKE_UP`].
+    pub kind: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
+    /// Number of the request.
+    pub number: u64,
+    /// How long, ns.
+    pub wake_up_ns: u64,
+}
+
+/// Slow requests that are sent, at most.
+pub const MAX_SLOW: u64 = 10_000;
+
 /// What the programs could not note: elements of the `BLOCKS_MISSED` map.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -481,11 +567,15 @@ pub enum BlockMissed {
     Dirtiers = 3,
     /// Waits that could not be noted, or are in no row of the table.
     Waits = 4,
+    /// Slow requests, whether they were sent or not.
+    Slow = 5,
+    /// Slow requests that were not sent for want of room in the ring.
+    SlowLost = 6,
 }
 
 impl BlockMissed {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 7;
 }
 
 #[cfg(test)]
@@ -527,14 +617,16 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<BlockOffsets>(), 3 * 8 + 40 * 4);
+        assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
-        assert_eq!(size_of::<BlockRequest>(), 4 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
-        assert_eq!(size_of::<BlockStats>(), 10 * 8 + COMM_LEN + 3 * 4 * HISTOGRAM_BUCKETS);
-        assert_eq!(size_of::<BlockWaiter>(), 6 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);
+        assert_eq!(size_of::<BlockWaiter>(), 7 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<BlockWaitStats>(), 14 * 8 + COMM_LEN + 6 * 4 * HISTOGRAM_BUCKETS);
+        assert_eq!(size_of::<SlowRequest>(), 8 + 6 * 8 + 32 + COMM_LEN);
+        assert_eq!(size_of::<SlowWakeUp>(), 24);
         assert_eq!(size_of::<BlockFileKey>(), 32);
         assert_eq!(size_of::<BlockFileStats>(), 32 + COMM_LEN);
     }

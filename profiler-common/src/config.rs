@@ -83,6 +83,8 @@ pub struct Config {
     pub pid_namespace_inode: u64,
     /// Period of the sampling event in ns; 0 when it has none that is fixed.
     pub period_ns: u64,
+    /// Requests to block devices that take as long are told one by one, ns; 0 for none.
+    pub slower_ns: u64,
     /// A [`Filter`].
     pub filter: u32,
     /// With [`Filter::Cgroup`]: its depth below the root of the hierarchy.
@@ -122,6 +124,7 @@ impl Config {
         pid_namespace_device: 0,
         pid_namespace_inode: 0,
         period_ns: 0,
+        slower_ns: 0,
         filter: 0,
         cgroup_level: 0,
         self_pid: 0,

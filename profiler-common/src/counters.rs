@@ -174,7 +174,7 @@ impl Outcome {
     /// A sample that lost one chain to another reason stays in the profile, with a frame that names the reason.
     #[must_use]
     pub const fn loses_record(self) -> bool {
-        matches!(self, Self::ScratchBusy | Self::MapFull | Self::MapBusy | Self::ThreadsFull)
+        matches!(self, Self::ScratchBusy | Self::MapFull | Self::MapBusy | Self::ThreadsFull | Self::AskerUnknown)
     }
 }
 

@@ -398,6 +398,12 @@ pub const RING_THREAD: u16 = 4;
 /// A ring-buffer record of a file's name: [`crate::file::FileNameRecord`].
 pub const RING_FILE_NAME: u16 = 5;
 
+/// A ring-buffer record of a request to a block device that took long: [`crate::block::SlowRequest`].
+pub const RING_SLOW: u16 = 6;
+
+/// A ring-buffer record of the thread that waited for one: [`crate::block::SlowWakeUp`].
+pub const RING_SLOW_WAKE_UP: u16 = 7;
+
 /// What a frame word is. The tag is in the top four bits.
 ///
 /// A kernel address has them all set already, a native address none, so both are stored as they are.

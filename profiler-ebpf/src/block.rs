@@ -11,12 +11,13 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_pr
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BLOCK_TIMES, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS,
-    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, is_write, place, size_class,
+    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW, OF_KERNEL,
+    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, group, is_write, place, size_class,
 };
 use profiler_common::config::{Filter, Process};
 use profiler_common::counters::Outcome;
-use profiler_common::event::{COLUMNS, Origin, RecordKey, RecordValue, hash_word};
+use profiler_common::event::{COLUMNS, Origin, RING_SLOW, RecordKey, RecordValue, hash_word};
+use profiler_common::file::FileId;
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use profiler_common::number_pace::Chosen;
 
@@ -27,8 +28,9 @@ use crate::block_wait;
 use crate::config::config;
 use crate::file_name;
 use crate::maps::{
-    BLOCK_DONE, BLOCK_ENDS, BLOCK_FILES, BLOCK_PYTHON, BLOCK_REQUESTS, BLOCK_STATS, BLOCK_STATS_NEW, BLOCK_WAITERS,
-    BLOCKS_MISSED, COUNTERS, DIRTY_FILES, DoneRequest, NO_REQUEST, NUMBER_PACE, Namer, Programs, SCRATCH, Scratch,
+    BLOCK_DONE, BLOCK_ENDS, BLOCK_FILES, BLOCK_PARTS, BLOCK_PYTHON, BLOCK_REQUESTS, BLOCK_STATS, BLOCK_STATS_NEW,
+    BLOCK_WAITERS, BLOCKS_MISSED, COUNTERS, DIRTY_FILES, DoneRequest, LAST_ASKER, NO_REQUEST, NUMBER_PACE, Namer,
+    Programs, SCRATCH, Scratch,
 };
 use crate::python;
 use crate::recorded::Recorded;
@@ -76,15 +78,17 @@ pub(crate) fn missed(what: BlockMissed) {
 
 /// The element of a request.
 #[inline(always)]
-fn find(bio: u64) -> Option<(u32, &'static mut BlockRequest)> {
+fn find(bio: u64) -> Option<Noted> {
+    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio, MAX_REQUESTS))?, place(bio, 0, MAX_REQUESTS));
     let mut index = 0;
     while index < REQUEST_PLACES {
-        let at = place(bio, index, MAX_REQUESTS);
-        let request = BLOCK_REQUESTS.get_ptr_mut(at)?;
-        // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
-        if unsafe { core::ptr::read_volatile(&raw const (*request).bio) } == bio {
-            // SAFETY: the element is this request's, which is made before it is done.
-            return Some((at, unsafe { &mut *request }));
+        // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
+        let (part, noted) = unsafe {
+            let part = parts.cast::<u64>().add(index as usize);
+            (part, core::ptr::read_volatile(part))
+        };
+        if noted == bio {
+            return Noted::new(first + index, part);
         }
         index += 1;
     }
@@ -93,41 +97,66 @@ fn find(bio: u64) -> Option<(u32, &'static mut BlockRequest)> {
 
 /// An element for a request: its own, a free one, or that of the request that was made first.
 #[inline(always)]
-fn add(bio: u64) -> Option<(u32, &'static mut BlockRequest)> {
+fn add(bio: u64) -> Option<Noted> {
     if let Some(found) = find(bio) {
         return Some(found);
     }
-    let (mut oldest, mut oldest_ns) = (0, u64::MAX);
+    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio, MAX_REQUESTS))?, place(bio, 0, MAX_REQUESTS));
     let mut index = 0;
     while index < REQUEST_PLACES {
-        let at = place(bio, index, MAX_REQUESTS);
-        let request = BLOCK_REQUESTS.get_ptr_mut(at)?;
-        // SAFETY: the pointer is to a map element, which every CPU may claim, hence atomic.
-        unsafe {
-            if atomic::replace(&raw mut (*request).bio, 0, bio) {
-                return Some((at, &mut *request));
-            }
-            let made_ns = core::ptr::read_volatile(&raw const (*request).made_ns);
-            if made_ns < oldest_ns {
-                (oldest, oldest_ns) = (at, made_ns);
-            }
+        // SAFETY: the pointer is into a map element, which every CPU may claim, hence atomic.
+        let (part, claimed) = unsafe {
+            let part = parts.cast::<u64>().add(index as usize);
+            (part, atomic::replace(part, 0, bio))
+        };
+        if claimed {
+            return Noted::new(first + index, part);
         }
         index += 1;
     }
     missed(BlockMissed::Requests);
-    let request = BLOCK_REQUESTS.get_ptr_mut(oldest)?;
+    let (mut oldest, mut oldest_ns) = (0, u64::MAX);
+    let mut index = 0;
+    while index < REQUEST_PLACES {
+        let request = BLOCK_REQUESTS.get_ptr(first + index)?;
+        // SAFETY: the pointer is to a map element, which others write, hence volatile.
+        let made_ns = unsafe { core::ptr::read_volatile(&raw const (*request).made_ns) };
+        if made_ns < oldest_ns {
+            (oldest, oldest_ns) = (index, made_ns);
+        }
+        index += 1;
+    }
     // SAFETY: as above. Whoever had it is not found any more.
     unsafe {
-        core::ptr::write_volatile(&raw mut (*request).bio, bio);
-        Some((oldest, &mut *request))
+        let part = parts.cast::<u64>().add((oldest % REQUEST_PLACES) as usize);
+        core::ptr::write_volatile(part, bio);
+        Noted::new(first + oldest, part)
     }
 }
 
-/// Gives an element back.
-#[inline(always)]
-fn remove(request: &mut BlockRequest) {
-    // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
-    unsafe { core::ptr::write_volatile(&raw mut request.bio, 0) };
+/// A request that is noted.
+struct Noted {
+    /// Index of its element.
+    at: u32,
+    request: &'static mut BlockRequest,
+    /// Where its first part is noted.
+    part: *mut u64,
+}
+
+impl Noted {
+    #[inline(always)]
+    fn new(at: u32, part: *mut u64) -> Option<Self> {
+        let request = BLOCK_REQUESTS.get_ptr_mut(at)?;
+        // SAFETY: the pointer is to a map element, which is this request's: it is made before it is done.
+        Some(Self { at, request: unsafe { &mut *request }, part })
+    }
+
+    /// Gives the element back.
+    #[inline(always)]
+    fn remove(self) {
+        // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
+        unsafe { core::ptr::write_volatile(self.part, 0) };
+    }
 }
 
 /// Notes who makes a request, or puts a new first part before one. Argument: the first part.
@@ -140,30 +169,33 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
         && let Some(waiter) = block_wait::waiter_of(bio)
     {
         // It was made by him who waits for it, before the limit held it back.
-        if let Some((_, request)) = add(bio as u64) {
-            // SAFETY: takes no argument.
-            request.made_ns = unsafe { bpf_ktime_get_ns() };
-            request.issued_ns = 0;
-            request.throttled = 1;
-            request.tid = waiter.tid as u32;
-            request.asker = waiter.asker;
+        let Some(noted) = add(bio as u64) else { return 0 };
+        let tid = kernel_number(waiter, config!(task.pid));
+        if !block_wait::ask_for(waiter, tid, &mut noted.request.asker) {
+            noted.remove();
+            return 0;
         }
+        // SAFETY: takes no argument.
+        noted.request.made_ns = unsafe { bpf_ktime_get_ns() };
+        noted.request.issued_ns = 0;
+        noted.request.flags = THROTTLED;
+        noted.request.tid = tid;
         return 0;
     }
     let task = running.in_namespace();
     let wanted = task.as_ref().map_or(Wanted::No, Task::wanted);
     let (Some(task), Wanted::Yes(process)) = (task, wanted) else {
         // The address may have been that of another request.
-        if let Some((_, request)) = find(bio as u64) {
-            remove(request);
+        if let Some(noted) = find(bio as u64) {
+            noted.remove();
         }
         return 0;
     };
-    let Some((at, request)) = add(bio as u64) else { return 0 };
+    let Some(Noted { at, request, .. }) = add(bio as u64) else { return 0 };
     // SAFETY: takes no argument.
     request.made_ns = unsafe { bpf_ktime_get_ns() };
     request.issued_ns = 0;
-    request.throttled = 0;
+    request.flags = if running.is_kernel_thread() { OF_KERNEL } else { 0 };
     request.tid = running.tid;
     block_wait::note_request(request.tid);
     identify(&task, &mut request.asker);
@@ -175,7 +207,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "block_rq_issue")]
 pub(crate) fn block_issue(context: RawTracePointContext) -> i32 {
     let request: *const u8 = context.arg(0);
-    if let Some((_, request)) = find(kernel_word(request, config!(block.request_bio))) {
+    if let Some(Noted { request, .. }) = find(kernel_word(request, config!(block.request_bio))) {
         // SAFETY: takes no argument.
         request.issued_ns = unsafe { bpf_ktime_get_ns() };
     }
@@ -185,13 +217,26 @@ pub(crate) fn block_issue(context: RawTracePointContext) -> i32 {
 /// Notes who asks.
 #[inline(always)]
 pub(crate) fn identify(task: &Task, asker: &mut Asker) {
-    asker.key.start_time_ns = task.start_time_ns();
-    asker.key.pid = task.pid;
-    asker.key.exec_count = task.exec_count();
-    asker.process = process_of(asker.key.start_time_ns, task.pid);
-    asker.value.process_comm = task.process_comm();
     asker.lost = 0;
     asker.weight = 0;
+    asker.key.pid = task.pid;
+    asker.key.exec_count = task.exec_count();
+    let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
+    // SAFETY: the element is this CPU's, and nobody is identified where that could interrupt another.
+    let last = unsafe { &mut *last };
+    let (pointer, thread_start_ns) = (task.pointer() as u64, task.thread_start_time_ns());
+    let exec_count = u64::from(asker.key.exec_count);
+    if last.task != pointer || last.thread_start_ns != thread_start_ns || last.exec_count != exec_count {
+        last.task = pointer;
+        last.thread_start_ns = thread_start_ns;
+        last.exec_count = exec_count;
+        last.start_time_ns = task.start_time_ns();
+        last.process = process_of(last.start_time_ns, task.pid);
+        last.process_comm = task.process_comm();
+    }
+    asker.key.start_time_ns = last.start_time_ns;
+    asker.process = last.process;
+    asker.value.process_comm = last.process_comm;
 }
 
 /// Notes his chains, if they are chosen. `at`: where, for [`asker`].
@@ -335,7 +380,7 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     let found = find(bio);
     let (made_ns, noted_ns) = match &found {
-        Some((at, request)) => {
+        Some(Noted { at, request, .. }) => {
             done.place = u64::from(*at);
             (request.made_ns, request.issued_ns)
         }
@@ -352,9 +397,9 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     if Recorded::read().is_none_or(|recorded| recorded.length(started_ns, now) != now - started_ns) {
         return 0;
     }
-    if let Some((_, request)) = &found {
+    if let Some(Noted { request, .. }) = &found {
         let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
-        block_wait::note_done(request.tid, started_ns, issued_ns, now, request.throttled);
+        block_wait::note_done(request.tid, started_ns, issued_ns, now, request.flags & THROTTLED);
     }
     let total_ns = now.saturating_sub(started_ns);
     let queue_ns = issued_ns.saturating_sub(started_ns);
@@ -363,8 +408,17 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     done.counted = 0;
     done.left = u64::from(length);
     read(&mut done.bio, bio as *const u8);
-    done.key.device =
-        kernel_number(word(&done.bio, config!(block.bio_device)) as *const u8, config!(block.device_number));
+    done.part = bio;
+    if now - done.read_ns > READ_AGAIN_NS {
+        done.read_ns = now;
+        (done.read_device.0, done.read_group.0, done.read_super_block.0) = (0, 0, 0);
+    }
+    let device = word(&done.bio, config!(block.bio_device));
+    if done.read_device.0 != device {
+        let number = kernel_number(device as *const u8, config!(block.device_number));
+        done.read_device = (device, u64::from(number));
+    }
+    done.key.device = done.read_device.1 as u32;
     done.key.operation = BlockOperation::of(flags, length) as u16;
     done.key.size = size_class(length);
     done.sequential = u64::from(is_sequential(done, length));
@@ -379,8 +433,8 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
         at = word(&done.bio, config!(block.bio_next));
         parts += 1;
     }
-    if let Some((_, request)) = found {
-        remove(request);
+    if let Some(noted) = found {
+        noted.remove();
     }
     0
 }
@@ -410,20 +464,21 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
     let Some(done) = BLOCK_DONE.get_ptr_mut(0) else { return 0 };
     // SAFETY: the element is this CPU's, and the program that calls is the only one to use it.
     let done = unsafe { &mut *done };
-    read(&mut done.bio, bio as *const u8);
+    if done.part != bio {
+        read(&mut done.bio, bio as *const u8);
+        done.part = bio;
+    }
     let size = u64::from(number(&done.bio, config!(block.bio_size)));
     // The last part has all that is left, so that no byte is missing where there are more parts than are looked at.
     let mut left = if is_last != 0 || size > done.left { done.left } else { size };
     done.left -= left;
-    done.key.cgroup = cgroup(&done.bio);
+    done.key.cgroup = cgroup(done);
     done.inode = inode(&done.bio);
     if done.inode != 0 {
-        done.file.file = file_name::id_of(done.inode as *const u8);
+        identify_file(done);
     }
-    if writes != 0
-        && done.inode != 0
-        && let Some((index, file)) = block_dirty::find(done.inode)
-    {
+    let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.bio);
+    if is_written_back && let Some((index, file)) = block_dirty::find(done.inode) {
         let who = asker(done.place).map_or(0, |asker| asker.process);
         let mut turns = 0;
         while turns < MAX_DIRTIERS && left > 0 {
@@ -442,7 +497,9 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
             return u32::from(is_last == 0);
         }
     }
-    credit_bytes(done.place, left);
+    // What was dirty before the recording began is nobody's that is known, and not the kernel's who writes it back.
+    let of_kernel = BLOCK_REQUESTS.get(done.place as u32).is_some_and(|request| request.flags & OF_KERNEL != 0);
+    credit_bytes(if is_written_back && of_kernel { NO_REQUEST } else { done.place }, left);
     u32::from(is_last == 0)
 }
 
@@ -471,25 +528,76 @@ extern "C" fn credit_bytes(at: u64, bytes: u64) -> u32 {
         done.file.start_time_ns = start_time_ns;
         done.file.pid = pid;
         done.file.operation = done.key.operation;
-        add_to_file(done, asker.as_deref(), bytes, is_first);
-        file_name::see(Namer::Block, pid, done.inode as *const u8, core::ptr::null(), &done.file.file);
+        if add_to_file(done, asker.as_deref(), bytes, is_first).is_multiple_of(NAMED_EVERY) {
+            file_name::see(Namer::Block, pid, done.inode as *const u8, core::ptr::null(), &done.file.file);
+        }
     }
-    add_to_record(done, asker.as_deref(), bytes, is_first);
+    let number = if is_first && config!(slower_ns) != 0 && done.times_ns[TOTAL] >= config!(slower_ns) {
+        tell(done, asker.as_deref())
+    } else {
+        0
+    };
+    add_to_record(done, asker.as_deref(), bytes, is_first, number);
     0
 }
+
+/// Tells of a slow request; returns its number, 0 when there were too many.
+#[inline(always)]
+fn tell(done: &mut DoneRequest, asker: Option<&Asker>) -> u64 {
+    let Some(slow) = BLOCKS_MISSED.get_ptr_mut(BlockMissed::Slow as u32) else { return 0 };
+    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic; the helper takes no argument.
+    let (before, now) = unsafe { (atomic::add(slow, 1), bpf_ktime_get_ns()) };
+    if before >= MAX_SLOW {
+        return 0;
+    }
+    done.slow = SlowRequest {
+        kind: RING_SLOW,
+        operation: done.key.operation,
+        device: done.key.device,
+        number: before + 1,
+        done_ns: now,
+        sector: word(&done.request, config!(block.request_sector)),
+        times_ns: done.times_ns,
+        file: done.file.file,
+        bytes: number(&done.request, config!(block.request_length)),
+        pid: done.key.pid,
+        tid: asker.map_or(0, |asker| if asker.weight == 0 { 0 } else { asker.key.tid }),
+        reserved: 0,
+        process_comm: asker.map_or([0; _], |asker| asker.value.process_comm),
+    };
+    if done.inode == 0 {
+        done.slow.file.inode = 0;
+    }
+    if let Some(request) = BLOCK_REQUESTS.get(done.place as u32) {
+        block_wait::note_slow(request.tid, before + 1);
+    }
+    if !aggregate::send(&done.slow, size_of::<SlowRequest>()) {
+        missed(BlockMissed::SlowLost);
+    }
+    before + 1
+}
+
+/// A file's name is sent with its first request, and again with each of so many, should it have found no room.
+const NAMED_EVERY: u64 = 256;
 
 /// Adds to the exact counts of a request's kind.
 #[inline(always)]
 fn add_to_stats(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) {
-    if BLOCK_STATS.get_ptr_mut(&done.key).is_none()
-        && let Some(new) = BLOCK_STATS_NEW.get(0)
-        && BLOCK_STATS.insert(&done.key, new, NO_EXIST).is_ok()
-        && let (Some(stats), Some(asker)) = (BLOCK_STATS.get_ptr_mut(&done.key), asker)
-    {
-        // SAFETY: the pointer is to a map value, whose name nobody else writes.
-        unsafe { (*stats).process_comm = asker.value.process_comm };
-    }
-    let Some(stats) = BLOCK_STATS.get_ptr_mut(&done.key) else { return missed(BlockMissed::Stats) };
+    let key = &done.key;
+    let stats = match BLOCK_STATS.get_ptr_mut(key) {
+        Some(stats) => stats,
+        None => {
+            if let Some(new) = BLOCK_STATS_NEW.get(0) {
+                let _ = BLOCK_STATS.insert(key, new, NO_EXIST);
+            }
+            let Some(stats) = BLOCK_STATS.get_ptr_mut(key) else { return missed(BlockMissed::Stats) };
+            if let Some(asker) = asker {
+                // SAFETY: the pointer is to a map value, whose name nobody else writes.
+                unsafe { (*stats).process_comm = asker.value.process_comm };
+            }
+            stats
+        }
+    };
     // SAFETY: the pointers are to map values that every CPU writes, hence atomic; the buckets are the histograms'.
     unsafe {
         atomic::add(&raw mut (*stats).bytes, bytes);
@@ -503,45 +611,60 @@ fn add_to_stats(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first:
         if done.sequential != 0 {
             atomic::add(&raw mut (*stats).sequential, 1);
         }
-        let mut time = 0;
-        while time < BLOCK_TIMES.len() {
-            let ns = done.times_ns[time];
-            atomic::add((&raw mut (*stats).sums_ns).cast::<u64>().add(time), ns);
-            atomic::raise((&raw mut (*stats).max_ns).cast::<u64>().add(time), ns);
-            let bucket = bucket_of(ns) & (HISTOGRAM_BUCKETS - 1);
-            let histograms = (&raw mut (*stats).histograms).cast::<u32>();
-            atomic::add_number(histograms.add(time * HISTOGRAM_BUCKETS + bucket), 1);
-            time += 1;
+        let [total_ns, queue_ns, device_ns] = done.times_ns;
+        atomic::add(&raw mut (*stats).total_ns, total_ns);
+        let max = (&raw mut (*stats).max_ns).cast::<u64>();
+        atomic::raise(max, total_ns);
+        atomic::raise(max.add(2), device_ns);
+        let histograms = (&raw mut (*stats).histograms).cast::<u32>();
+        let bucket = |ns| bucket_of(ns) & (HISTOGRAM_BUCKETS - 1);
+        if queue_ns == 0 {
+            atomic::add_number(histograms.add(bucket(total_ns)), 1);
+            return;
         }
+        atomic::add(&raw mut (*stats).queue_ns, queue_ns);
+        atomic::raise(max.add(1), queue_ns);
+        atomic::add_number(histograms.add(HISTOGRAM_BUCKETS + bucket(total_ns)), 1);
+        atomic::add_number(histograms.add(2 * HISTOGRAM_BUCKETS + bucket(queue_ns)), 1);
+        atomic::add_number(histograms.add(3 * HISTOGRAM_BUCKETS + bucket(device_ns)), 1);
     }
 }
 
-/// Adds to the exact counts of a file.
+/// Adds to the exact counts of a file; returns how many requests there were before.
 #[inline(always)]
-fn add_to_file(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) {
-    if BLOCK_FILES.get_ptr_mut(&done.file).is_none() {
-        let process_comm = asker.map_or([0; _], |asker| asker.value.process_comm);
-        let new = BlockFileStats { process_comm, requests: 0, bytes: 0, total_ns: 0, max_ns: 0 };
-        let _ = BLOCK_FILES.insert(&done.file, &new, NO_EXIST);
-    }
-    let Some(stats) = BLOCK_FILES.get_ptr_mut(&done.file) else { return missed(BlockMissed::Files) };
+fn add_to_file(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) -> u64 {
+    let key = &done.file;
+    let stats = match BLOCK_FILES.get_ptr_mut(key) {
+        Some(stats) => stats,
+        None => {
+            let process_comm = asker.map_or([0; _], |asker| asker.value.process_comm);
+            let new = BlockFileStats { process_comm, requests: 0, bytes: 0, total_ns: 0, max_ns: 0 };
+            let _ = BLOCK_FILES.insert(key, new, NO_EXIST);
+            let Some(stats) = BLOCK_FILES.get_ptr_mut(key) else {
+                missed(BlockMissed::Files);
+                return 1;
+            };
+            stats
+        }
+    };
     // SAFETY: the pointers are to map values that every CPU writes, hence atomic.
     unsafe {
         atomic::add(&raw mut (*stats).bytes, bytes);
-        if is_first {
-            atomic::add(&raw mut (*stats).requests, 1);
-            atomic::add(&raw mut (*stats).total_ns, done.times_ns[TOTAL]);
-            atomic::raise(&raw mut (*stats).max_ns, done.times_ns[TOTAL]);
+        if !is_first {
+            return core::ptr::read_volatile(&raw const (*stats).requests);
         }
+        atomic::add(&raw mut (*stats).total_ns, done.times_ns[TOTAL]);
+        atomic::raise(&raw mut (*stats).max_ns, done.times_ns[TOTAL]);
+        atomic::add(&raw mut (*stats).requests, 1)
     }
 }
 
 /// The time that is both others together: an index of [`BLOCK_TIMES`].
 const TOTAL: usize = 0;
 
-/// Adds to the record of who asked, where his request was chosen.
+/// Adds to the record of who asked, where his request was chosen. `span`: the number of a slow one.
 #[inline(always)]
-fn add_to_record(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) {
+fn add_to_record(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool, span: u64) {
     let Some(counters) = COUNTERS.get_ptr_mut(Origin::BlockIo as u32) else { return };
     // SAFETY: the element is this CPU's, and only completions write it, which do not interrupt each other.
     let counters = unsafe { &mut *counters };
@@ -566,7 +689,7 @@ fn add_to_record(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first
         record: lost,
     };
     if lost == Outcome::Complete as u64 {
-        let key = RecordKey { reason: done.key.operation, ..asker.key };
+        let key = RecordKey { reason: done.key.operation, span, ..asker.key };
         let requests = u64::from(is_first);
         let columns = [requests, requests * weight * done.times_ns[TOTAL], requests * weight, weight * bytes];
         let value = RecordValue { columns, ..asker.value };
@@ -584,26 +707,66 @@ fn add_to_record(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first
     }
 }
 
+/// What is read of a device, a cgroup or a file system is read again after so long: its structure may be another's by then.
+const READ_AGAIN_NS: u64 = 50_000_000;
+
 /// Number of the cgroup that a part is charged to; 0 where there is none.
 #[inline(always)]
-fn cgroup(bio: &Words) -> u64 {
+fn cgroup(done: &mut DoneRequest) -> u64 {
     if config!(block.bio_group) == 0 {
         return 0;
     }
-    let group = word(bio, config!(block.bio_group)) as *const u8;
-    if group.is_null() {
+    let group = word(&done.bio, config!(block.bio_group));
+    if group == 0 {
         return 0;
     }
-    let owner = kernel_word(group, config!(block.group_owner)) as *const u8;
-    let cgroup = kernel_word(owner, config!(block.owner_cgroup)) as *const u8;
-    kernel_word(kernel_word(cgroup, config!(block.cgroup_node)) as *const u8, config!(block.node_id))
+    if done.read_group.0 != group {
+        let owner = kernel_word(group as *const u8, config!(block.group_owner)) as *const u8;
+        let cgroup = kernel_word(owner, config!(block.owner_cgroup)) as *const u8;
+        let node = kernel_word(cgroup, config!(block.cgroup_node)) as *const u8;
+        done.read_group = (group, kernel_word(node, config!(block.node_id)));
+    }
+    done.read_group.1
+}
+
+/// Notes which file a part is of: as `file_name::id_of`, with fewer reads.
+#[inline(always)]
+fn identify_file(done: &mut DoneRequest) {
+    read(&mut done.bio_inode, done.inode as *const u8);
+    let super_block = word(&done.bio_inode, config!(file.inode_super_block));
+    if done.read_super_block.0 != super_block {
+        let device = kernel_number(super_block as *const u8, config!(file.super_block_device));
+        done.read_super_block = (super_block, u64::from(device));
+    }
+    done.file.file = FileId {
+        inode: word(&done.bio_inode, config!(file.inode_number)),
+        device: done.read_super_block.1 as u32,
+        generation: generation(done),
+    };
+}
+
+/// What tells a file from an earlier one of the same number: far behind the rest before Linux 6.12.
+#[inline(always)]
+fn generation(done: &DoneRequest) -> u32 {
+    let offset = config!(file.inode_generation);
+    if offset as usize + 8 <= STRUCT_BYTES {
+        number(&done.bio_inode, offset)
+    } else {
+        kernel_number(done.inode as *const u8, offset)
+    }
+}
+
+/// Whether a part is read or written past the page cache of a file.
+#[inline(always)]
+fn is_direct(bio: &Words) -> bool {
+    config!(block.direct_end) != 0 && word(bio, config!(block.bio_end)) == config!(block.direct_end)
 }
 
 /// Address of the inode whose pages a part reads or writes, or which is read and written past the page cache; 0 where there is
 /// none.
 #[inline(always)]
 fn inode(bio: &Words) -> u64 {
-    if config!(block.direct_end) != 0 && word(bio, config!(block.bio_end)) == config!(block.direct_end) {
+    if is_direct(bio) {
         let direct = word(bio, config!(block.bio_private)) as *const u8;
         let call = kernel_word(direct, config!(block.direct_call)) as *const u8;
         let file = kernel_word(call, config!(block.call_file)) as *const u8;

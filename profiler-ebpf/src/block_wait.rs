@@ -9,33 +9,47 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, WAIT_PARTS, place,
+    Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, SlowWakeUp, WAIT_PARTS, group, place,
 };
-use profiler_common::config::Process;
+use profiler_common::config::{Filter, PROCESS_TARGET, Process};
 use profiler_common::counters::Outcome;
-use profiler_common::event::Origin;
+use profiler_common::event::{Origin, RING_SLOW_WAKE_UP, RecordKey};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
+use crate::aggregate;
 use crate::atomic;
-use crate::block::{WAITERS_AT, ask, identify, missed};
+use crate::block::{WAITERS_AT, ask, identify, missed, process_of};
 use crate::config::config;
-use crate::maps::{BLOCK_WAITERS, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER};
+use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER, PROCESSES};
 use crate::recorded::Recorded;
-use crate::task::{Task, Wanted, kernel_number, kernel_word};
+use crate::task::{Task, Wanted, comm_of, kernel_number, kernel_word};
 
 /// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
 
+/// A thread that waits.
+struct Waiting {
+    waiter: &'static mut BlockWaiter,
+    /// Where its number is noted.
+    number: *mut u64,
+}
+
 /// The element of a thread that waits.
 #[inline(always)]
-fn find(tid: u32) -> Option<&'static mut BlockWaiter> {
+fn find(tid: u32) -> Option<Waiting> {
+    let tid = u64::from(tid);
+    let numbers = BLOCK_WAITING.get_ptr_mut(group(tid, MAX_WAITERS))?;
     let mut index = 0;
     while index < REQUEST_PLACES {
-        let waiter = BLOCK_WAITERS.get_ptr_mut(place(u64::from(tid), index, MAX_WAITERS))?;
-        // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
-        if unsafe { core::ptr::read_volatile(&raw const (*waiter).tid) } == u64::from(tid) {
+        // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
+        let (number, noted) = unsafe {
+            let number = numbers.cast::<u64>().add(index as usize);
+            (number, core::ptr::read_volatile(number))
+        };
+        if noted == tid {
+            let waiter = BLOCK_WAITERS.get_ptr_mut(place(tid, index, MAX_WAITERS))?;
             // SAFETY: the element is this thread's, which sleeps; but for its request's times nobody else writes it.
-            return Some(unsafe { &mut *waiter });
+            return Some(Waiting { waiter: unsafe { &mut *waiter }, number });
         }
         index += 1;
     }
@@ -47,18 +61,27 @@ fn find(tid: u32) -> Option<&'static mut BlockWaiter> {
 pub(crate) fn note_request(tid: u32) {
     if let Some(last) = LAST_ASKER.get_ptr_mut(0) {
         // SAFETY: the element is this CPU's.
-        unsafe { *last = u64::from(tid) };
+        unsafe { (*last).asked_tid = u64::from(tid) };
     }
 }
 
 /// Notes that a request of a thread is done, which may wait for it.
 #[inline(always)]
 pub(crate) fn note_done(tid: u32, made_ns: u64, issued_ns: u64, done_ns: u64, throttled: u32) {
-    let Some(waiter) = find(tid) else { return };
+    let Some(Waiting { waiter, .. }) = find(tid) else { return };
     waiter.made_ns = made_ns;
     waiter.issued_ns = issued_ns;
     waiter.done_ns = done_ns;
     waiter.throttled = u64::from(throttled);
+    waiter.slow = 0;
+}
+
+/// Notes the number of a thread's slow request, which it may wait for.
+#[inline(always)]
+pub(crate) fn note_slow(tid: u32, number: u64) {
+    if let Some(Waiting { waiter, .. }) = find(tid) {
+        waiter.slow = number;
+    }
 }
 
 /// Whether a kernel thread makes requests that a cgroup's limit has held back.
@@ -73,20 +96,65 @@ pub(crate) fn throttles(task: &Task) -> bool {
     kernel_word(worker, config!(block.worker_function)) == throttler
 }
 
-/// The thread that waits for a request, by its first part.
+/// The thread that is to wait for a request, by its first part: its structure.
 #[inline(always)]
-pub(crate) fn waiter_of(bio: *const u8) -> Option<&'static mut BlockWaiter> {
+pub(crate) fn waiter_of(bio: *const u8) -> Option<*const u8> {
     let (end, private) =
         (kernel_word(bio, config!(block.bio_end)), kernel_word(bio, config!(block.bio_private)) as *const u8);
     let task = if end == config!(block.direct_end) {
         kernel_word(private, config!(block.direct_waiter))
+    } else if end == config!(block.task_end) {
+        private as u64
     } else if end == config!(block.awaited_end) {
         let link = kernel_word(private, config!(block.completion_first)) as *const u8;
         kernel_word(link.wrapping_sub(config!(block.waiter_link) as usize), config!(block.waiter_task))
     } else {
         return None;
     };
-    find(kernel_number(task as *const u8, config!(task.pid)))
+    (task != 0).then_some(task as *const u8)
+}
+
+/// Notes a thread as who asked for a request that was held back; false when it was not asked for. With its chains where it
+/// waits already: one that was preempted before has none.
+#[inline(always)]
+pub(crate) fn ask_for(task: *const u8, tid: u32, asker: &mut Asker) -> bool {
+    if let Some(Waiting { waiter, .. }) = find(tid) {
+        *asker = waiter.asker;
+        return true;
+    }
+    let pid = kernel_number(task, config!(task.tgid));
+    let filter = config!(filter);
+    // SAFETY: an entry is replaced as a whole, and the old one stays until this program has ended.
+    let process = unsafe { PROCESSES.get(pid) };
+    let is_listed = process.is_some_and(|process| process.flags & PROCESS_TARGET != 0);
+    if config!(pid_namespace_inode) != 0
+        || pid == config!(self_pid)
+        || (filter != Filter::All as u32 && !(filter == Filter::Processes as u32 && is_listed))
+    {
+        return false;
+    }
+    let leader = kernel_word(task, config!(task.group_leader)) as *const u8;
+    asker.lost = 0;
+    asker.weight = 1;
+    asker.key = RecordKey {
+        start_time_ns: kernel_word(leader, config!(task.start_time)),
+        kernel_stack: 0,
+        user_stack: Outcome::StackMissing as u64,
+        span: 0,
+        pid,
+        tid,
+        exec_count: kernel_number(task, config!(task.exec_count)),
+        generation: process.map_or(0, |process| process.generation),
+        origin: Origin::BlockIo as u16,
+        reason: 0,
+        reserved: 0,
+    };
+    asker.process = process_of(asker.key.start_time_ns, pid);
+    asker.value.process_comm = comm_of(leader);
+    asker.value.thread_comm = asker.value.process_comm;
+    asker.value.user_outcome = Outcome::StackMissing as u8;
+    asker.value.kernel_outcome = Outcome::Complete as u8;
+    true
 }
 
 /// Whether the kernel counts a task as waiting for a block device.
@@ -100,9 +168,9 @@ fn waits(task: *const u8) -> bool {
 pub(crate) fn block_switch(context: RawTracePointContext) -> i32 {
     let (previous, next): (*const u8, *const u8) = (context.arg(1), context.arg(2));
     if waits(next)
-        && let Some(waiter) = find(kernel_number(next, config!(task.pid)))
+        && let Some(waiting) = find(kernel_number(next, config!(task.pid)))
     {
-        end(waiter);
+        end(waiting);
     }
     if waits(previous) {
         begin(&context);
@@ -118,20 +186,24 @@ fn begin(context: &RawTracePointContext) {
     let Wanted::Yes(process) = task.wanted() else { return };
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
+    let tid = u64::from(running.tid);
+    let Some(numbers) = BLOCK_WAITING.get_ptr_mut(group(tid, MAX_WAITERS)) else { return };
     let mut index = 0;
     while index < REQUEST_PLACES {
-        let at = place(u64::from(running.tid), index, MAX_WAITERS);
-        let Some(waiter) = BLOCK_WAITERS.get_ptr_mut(at) else { return };
-        // SAFETY: the pointer is to a map element, which every CPU may claim, hence atomic.
-        if unsafe { atomic::replace(&raw mut (*waiter).tid, 0, u64::from(running.tid)) } {
+        // SAFETY: the pointer is into a map element, which every CPU may claim, hence atomic.
+        if unsafe { atomic::replace(numbers.cast::<u64>().add(index as usize), 0, tid) } {
+            let at = place(tid, index, MAX_WAITERS);
+            let Some(waiter) = BLOCK_WAITERS.get_ptr_mut(at) else { return };
             // SAFETY: it is this thread's now.
             let waiter = unsafe { &mut *waiter };
+            waiter.tid = tid;
             waiter.done_ns = 0;
+            waiter.slow = 0;
             waiter.since_ns = now;
             identify(&task, &mut waiter.asker);
             let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
             // SAFETY: the element is this CPU's.
-            let has_asked = unsafe { core::mem::replace(&mut *last, 0) } == u64::from(running.tid);
+            let has_asked = unsafe { core::mem::replace(&mut (*last).asked_tid, 0) } == tid;
             if has_asked {
                 without_chains(&task, process, &mut waiter.asker);
             } else {
@@ -161,7 +233,8 @@ fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
 
 /// Counts a wait, of a thread that comes back to a CPU, and gives its element back.
 #[inline(always)]
-fn end(waiter: &mut BlockWaiter) {
+fn end(waiting: Waiting) {
+    let waiter = waiting.waiter;
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(recorded) = Recorded::read() {
@@ -170,28 +243,34 @@ fn end(waiter: &mut BlockWaiter) {
         if total == now.saturating_sub(since) {
             count(waiter, total, now);
         }
+        if waiter.slow != 0 {
+            let wake_up_ns = now.saturating_sub(waiter.done_ns);
+            let told = SlowWakeUp { kind: RING_SLOW_WAKE_UP, reserved: [0; 3], number: waiter.slow, wake_up_ns };
+            // Without room for it, all else is known of the request.
+            let _ = aggregate::send(&told, size_of::<SlowWakeUp>());
+        }
     }
-    // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
-    unsafe { core::ptr::write_volatile(&raw mut waiter.tid, 0) };
+    // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
+    unsafe { core::ptr::write_volatile(waiting.number, 0) };
 }
 
 /// Adds a wait to the counts of its process.
 #[inline(always)]
 fn count(waiter: &BlockWaiter, total: u64, now: u64) {
-    let key = BlockWaitKey {
+    let key = &BlockWaitKey {
         start_time_ns: waiter.asker.key.start_time_ns,
         pid: waiter.asker.key.pid,
         exec_count: waiter.asker.key.exec_count,
     };
-    if BLOCK_WAITS.get_ptr_mut(&key).is_none()
+    if BLOCK_WAITS.get_ptr_mut(key).is_none()
         && let Some(new) = BLOCK_WAITS_NEW.get(0)
-        && BLOCK_WAITS.insert(&key, new, NO_EXIST).is_ok()
-        && let Some(stats) = BLOCK_WAITS.get_ptr_mut(&key)
+        && BLOCK_WAITS.insert(key, new, NO_EXIST).is_ok()
+        && let Some(stats) = BLOCK_WAITS.get_ptr_mut(key)
     {
         // SAFETY: the pointer is to a map value, whose name nobody else writes.
         unsafe { (*stats).process_comm = waiter.asker.value.process_comm };
     }
-    let Some(stats) = BLOCK_WAITS.get_ptr_mut(&key) else { return missed(BlockMissed::Waits) };
+    let Some(stats) = BLOCK_WAITS.get_ptr_mut(key) else { return missed(BlockMissed::Waits) };
     let since = waiter.since_ns;
     // Each part begins where the one before ends, and none before the wait.
     let (made, issued, done) = if waiter.done_ns < since {

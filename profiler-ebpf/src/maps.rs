@@ -5,12 +5,12 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::block::{
     BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockRequest, BlockStats, BlockWaitKey,
-    BlockWaitStats, BlockWaiter, DirtyFile, STRUCT_BYTES,
+    BlockWaitStats, BlockWaiter, DirtyFile, REQUEST_PLACES, STRUCT_BYTES, SlowRequest,
 };
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
 use profiler_common::event::{
-    COLUMNS, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
+    COLUMNS, COMM_LEN, MAX_KERNEL_FRAMES, ORIGINS, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
 use profiler_common::file::{
     FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileRequest, FileStats, files_missed,
@@ -230,6 +230,11 @@ pub(crate) static FILE_STATS_NEW: Array<FileStats> = Array::with_max_entries(1, 
 #[map]
 pub(crate) static FILES_MISSED: Array<u64> = Array::with_max_entries(files_missed::COUNT, 0);
 
+/// Whose the elements of [`BLOCK_REQUESTS`] are, by group: addresses of the first parts of requests. Written by `block`. One
+/// element where requests are not recorded.
+#[map]
+pub(crate) static BLOCK_PARTS: Array<[u64; REQUEST_PLACES as usize]> = Array::with_max_entries(1, 0);
+
 /// Requests to block devices that are under way. Written by `block`. One element where they are not recorded, as of the next
 /// nine.
 #[map]
@@ -259,6 +264,10 @@ pub(crate) static BLOCK_ENDS: Array<u64> = Array::with_max_entries(256, 0);
 #[map]
 pub(crate) static BLOCKS_MISSED: Array<u64> = Array::with_max_entries(BlockMissed::COUNT as u32, 0);
 
+/// Whose the elements of [`BLOCK_WAITERS`] are, by group: numbers of threads. Written by `block_wait`.
+#[map]
+pub(crate) static BLOCK_WAITING: Array<[u64; REQUEST_PLACES as usize]> = Array::with_max_entries(1, 0);
+
 /// Threads that wait for a block device. Written by `block_wait`, and by `block` when their requests are done.
 #[map]
 pub(crate) static BLOCK_WAITERS: Array<BlockWaiter> = Array::with_max_entries(1, 0);
@@ -271,9 +280,9 @@ pub(crate) static BLOCK_WAITS: HashMap<BlockWaitKey, BlockWaitStats> = HashMap::
 #[map]
 pub(crate) static BLOCK_WAITS_NEW: Array<BlockWaitStats> = Array::with_max_entries(1, 0);
 
-/// The thread that made a request last, until one waits. Written and read by `block` and `block_wait`.
+/// Who asked last on a CPU. Written and read by `block` and `block_wait`.
 #[map]
-pub(crate) static LAST_ASKER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LAST_ASKER: PerCpuArray<LastAsker> = PerCpuArray::with_max_entries(1, 0);
 
 /// The request that is done, while it is counted. Written and read by `block`.
 #[map]
@@ -373,6 +382,10 @@ pub(crate) struct DoneRequest {
     /// The request as the kernel has it, and the part of it that is looked at.
     pub(crate) request: [u64; STRUCT_BYTES / 8],
     pub(crate) bio: [u64; STRUCT_BYTES / 8],
+    /// Address of that part.
+    pub(crate) part: u64,
+    /// The inode that it is of, as the kernel has it.
+    pub(crate) bio_inode: [u64; STRUCT_BYTES / 8],
     /// What it is counted by, but for the process.
     pub(crate) key: BlockKey,
     /// And the file that it is of.
@@ -385,12 +398,33 @@ pub(crate) struct DoneRequest {
     pub(crate) failed: u64,
     /// 1 when it goes on where the one before ended.
     pub(crate) sequential: u64,
+    /// What is sent of it when it is slow.
+    pub(crate) slow: SlowRequest,
     /// Its times.
     pub(crate) times_ns: [u64; BLOCK_TIMES.len()],
     /// Bytes that nobody has been credited with yet.
     pub(crate) left: u64,
+    /// What was read last, and when: it need not be read again for each request of a process.
+    pub(crate) read_ns: u64,
+    pub(crate) read_device: (u64, u64),
+    pub(crate) read_group: (u64, u64),
+    pub(crate) read_super_block: (u64, u64),
     /// 1 once somebody was credited with it: others have bytes of it only.
     pub(crate) counted: u64,
+}
+
+/// Who asked for block I/O last.
+#[repr(C)]
+pub(crate) struct LastAsker {
+    /// The thread that made the last request, until one waits.
+    pub(crate) asked_tid: u64,
+    /// The task that was identified last, what tells it from another one at the same address, and what was found.
+    pub(crate) task: u64,
+    pub(crate) thread_start_ns: u64,
+    pub(crate) exec_count: u64,
+    pub(crate) start_time_ns: u64,
+    pub(crate) process: u64,
+    pub(crate) process_comm: [u8; COMM_LEN],
 }
 
 /// No element of [`BLOCK_REQUESTS`].

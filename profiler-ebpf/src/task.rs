@@ -302,7 +302,7 @@ impl Task {
 
 /// A task's name: zeros where it cannot be read.
 #[inline(always)]
-fn comm_of(task: *const u8) -> [u8; COMM_LEN] {
+pub(crate) fn comm_of(task: *const u8) -> [u8; COMM_LEN] {
     let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
     // SAFETY: the helper writes `COMM_LEN` bytes to `comm`, zeros when it fails, and survives any source address.
     unsafe {

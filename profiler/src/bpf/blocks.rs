@@ -2,6 +2,7 @@
 //! what was counted exactly.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, MapData};
 use aya::programs::RawTracePoint;
@@ -58,24 +59,31 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         page_mapping: offset("page", &["mapping"])?,
         mapping_host: offset("address_space", &["host"])?,
         folio_flags: offset("folio", &["flags"])?,
-        // The first is named so since Linux 6.6, and its lowest byte is the order.
-        folio_order: offset("folio", &["_flags_1"]).or_else(|_| offset("folio", &["_folio_order"]))?,
+        // Since Linux 6.6 it is the lowest byte of the second page's flags.
+        folio_order: offset("folio", &["_folio_order"]).or_else(|_| offset("folio", &["_flags_1"]))?,
         folio_large_mask: types.enumerator("PG_head").map_or(0, |bit| 1 << bit),
         ..BlockOffsets::UNSET
     };
+    near("inode", &["i_sb"])?;
+    near("inode", &["i_ino"])?;
     // Without the groups of block I/O there is nothing that could be charged.
     let group = (near("bio", &["bi_blkg"]), offset("blkcg_gq", &["blkcg"]), offset("blkcg", &["css", "cgroup"]));
     if let (Ok(bio_group), Ok(group_owner), Ok(owner_cgroup)) = group {
         let (cgroup_node, node_id) = (offset("cgroup", &["kn"])?, offset("kernfs_node", &["id"])?);
         offsets = BlockOffsets { bio_group, group_owner, owner_cgroup, cgroup_node, node_id, ..offsets };
     }
-    let [direct_end, awaited_end, throttler] =
-        addresses_of(["iomap_dio_bio_end_io", "submit_bio_wait_endio", "blk_throtl_dispatch_work_fn"]);
+    let [direct_end, awaited_end, task_end, throttler] = addresses_of([
+        "iomap_dio_bio_end_io",
+        "submit_bio_wait_endio",
+        "blkdev_bio_end_io_simple",
+        "blk_throtl_dispatch_work_fn",
+    ]);
     // Who waits for a request that a cgroup's limit has held back.
     if let (Ok(kthread_data), Ok(worker_function)) = (offset("kthread", &["data"]), offset("worker", &["current_func"]))
     {
         offsets = BlockOffsets {
             awaited_end,
+            task_end,
             throttler,
             completion_first: offset("completion", &["wait", "task_list", "next"])?,
             waiter_link: offset("swait_queue", &["task_list"])?,
@@ -213,6 +221,19 @@ impl Kernel {
     /// As of [`Kernel::block_stats`].
     pub fn block_waits(&self) -> Result<Vec<(BlockWaitKey, BlockWaitStats)>, BpfError> {
         self.blocks.waits.read_all()
+    }
+
+    /// Requests that were made or done while the program for it ran on the same CPU: the kernel does not let it interrupt
+    /// itself, and leaves them out.
+    #[must_use]
+    pub fn blocks_interrupted(&self) -> u64 {
+        let misses = |name: &&str| {
+            let program: &RawTracePoint = self.ebpf.program(name)?.try_into().ok()?;
+            let descriptor = program.fd().ok()?.as_fd().as_raw_fd();
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        };
+        ["block_request", "block_complete"].iter().filter_map(misses).sum()
     }
 
     /// What could not be noted or counted.

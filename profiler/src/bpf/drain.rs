@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
+use profiler_common::block::{SlowRequest, SlowWakeUp};
 use profiler_common::config::Control;
 use profiler_common::event::{
-    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_FILE_NAME, RING_REMAINDER, RING_STACK, RING_THREAD,
-    RecordKey, RecordValue, RemainderRecord, StackRecord,
+    MAX_REMAINDER_BYTES, MAX_STACK_WORDS, RING_DRAIN, RING_FILE_NAME, RING_REMAINDER, RING_SLOW, RING_SLOW_WAKE_UP,
+    RING_STACK, RING_THREAD, RecordKey, RecordValue, RemainderRecord, StackRecord,
 };
 use profiler_common::file::{FILE_DELETED, FILE_RENAMED, FileId, FileNameRecord, NAME_CUT};
 use profiler_common::unwind::{LEAF_REGISTERS, Registers};
@@ -38,6 +39,10 @@ pub struct Drained {
     pub ended: Vec<EndedThread>,
     /// Files that have been named.
     pub file_names: Vec<NamedFile>,
+    /// Slow requests to block devices, where these are told.
+    pub slow: Vec<SlowRequest>,
+    /// And the threads that waited for them.
+    pub slow_wake_ups: Vec<SlowWakeUp>,
     /// Whether programs were still writing when it was emptied.
     pub unsettled: bool,
 }
@@ -113,7 +118,9 @@ impl Kernel {
         let remainders = std::mem::take(&mut self.generations[old].remainders);
         let ended = std::mem::take(&mut self.ended);
         let file_names = std::mem::take(&mut self.file_names);
-        Ok(Drained { records, stacks, remainders, ended, file_names, unsettled })
+        let slow = std::mem::take(&mut self.slow);
+        let slow_wake_ups = std::mem::take(&mut self.slow_wake_ups);
+        Ok(Drained { records, stacks, remainders, ended, file_names, slow, slow_wake_ups, unsettled })
     }
 
     /// Waits until no program is inside a generation; false when the limit passed first.
@@ -147,8 +154,10 @@ impl Kernel {
                         self.generations[usize::from(window & 1)].remainders.insert(hash, remainder);
                     }
                 }
-                Some(RING_THREAD) => self.ended.extend(parse_thread(&item)),
+                Some(RING_THREAD) => self.ended.extend(parse_plain::<EndedThread>(&item)),
+                Some(RING_SLOW) => self.slow.extend(parse_plain::<SlowRequest>(&item)),
                 Some(RING_FILE_NAME) => self.file_names.extend(parse_file_name(&item)),
+                Some(RING_SLOW_WAKE_UP) => self.slow_wake_ups.extend(parse_plain::<SlowWakeUp>(&item)),
                 Some(RING_DRAIN) => asked = true,
                 _ => {}
             }
@@ -175,11 +184,17 @@ fn parse_stack(item: &[u8]) -> Option<(u16, u64, Box<[u64]>)> {
     Some((window, hash, words.iter().map(|word| u64::from_ne_bytes(*word)).collect()))
 }
 
-/// A thread that has ended.
-fn parse_thread(item: &[u8]) -> Option<EndedThread> {
-    let bytes = item.get(..size_of::<EndedThread>())?;
+/// Structures that are sent as they are: made of integers only.
+trait Sent: Copy {}
+impl Sent for EndedThread {}
+impl Sent for SlowRequest {}
+impl Sent for SlowWakeUp {}
+
+/// A structure that is sent as it is.
+fn parse_plain<T: Sent>(item: &[u8]) -> Option<T> {
+    let bytes = item.get(..size_of::<T>())?;
     // SAFETY: the structure is made of integers, and there are as many bytes.
-    Some(unsafe { bytes.as_ptr().cast::<EndedThread>().read_unaligned() })
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// A file's name.

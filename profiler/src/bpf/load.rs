@@ -8,7 +8,8 @@ use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::block::{
-    MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS,
+    MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS, REQUEST_PLACES,
+    SlowRequest, SlowWakeUp,
 };
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
@@ -80,8 +81,10 @@ pub struct Limits {
     pub faults: bool,
     /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
     pub calls: bool,
-    /// Whether requests to block devices are recorded: 26 MB for those under way and for what is counted exactly.
+    /// Whether requests to block devices are recorded: 30 MB for those under way and for what is counted exactly.
     pub blocks: bool,
+    /// Requests to block devices that take as long are told one by one, ns; 0 for none.
+    pub slower_ns: u64,
     /// Whether operations on files are recorded: 26 MB for the threads and for how long operations took, and what files
     /// there are.
     pub files: bool,
@@ -126,6 +129,7 @@ impl Default for Limits {
             faults: false,
             calls: false,
             blocks: false,
+            slower_ns: 0,
             files: false,
             net: false,
         }
@@ -174,6 +178,10 @@ pub struct Kernel {
     pub(super) ended: Vec<EndedThread>,
     /// Names of files that came since they were last handed out.
     pub(super) file_names: Vec<NamedFile>,
+    /// Slow requests that came since they were last handed out.
+    pub(super) slow: Vec<SlowRequest>,
+    /// And of the threads that waited for them.
+    pub(super) slow_wake_ups: Vec<SlowWakeUp>,
     threads_refused: Array<MapData, u64>,
     ends_lost: Array<MapData, u64>,
     pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
@@ -235,10 +243,12 @@ impl Kernel {
             .map_max_entries("FILE_STATS", if limits.files { MAX_FILE_STATS } else { 1 })
             .map_max_entries("FILE_HISTOGRAMS", if limits.files { MAX_FILE_HISTOGRAMS } else { 1 })
             .map_max_entries("FILE_REQUESTS", if limits.files { MAX_FILE_REQUESTS } else { 1 })
+            .map_max_entries("BLOCK_PARTS", if limits.blocks { MAX_REQUESTS / REQUEST_PLACES } else { 1 })
             .map_max_entries("BLOCK_REQUESTS", if limits.blocks { MAX_REQUESTS } else { 1 })
             .map_max_entries("DIRTY_FILES", if limits.blocks { MAX_DIRTY_FILES } else { 1 })
             .map_max_entries("BLOCK_STATS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
             .map_max_entries("BLOCK_FILES", if limits.blocks { MAX_BLOCK_FILES } else { 1 })
+            .map_max_entries("BLOCK_WAITING", if limits.blocks { MAX_WAITERS / REQUEST_PLACES } else { 1 })
             .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
             .map_max_entries("BLOCK_WAITS", if limits.blocks { MAX_BLOCK_WAITS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
@@ -266,6 +276,8 @@ impl Kernel {
             threshold: typed(&mut ebpf, "THRESHOLD")?,
             ended: Vec::new(),
             file_names: Vec::new(),
+            slow: Vec::new(),
+            slow_wake_ups: Vec::new(),
             threads_refused: typed(&mut ebpf, "THREADS_REFUSED")?,
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             locks: typed(&mut ebpf, "LOCKS")?,
@@ -532,6 +544,7 @@ fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, 
         remainder_bytes: REMAINDER_BYTES,
         wake_at_bytes: limits.ring_bytes / 4,
         waits: limits.waits,
+        slower_ns: limits.slower_ns,
         task: offsets.task,
         block: offsets.block,
         file: offsets.file,

@@ -64,8 +64,9 @@ pub fn checks() -> Vec<Check> {
         time_off_the_cpu(),
         page_faults(),
         system_calls(),
-        sockets(),
+        block_io(),
         files(),
+        sockets(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -182,6 +183,25 @@ fn files() -> Check {
     match Kernel::check_file_hooks() {
         Ok(found) => Check::ok(NAME, found),
         Err(error) => Check::degraded(NAME, error.to_string(), "-e fileio does not work"),
+    }
+}
+
+fn block_io() -> Check {
+    const NAME: &str = "block I/O";
+    const REMEDY: &str = "-e blockio does not work";
+    let limits = Limits {
+        records: 64,
+        ring_bytes: 4096,
+        processes: 64,
+        mappings: 64,
+        table_shards: 1,
+        blocks: true,
+        ..Limits::default()
+    };
+    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id());
+    match loaded.and_then(|mut kernel| kernel.load_block_programs()) {
+        Ok(()) => Check::ok(NAME, Kernel::BLOCK_HOOKS),
+        Err(error) => Check::degraded(NAME, error.to_string(), REMEDY),
     }
 }
 

@@ -6,13 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use profiler_common::block::{
-    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockStats, BlockWaitKey, BlockWaitStats,
-    SIZE_NAMES, WAIT_PARTS,
+    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockStats, BlockWaitKey,
+    BlockWaitStats, MAX_SLOW, SIZE_NAMES, WAIT_PARTS,
 };
 
 use super::file_names::FileNames;
 use super::place::comm;
-use crate::profile::{Histogram, Row, Table, TableColumn};
+use super::session::Session;
+use crate::profile::{Histogram, Row, SlowRequest, SlowRequests, Table, TableColumn};
 
 /// From when requests were made until they were done; requests; bytes; requests that failed; those that go on where the one
 /// before on their device ended; the two parts of their time.
@@ -64,13 +65,13 @@ pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
             values: vec![0; VALUES.len()],
             distributions: vec![Histogram::default(); BLOCK_TIMES.len()],
         });
-        let [total, queue, device] = stats.sums_ns;
+        let (total, queue) = (stats.total_ns, stats.queue_ns);
+        let device = total.saturating_sub(queue);
         let values = [total, stats.requests, stats.bytes, stats.errors, stats.sequential, queue, device];
         row.values.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        for (distribution, (counts, &max)) in
-            row.distributions.iter_mut().zip(stats.histograms.iter().zip(&stats.max_ns))
+        for (distribution, (counts, &max)) in row.distributions.iter_mut().zip(stats.counts().iter().zip(&stats.max_ns))
         {
-            distribution.add(&Histogram::new(&counts.map(u64::from), max));
+            distribution.add(&Histogram::new(counts, max));
         }
     }
     let mut table = Table {
@@ -145,12 +146,43 @@ pub(super) fn waits(stats: &[(BlockWaitKey, BlockWaitStats)], uncounted: u64) ->
     table
 }
 
+/// The slow requests that were told, with names; `threshold_ns` is what made them slow.
+pub(super) fn slow_requests(session: &mut Session, threshold_ns: u64) -> SlowRequests {
+    let (found, lost) =
+        (session.kernel.blocks_missed(BlockMissed::Slow), session.kernel.blocks_missed(BlockMissed::SlowLost));
+    let began_ns = session.kernel.recorded().start;
+    let mut requests: Vec<_> = std::mem::take(&mut session.slow)
+        .iter()
+        .map(|told| {
+            let [total_ns, queue_ns, device_ns] = told.times_ns;
+            let (process, _) = asker(told.pid, &told.process_comm);
+            SlowRequest {
+                start_ns: told.done_ns.saturating_sub(began_ns + total_ns),
+                device: device(told.device),
+                sector: told.sector,
+                bytes: told.bytes.into(),
+                operation: operation(told.operation),
+                file: if told.file.inode == 0 { String::new() } else { session.file_names.name(&told.file) },
+                process,
+                pid: told.pid,
+                tid: told.tid,
+                queue_ns,
+                device_ns,
+                wakeup_ns: session.slow_wake_ups.get(&told.number).copied(),
+                span: format!("{:#x}", told.number),
+            }
+        })
+        .collect();
+    requests.sort_by_key(|request| request.start_ns);
+    SlowRequests { threshold_ns, requests, missing: found.saturating_sub(MAX_SLOW) + lost }
+}
+
 /// Name and number of who asked.
 fn asker(pid: u32, name: &[u8; profiler_common::event::COMM_LEN]) -> (String, String) {
     if pid == 0 { (UNKNOWN.to_owned(), String::new()) } else { (comm(name), pid.to_string()) }
 }
 
-fn operation(number: u16) -> String {
+pub(super) fn operation(number: u16) -> String {
     let index = usize::from(number).checked_sub(1);
     index.and_then(|index| BLOCK_OPERATIONS.get(index)).copied().unwrap_or("other").to_owned()
 }

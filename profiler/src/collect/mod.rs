@@ -5,11 +5,13 @@
 mod blocks;
 mod calls;
 mod command;
+mod disks;
 mod events;
 mod file_names;
 mod files;
 mod gathered;
 mod host;
+mod latencies;
 mod lock_times;
 mod net;
 mod place;

@@ -9,6 +9,7 @@ use profiler_common::wait::recorded_waits;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{HeldCommand, RunningCommand};
+use super::disks::Disks;
 use super::events::LoadedEvents;
 use super::host::raise_file_limit;
 use super::processes::{Interest, Processes};
@@ -71,6 +72,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         files: asked_for(Origin::FileIo),
         net: asked_for(Origin::Net),
         blocks: asked_for(Origin::BlockIo),
+        slower_ns: config.slower_ns,
         ..config.limits
     };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
@@ -111,6 +113,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     if limits.blocks {
         session.kernel.begin_blocks()?;
+        session.disks = Disks::read();
     }
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);

@@ -1,9 +1,11 @@
 //! A recording that runs: the loop that takes windows, events and signals in.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use profiler_common::block::SlowRequest;
 use profiler_common::config::{PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
@@ -12,9 +14,11 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use super::command::RunningCommand;
+use super::disks::Disks;
 use super::events::Events;
 use super::file_names::FileNames;
 use super::gathered::Gathered;
+use super::latencies::Latencies;
 use super::lock_times::LockTimes;
 use super::place::place_window;
 use super::processes::{Interest, Processes};
@@ -58,6 +62,12 @@ pub(super) struct Session {
     pub(super) unwinding: Unwinding,
     pub(super) pythons: Pythons,
     pub(super) file_names: FileNames,
+    pub(super) slow: Vec<SlowRequest>,
+    /// How long the threads that waited for them took to be back, by number of the request, ns.
+    pub(super) slow_wake_ups: HashMap<u64, u64>,
+    pub(super) latencies: Latencies,
+    /// What the devices had counted when the recording began, where requests to them are recorded.
+    pub(super) disks: Disks,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
@@ -68,6 +78,8 @@ pub(super) struct Session {
     pub(super) command: Option<RunningCommand>,
     pub(super) slices: Slices,
     ends_with_target: bool,
+    /// Whether requests to block devices are recorded.
+    has_blocks: bool,
 }
 
 /// Why the loop woke up.
@@ -98,6 +110,10 @@ impl Session {
             unwinding,
             pythons: Pythons::default(),
             file_names: FileNames::default(),
+            slow: Vec::new(),
+            slow_wake_ups: HashMap::new(),
+            latencies: Latencies::default(),
+            disks: Disks::default(),
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),
@@ -106,6 +122,7 @@ impl Session {
             command: None,
             slices: Slices::default(),
             ends_with_target,
+            has_blocks: origins.contains(&Origin::BlockIo),
         };
         session.publish_added()?;
         Ok(session)
@@ -176,6 +193,9 @@ impl Session {
                 Wake::Window => {
                     self.end_window()?;
                     self.slices.end_window(started.elapsed(), &self.processes);
+                    if self.has_blocks {
+                        self.latencies.end_slice(started.elapsed(), &self.kernel.block_stats()?);
+                    }
                     events.follow()?;
                     let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
@@ -268,7 +288,9 @@ impl Session {
 
     /// Adds records to what there is.
     pub(super) fn place(&mut self, drained: &Drained) {
-        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, .. } = self;
+        let Self { kernel, unwinding, processes, pythons, gathered, times, file_names, slow, slow_wake_ups, .. } = self;
+        slow.extend(&drained.slow);
+        slow_wake_ups.extend(drained.slow_wake_ups.iter().map(|told| (told.number, told.wake_up_ns)));
         file_names.add(&drained.file_names);
         for ended in &drained.ended {
             times.add_ended(ended, &kernel.recorded());

@@ -13,6 +13,7 @@ use profiler_common::number_pace::Chosen;
 use super::blocks;
 use super::calls;
 use super::command::{CommandEnd, RunningCommand};
+use super::disks::{DEVICES, Disks};
 use super::events::{EventCounts, Events};
 use super::files;
 use super::gathered::OfOrigin;
@@ -25,8 +26,7 @@ use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
 use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Capture, Index, IoLatency, OriginSummary, Overhead, Profile, SCHEMA_VERSION,
-    SlowRequests, Target,
+    Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
 };
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
@@ -118,6 +118,10 @@ pub(super) fn summarize(
         let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
         tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
         let waits = blocks::waits(&session.kernel.block_waits()?, missed(BlockMissed::Waits));
+        let devices = stats.iter().map(|(key, _)| key.device).collect();
+        let devices = Disks::read().since(&session.disks, &devices, facts.duration);
+        tables.insert(DEVICES.to_owned(), devices);
+        session.latencies.end_slice(facts.duration, &stats);
         tables.insert(blocks::WAITS.to_owned(), waits);
         tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
     }
@@ -132,6 +136,7 @@ pub(super) fn summarize(
         file_weight: highest(Chosen::FileIo)?,
         net_hook: session.kernel.net_hook(),
     };
+    let slow_requests = blocks::slow_requests(&mut session, facts.limits.slower_ns);
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
     let bpf_map_bytes = map_bytes();
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
@@ -204,8 +209,8 @@ pub(super) fn summarize(
         lock_times,
         warnings,
         timeline: session.slices.into_timeline(),
-        io_latency: IoLatency::default(),
-        slow_requests: SlowRequests::default(),
+        io_latency: session.latencies.into_slices(),
+        slow_requests,
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

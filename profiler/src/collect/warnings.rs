@@ -1,5 +1,6 @@
 //! What a reader must know before he believes the figures of a recording.
 
+use profiler_common::block::BlockMissed;
 use profiler_common::counters::Counters;
 use profiler_common::event::Origin;
 
@@ -47,6 +48,18 @@ pub(super) fn warnings(
     let (refused, ends_lost) = session.kernel.threads_missed();
     warn(refused, format!("{refused} waits of threads are missing: there was no room for more threads"));
     warn(ends_lost, format!("the times of {ends_lost} threads that ended are missing: raise --buffer-mb"));
+    let (askers, dirtiers) =
+        (session.kernel.blocks_missed(BlockMissed::Requests), session.kernel.blocks_missed(BlockMissed::Dirtiers));
+    let interrupted = session.kernel.blocks_interrupted();
+    warn(
+        interrupted,
+        format!("{interrupted} requests to block devices were missed: one was done while another was counted"),
+    );
+    warn(askers, format!("who asked for {askers} requests to block devices was forgotten: too many were under way"));
+    warn(
+        dirtiers,
+        format!("{dirtiers} times a file or a process had no room among those with pages to be written back"),
+    );
     let unplaced = session.unwinding.unplaced;
     warn(unplaced, format!("{unplaced} times there was no room for a process's mappings: its frames may be cut"));
     warn(left_out as u64, format!("{left_out} executable mappings were left out: a process has more than 65,536"));

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, find_program, float, missing, require_bpf, run_profiler, scratch};
+use profiler_tests::{
+    Captured, Record, Workload, find_program, float, is_emulated, missing, require_bpf, run_profiler, scratch,
+};
 use serde_json::Value;
 
 /// The program that reads and writes.
@@ -92,8 +94,10 @@ fn every_request_past_the_page_cache_is_counted_with_its_bytes_its_file_and_its_
     let directory = scratch();
     let file = directory.path().join("direct");
     let path = file.to_str().expect("UTF-8");
-    let captured =
-        Record::new().args(["-e", "blockio"]).program(&disk().build(), &["direct", path, "65536", "300"]).run();
+    let captured = Record::new()
+        .args(["-e", "blockio", "--slower", "1us"])
+        .program(&disk().build(), &["direct", path, "65536", "300"])
+        .run();
     let truth = captured.truth();
     if truth["works"] != true {
         return missing(&format!("{path} cannot be written past the page cache: {truth}"));
@@ -113,15 +117,53 @@ fn every_request_past_the_page_cache_is_counted_with_its_bytes_its_file_and_its_
         // Nothing of our own is on a stack.
         assert!(!captured.folded().contains("bpf_trace"), "{}", captured.folded());
     }
+    check_slow(&captured, path);
+    check_files(&captured);
     let again = scratch();
     let arguments = ["report", captured.path().to_str().expect("UTF-8"), "-o", again.path().to_str().expect("UTF-8")]
         .map(str::to_owned);
     let ended = run_profiler(&arguments.each_ref().map(String::as_str));
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
-    for name in ["blockio.svg", "blockio.folded", "report.md", "report.json"] {
+    for name in ["blockio.svg", "blockio_bytes.svg", "iolatency.csv", "iolatency.svg", "report.md", "report.json"] {
         let read = |directory: &Path| std::fs::read(directory.join(name)).expect("a file");
         assert!(read(&captured.path()) == read(again.path()), "{name} differs");
     }
+}
+
+/// Checks that every request was told when all are slow, and with the function that made it.
+fn check_slow(captured: &Captured, file: &str) {
+    let all = rows(captured, "blockio", &[]);
+    let slow = captured.report["slow_requests"].as_array().expect("slow requests");
+    assert_eq!(slow.len() as u64, sum(&all, "requests"));
+    for value in ["queue_ns", "device_ns", "bytes"] {
+        let told: u64 = slow.iter().map(|request| request[value].as_u64().expect("a value")).sum();
+        assert_eq!(told, sum(&all, value), "{value}");
+    }
+    let is_read = |request: &&Value| request["file"] == file && request["operation"] == "read";
+    let reads: Vec<&Value> = slow.iter().filter(is_read).collect();
+    let has_function = |request: &&&Value| {
+        request["stack"].as_array().is_some_and(|stack| stack.iter().any(|frame| frame == "read_here"))
+    };
+    // The program waited for each of them, but for those that were done before it could.
+    let awaited = reads.iter().filter(|request| request["wakeup_ns"].as_u64().is_some_and(|ns| ns > 0)).count();
+    assert!(2 * awaited > reads.len(), "{awaited} of {}", reads.len());
+    let named = reads.iter().filter(has_function).count();
+    assert!(named > 0 && named == reads.len(), "{named} of {}: {:?}", reads.len(), reads.first());
+    let sectors: std::collections::BTreeSet<_> = reads.iter().map(|request| request["sector"].as_u64()).collect();
+    assert_eq!(sectors.len(), reads.len(), "each is of another place");
+}
+
+/// Checks that the other files are of the same requests.
+fn check_files(captured: &Captured) {
+    let all = rows(captured, "blockio", &[]);
+    let read = |name: &str| std::fs::read_to_string(captured.path().join(name)).expect("a file");
+    let bytes = read("blockio_bytes.folded");
+    let bytes: u64 = bytes.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    assert_eq!(bytes, sum(&all, "bytes"));
+    let csv = read("iolatency.csv");
+    let requests = csv.lines().skip(1).filter_map(|line| line.split(',').nth(4)?.parse::<u64>().ok());
+    assert_eq!(requests.sum::<u64>(), sum(&all, "requests"), "{csv}");
+    assert!(read("iolatency.svg").contains("<rect"));
 }
 
 #[test]
@@ -210,6 +252,74 @@ impl Drop for Limit {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
+}
+
+/// The latency of the kernel's null device, ns; `None` where there is none, which needs a module with that latency.
+fn null_device() -> Option<f64> {
+    let latency = std::fs::read_to_string("/sys/module/null_blk/parameters/completion_nsec").ok()?;
+    let latency: f64 = latency.trim().parse().ok()?;
+    let is_slow = latency >= 1e6 && Path::new(NULL_DEVICE).exists();
+    is_slow.then_some(latency)
+}
+
+const NULL_DEVICE: &str = "/dev/nullb0";
+
+#[test]
+fn a_device_of_known_latency_has_it_below_the_limit_of_a_cgroup_too() {
+    let Some(_kernel) = require_bpf() else { return };
+    let Some(latency) = null_device() else {
+        println!("skipped: there is no null_blk with a latency of 1 ms or more");
+        return;
+    };
+    // The timer of an emulated CPU is late itself.
+    let tolerance = if is_emulated() { 0.15 } else { 0.05 };
+    let record = || Record::new().args(["-e", "blockio"]);
+    let captured = record().program(&disk().build(), &["direct", NULL_DEVICE, "4096", "15"]).run();
+    let truth = captured.truth();
+    assert_eq!(truth["works"], true, "{truth}");
+    let labels = [("device", "nullb0"), ("process", "disk"), ("size", "<= 4 KiB")];
+    for operation in ["read", "sync write"] {
+        let labels: Vec<_> = labels.into_iter().chain([("operation", operation)]).collect();
+        let rows = rows(&captured, "blockio", &labels);
+        assert_eq!((sum(&rows, "requests"), sum(&rows, "bytes")), (15, 15 * 4096), "{rows:#?}");
+        let mean = float(sum(&rows, "device_ns")) / 15.0;
+        println!("{operation}: {mean} of {latency} ns in the device");
+        assert!((mean / latency - 1.0).abs() < tolerance, "{mean} of {latency}");
+    }
+    let took = truth["read_ns"].as_f64().expect("ns") + truth["write_ns"].as_f64().expect("ns");
+    let parts: f64 = ["queue_ns", "device_ns", "wake_up_ns"].iter().map(|part| waits(&captured, part)).sum();
+    println!("waits {parts} of {took} ns");
+    assert!((parts / took - 1.0).abs() < 0.05, "{parts} of {took}");
+    check_sums(&captured);
+
+    let numbers = std::fs::read_to_string("/sys/block/nullb0/dev").expect("the device's numbers");
+    let group = Path::new("/sys/fs/cgroup").join(format!("profiler-test-null-{}", std::process::id()));
+    let made =
+        std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+io").and_then(|()| std::fs::create_dir(&group));
+    if made.is_err() {
+        println!("skipped: the limit: there is no controller of block I/O, version 2");
+        return;
+    }
+    let group = Limit(group);
+    std::fs::write(group.0.join("io.max"), format!("{} wiops=5", numbers.trim())).expect("set a limit");
+    let captured = Record::under(group.shell())
+        .args(["-e", "blockio"])
+        .program(&disk().build(), &["direct", NULL_DEVICE, "4096", "15"])
+        .run();
+    let truth = captured.truth();
+    let written = truth["write_ns"].as_f64().expect("ns");
+    let rows = rows(&captured, "blockio", &[("device", "nullb0"), ("process", "disk"), ("operation", "sync write")]);
+    assert_eq!(
+        (sum(&rows, "requests"), sum(&rows, "bytes")),
+        (15, 15 * 4096),
+        "{}",
+        captured.report["tables"]["blockio"]
+    );
+    let (throttled, device) = (waits(&captured, "throttled_ns"), float(sum(&rows, "device_ns")));
+    println!("{throttled} of {written} ns throttled, {device} in the device");
+    assert!(throttled > 0.0 && (throttled + device) / written > 0.95, "{throttled} and {device} of {written}");
+    assert!((device / 15.0 / latency - 1.0).abs() < tolerance, "{device}");
+    check_sums(&captured);
 }
 
 /// Numbers of the device that a file is on.

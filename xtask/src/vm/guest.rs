@@ -119,6 +119,8 @@ busybox mount -t tracefs none /sys/kernel/tracing
 busybox mount -t bpf none /sys/fs/bpf
 busybox mount -t cgroup2 none /sys/fs/cgroup
 busybox ip link set lo up
+busybox insmod /modules/configfs.ko
+busybox insmod /modules/null_blk.ko nr_devices=1 gb=1 irqmode=2 completion_nsec=50000000
 # The machine ends also when nobody watches it any more.
 (busybox sleep {limit_s}; busybox reboot -f) &
 exec </dev/null >/dev/ttyS1 2>&1

@@ -2,15 +2,16 @@
 //!
 //! The kernel speaks on the first serial line, the tests on the second: neither garbles the other.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+use super::initramfs::Archive;
 use super::kernels::Kernel;
 use super::results::{Results, Section};
 use crate::command::command;
@@ -38,6 +39,7 @@ const COMMAND_LINE: &str = "console=ttyS0 panic=-1 tsc=reliable quiet loglevel=4
 /// Errors: the machine does not start, or does not say how the tests ended, in time.
 pub(crate) fn run(kernel: &Kernel, initramfs: &Path, directory: &Path) -> anyhow::Result<Results> {
     let directory = directory.join(&kernel.release);
+    let initramfs = &with_modules(kernel, initramfs, &directory)?;
     let [console, log] = ["console.log", "tests.log"].map(|name| directory.join(name));
     let mut log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
     // However we end, the machine ends with us.
@@ -53,6 +55,34 @@ pub(crate) fn run(kernel: &Kernel, initramfs: &Path, directory: &Path) -> anyhow
     let lines = machine.lines()?;
     let results = follow(&lines, &mut log);
     results.with_context(|| format!("the last words of the kernel are in {}", console.display()))
+}
+
+/// Modules of a kernel, as its package has them below `kernel`, in the order in which they are loaded: a block device of known
+/// latency, and what it needs.
+const MODULES: [&str; 2] = ["fs/configfs/configfs", "drivers/block/null_blk/null_blk"];
+
+/// The RAM file system with a kernel's own modules behind it: the kernel takes several archives in one.
+fn with_modules(kernel: &Kernel, initramfs: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let modules = directory.join("lib/modules").join(&kernel.release).join("kernel");
+    let mut archive = Archive::default();
+    archive.directory("/modules");
+    for module in MODULES {
+        let name = format!("/modules/{}.ko", module.rsplit('/').next().unwrap_or(module));
+        let [plain, packed] = ["ko", "ko.xz"].map(|kind| modules.join(module).with_extension(kind));
+        if let Ok(content) = fs::read(&plain) {
+            archive.file(name, 0o644, &content);
+        } else if packed.exists() {
+            let unpacked = command("xz").arg("-dc").arg(&packed).output().context("start xz")?;
+            archive.file(name, 0o644, &unpacked.stdout);
+        }
+    }
+    let path = directory.join("initramfs.cpio");
+    archive.write_to(&path)?;
+    let modules = fs::read(&path)?;
+    fs::copy(initramfs, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut whole = fs::OpenOptions::new().append(true).open(&path)?;
+    whole.write_all(&modules).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 /// A machine that runs; ended when it is dropped.
