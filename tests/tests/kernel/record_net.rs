@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use profiler_common::event::Origin;
 use profiler_tests::{
-    Captured, Record, Target, Workload, find_program, float, is_emulated, require_bpf, run_profiler, scratch,
+    Captured, Record, Target, Workload, find_program, float, is_emulated, missing, require_bpf, run_profiler, scratch,
     wait_until,
 };
 use serde_json::Value;
@@ -201,7 +201,9 @@ fn connections_have_their_times_failures_and_retransmits() {
     println!("accepted after {waits} of {}", truth["late"]);
     for (found, expected) in [("p50", "median_ns"), ("max", "longest_ns")] {
         let ratio = waits[found].as_f64().expect("ns") / float(figure("late", expected));
-        assert!((ratio - 1.0).abs() < 0.05, "{found}: {waits} {}", truth["late"]);
+        // The program's clock begins when its call has returned, which an emulated CPU may put off for long.
+        let is_late = is_emulated() && found == "max" && ratio > 1.0;
+        assert!(is_late || (ratio - 1.0).abs() < 0.05, "{found}: {waits} {}", truth["late"]);
     }
     // The program's clock holds the call besides.
     let connects = &client("late")["distributions"]["connect_ns"];
@@ -311,6 +313,10 @@ fn redis_counts_the_same_bytes_itself() {
 fn python_functions_are_on_the_stacks_of_their_messages() {
     let Some(_kernel) = require_bpf() else { return };
     let Some(python) = find_program("python3") else { return };
+    let can_import = Command::new(&python).args(["-c", "import socket"]).stderr(Stdio::null()).status();
+    if !can_import.expect("run python3").success() {
+        return missing("python3 has no sockets here");
+    }
     let script = "\
 import socket, time
 def exchange_here(a, b):
