@@ -227,13 +227,7 @@ impl Kernel {
     /// itself, and leaves them out.
     #[must_use]
     pub fn blocks_interrupted(&self) -> u64 {
-        let misses = |name: &&str| {
-            let program: &RawTracePoint = self.ebpf.program(name)?.try_into().ok()?;
-            let descriptor = program.fd().ok()?.as_fd().as_raw_fd();
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
-            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-        };
-        ["block_request", "block_complete"].iter().filter_map(misses).sum()
+        self.runs_left_out(&["block_request", "block_complete"])
     }
 
     /// What could not be noted or counted.

@@ -21,7 +21,6 @@ use super::load::{Kernel, Shared, program_error, take, typed};
 use super::perf::{Attributes, Event, TYPE_TRACEPOINT};
 use super::pythons::PythonProgram;
 use super::sampler::online_cpus;
-use super::syscall::bpf;
 use super::waits::clock_ns;
 
 /// The programs on the tracepoints of system calls: the exit first, so that every entry that is seen has its exit.
@@ -195,7 +194,7 @@ impl Kernel {
         let mut counts = FileCounts {
             missed: missed(files_missed::OPERATIONS),
             untimed: missed(files_missed::TIMES),
-            unseen: self.unseen_calls(),
+            unseen: self.runs_left_out(&PROGRAMS.map(|(name, _)| name)),
             has_rings: self.files.sees_rings,
             ..FileCounts::default()
         };
@@ -207,15 +206,6 @@ impl Kernel {
             counts.files.push(CountedFile { key, stats, histograms });
         }
         Ok(counts)
-    }
-
-    /// Runs of the programs of system calls that the kernel has left out, as far as it says (Linux 6.7).
-    fn unseen_calls(&mut self) -> u64 {
-        let misses = |kernel: &mut Self, name| {
-            let program: &mut TracePoint = kernel.program(name).ok()?;
-            recursion_misses(program.fd().ok()?.as_fd()).ok()
-        };
-        PROGRAMS.iter().filter_map(|(name, _)| misses(self, name)).sum()
     }
 }
 
@@ -263,28 +253,6 @@ impl Tracepoints {
         event.set_program(program.as_fd())?;
         Ok(event)
     }
-}
-
-/// Runs of a program that were left out, since another one ran on the same CPU. Source: `struct bpf_prog_info`,
-/// include/uapi/linux/bpf.h.
-fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
-    #[repr(C)]
-    struct Attributes {
-        program: i32,
-        info_bytes: u32,
-        info: u64,
-    }
-    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-    /// Where the number is, in words.
-    const AT: usize = 26;
-    let mut info = [0_u64; AT + 1];
-    let mut attributes = Attributes {
-        program: program.as_raw_fd(),
-        info_bytes: u32::try_from(size_of_val(&info)).unwrap_or(0),
-        info: info.as_mut_ptr() as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(info[AT])
 }
 
 /// Mounts a file system where nobody sees it. Source: fsopen(2), fsmount(2), Linux 5.2.

@@ -501,6 +501,17 @@ impl Kernel {
         sum
     }
 
+    /// Runs of programs that the kernel has left out, since another one ran on the same CPU; 0 where it does not say (before
+    /// Linux 5.12). Source: `bpf_prog_show_fdinfo`, kernel/bpf/syscall.c.
+    pub(super) fn runs_left_out(&self, names: &[&str]) -> u64 {
+        let misses = |name: &&str| {
+            let descriptor = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        };
+        names.iter().filter_map(misses).sum()
+    }
+
     /// A descriptor that becomes readable when the ring wants to be read, for the caller to keep.
     ///
     /// # Errors
