@@ -27,59 +27,32 @@ pub(crate) trait OfThread: Sized + 'static {
     fn clear(&mut self);
 }
 
-impl OfThread for Wait {
-    #[inline(always)]
-    fn map() -> &'static Array<Self> {
-        &WAITS
-    }
+/// Makes a structure with the field `tid` an element of a map; what follows are the fields that its next owner must not see.
+macro_rules! of_thread {
+    ($element:ty, $map:ident, $($forgotten:ident),*) => {
+        impl OfThread for $element {
+            #[inline(always)]
+            fn map() -> &'static Array<Self> {
+                &$map
+            }
 
-    #[inline(always)]
-    fn tid(element: *mut Self) -> *mut u32 {
-        // SAFETY: the pointer is to a map element.
-        unsafe { &raw mut (*element).tid }
-    }
+            #[inline(always)]
+            fn tid(element: *mut Self) -> *mut u32 {
+                // SAFETY: the pointer is to a map element.
+                unsafe { &raw mut (*element).tid }
+            }
 
-    #[inline(always)]
-    fn clear(&mut self) {
-        self.since_ns = 0;
-    }
+            #[inline(always)]
+            fn clear(&mut self) {
+                $(self.$forgotten = 0;)*
+            }
+        }
+    };
 }
 
-impl OfThread for Call {
-    #[inline(always)]
-    fn map() -> &'static Array<Self> {
-        &CALLS
-    }
-
-    #[inline(always)]
-    fn tid(element: *mut Self) -> *mut u32 {
-        // SAFETY: the pointer is to a map element.
-        unsafe { &raw mut (*element).tid }
-    }
-
-    #[inline(always)]
-    fn clear(&mut self) {
-        self.since_ns = 0;
-    }
-}
-
-impl OfThread for FileCall {
-    #[inline(always)]
-    fn map() -> &'static Array<Self> {
-        &FILE_CALLS
-    }
-
-    #[inline(always)]
-    fn tid(element: *mut Self) -> *mut u32 {
-        // SAFETY: the pointer is to a map element.
-        unsafe { &raw mut (*element).tid }
-    }
-
-    #[inline(always)]
-    fn clear(&mut self) {
-        self.since_ns = 0;
-    }
-}
+of_thread!(Wait, WAITS, since_ns);
+of_thread!(Call, CALLS, since_ns);
+of_thread!(FileCall, FILE_CALLS, since_ns);
 
 /// A thread's element.
 #[inline(always)]

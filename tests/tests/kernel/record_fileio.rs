@@ -275,5 +275,6 @@ fn the_log_of_postgres_is_told_apart_from_its_tables() {
     let flushed = column(&captured, 2, "XLogFlush", "[sync]") + column(&captured, 2, "XLogBackgroundFlush", "[sync]");
     let all = sum(&|_| true, "syncs");
     println!("{flushed} of {all} syncs are under XLogFlush");
-    assert!(flushed >= syncs * 9 / 10 && flushed <= all, "{flushed} of {syncs}\n{}", captured.folded());
+    // Where not all are kept, those that are stand for as many to within a few.
+    assert!(flushed >= syncs * 9 / 10 && flushed <= all + all / 50, "{flushed} of {syncs}\n{}", captured.folded());
 }
