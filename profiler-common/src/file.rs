@@ -160,6 +160,9 @@ pub const NAME_CUT: u16 = 2;
 /// Not the name of a known file, but the path that a process gave a file as its new name: all of it in the first name.
 pub const FILE_RENAMED: u16 = 4;
 
+/// Names that are sent in a window, at most: a process that makes ever more files must not keep the ring for itself.
+pub const MAX_NAMES_IN_A_WINDOW: u64 = 4_096;
+
 /// Files whose names the programs remember to have sent.
 pub const MAX_SEEN_FILES: u32 = 16_384;
 

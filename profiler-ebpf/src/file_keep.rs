@@ -92,8 +92,7 @@ extern "C" fn file_walk(operation: u32) -> u32 {
     let process = task.process();
     aggregate::begin(scratch, &window, &task, process, Origin::FileIo);
     scratch.key.reason = operation as u16;
-    let user = if task.is_io_worker() { Some(Chain::EMPTY) } else { stack::begin(&task, process, scratch) };
-    let Some(user) = user else {
+    let Some(user) = stack::begin(&task, process, scratch) else {
         unwind::walk(Programs::File);
         return 1;
     };
@@ -131,9 +130,12 @@ pub(crate) fn file_python(_context: TracePointContext) -> u32 {
 fn conclude<const PYTHON: bool>() -> u32 {
     let Some(scratch) = claimed() else { return 0 };
     let Some(window) = Window::resume(scratch.user.window) else { return 0 };
-    if let Some(task) = Task::current() {
-        let user = stack::end::<PYTHON>(&task, scratch);
-        add(scratch, user);
+    match Task::current() {
+        Some(task) => {
+            let user = stack::end::<PYTHON>(&task, scratch);
+            add(scratch, user);
+        }
+        None => scratch.claimed = 0,
     }
     window.leave();
     0

@@ -6,13 +6,14 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str};
 use profiler_common::event::RING_FILE_NAME;
 use profiler_common::file::{
-    FILE_DELETED, FILE_RENAMED, FileId, FileNameRecord, MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_NAME_BYTES, NAME_CUT,
+    FILE_DELETED, FILE_RENAMED, FileId, FileNameRecord, MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_NAME_BYTES,
+    MAX_NAMES_IN_A_WINDOW, NAME_CUT,
 };
 
 use crate::aggregate;
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{FILE_NAME, FILES_SEEN, Namer};
+use crate::maps::{CONTROL, FILE_NAME, FILES_SEEN, FILL, Namer};
 use crate::task::{kernel_number, kernel_word};
 
 /// What a file is known by.
@@ -29,7 +30,7 @@ pub(crate) fn id_of(inode: *const u8) -> FileId {
 /// Sends a file's name, unless that was done. `dentry`: the name that a process has opened it by; null where that is not known.
 #[inline(always)]
 pub(crate) fn see(namer: Namer, pid: u32, inode: *const u8, dentry: *const u8, id: &FileId) {
-    if FILES_SEEN.get_ptr(id).is_some() {
+    if FILES_SEEN.get_ptr(id).is_some() || !may_send() {
         return;
     }
     let Some(name) = FILE_NAME.get_ptr_mut(namer as u32) else { return };
@@ -52,6 +53,9 @@ pub(crate) fn see(namer: Namer, pid: u32, inode: *const u8, dentry: *const u8, i
 /// Sends the path in a process's memory that it has given a file as its new name, relative to the directory of a descriptor.
 #[inline(always)]
 pub(crate) fn see_renamed(namer: Namer, pid: u32, directory: i32, path: u64) {
+    if !may_send() {
+        return;
+    }
     let Some(name) = FILE_NAME.get_ptr_mut(namer as u32) else { return };
     // SAFETY: as in `see`.
     if unsafe { atomic::swap(&raw mut (*name).claimed, 1) } != 0 {
@@ -76,6 +80,17 @@ pub(crate) fn see_renamed(namer: Namer, pid: u32, directory: i32, path: u64) {
         let _ = aggregate::send(record, core::mem::offset_of!(FileNameRecord, names) + length as usize);
     }
     name.claimed = 0;
+}
+
+/// Whether one more name may be sent in this window.
+#[inline(always)]
+fn may_send() -> bool {
+    let Some(control) = CONTROL.get_ptr(0) else { return false };
+    // SAFETY: the pointer is to a map element that user space may write at any time, hence volatile.
+    let window = unsafe { core::ptr::read_volatile(&raw const (*control).window) } & 1;
+    let Some(fill) = FILL.get_ptr_mut(window) else { return false };
+    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+    unsafe { atomic::add(&raw mut (*fill).file_names, 1) < MAX_NAMES_IN_A_WINDOW }
 }
 
 /// The first name that the kernel has in memory of a file; null when it has none.

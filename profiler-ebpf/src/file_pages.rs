@@ -24,6 +24,10 @@ const NO_CALL: u64 = u64::MAX;
 pub(crate) fn file_page_added(context: RawTracePointContext) -> i32 {
     let task = Task::running();
     let Some(call) = element(&task) else { return 0 };
+    // SAFETY: takes no argument.
+    if Recorded::is_past(unsafe { bpf_ktime_get_ns() }) {
+        return 0;
+    }
     // SAFETY: the tracepoint has this argument.
     let folio = unsafe { *context.as_ptr().cast::<u64>() } as *const u8;
     let mapping = kernel_word(folio, config!(file.folio_mapping));

@@ -62,7 +62,7 @@ pub(crate) fn file_completed(context: RawTracePointContext) -> i32 {
     let result = kernel_number(request as *const u8, config!(file.request_result)) as i32;
     let bytes = if is_sync || result < 0 { 0 } else { result as u64 };
     let since = since_of(request);
-    let elapsed = if since == 0 { UNKNOWN } else { now - since };
+    let elapsed = if since == 0 { UNKNOWN } else { now.saturating_sub(since) };
     file_count::add(Which::Other, operation, bytes, elapsed, result < 0);
     let parts = [Part { columns: [1, bytes, 1, elapsed] }, Part::NONE];
     file_keep::keep(operation, &parts, |_| {});

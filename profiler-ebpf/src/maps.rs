@@ -26,9 +26,6 @@ use crate::python::PythonWalk;
 use crate::socket::SocketWork;
 use crate::unwind::Walk;
 
-/// `BPF_F_NO_PREALLOC`: entries are allocated as they come. Never for a map that is written in NMI context.
-const NO_PREALLOC: u32 = 1;
-
 /// Which generation is written. Written by user space, read by every program.
 #[map]
 pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
@@ -67,7 +64,7 @@ pub(crate) static RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Processes by pid. Written by user space and by `process`, read by every probe.
 #[map]
-pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(1, NO_PREALLOC);
+pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(1, 0);
 
 /// Executable mappings, a run of them for each process. Written by user space, read by `unwind`.
 #[map]
@@ -208,7 +205,7 @@ pub(crate) static FILE_CALLS: Array<FileCall> = Array::with_max_entries(1, 0);
 
 /// Exact counts by process and file. Written by `file`, read by user space.
 #[map]
-pub(crate) static FILE_STATS: HashMap<FileKey, FileStats> = HashMap::with_max_entries(1, NO_PREALLOC);
+pub(crate) static FILE_STATS: HashMap<FileKey, FileStats> = HashMap::with_max_entries(1, 0);
 
 /// How long operations took, of the entries of [`FILE_STATS`] that refer to it. Written by `file`, read by user space.
 #[map]
@@ -352,19 +349,16 @@ pub(crate) enum Programs {
 /// Who asks for names of files: programs of one kind do not run inside each other.
 #[repr(u32)]
 #[derive(Clone, Copy)]
-#[expect(dead_code, reason = "for programs to come")]
 pub(crate) enum Namer {
     /// Requests to block devices.
     Block = 0,
     /// Operations on files.
     File = 1,
-    /// Pages that become dirty.
-    Dirty = 2,
 }
 
 impl Namer {
     /// How many there are.
-    pub(crate) const COUNT: usize = 3;
+    pub(crate) const COUNT: usize = 2;
 }
 
 /// A file's name on its way.
@@ -439,6 +433,8 @@ pub(crate) struct Fill {
     pub(crate) asked: u64,
     /// Bytes of stack that were left to user space.
     pub(crate) remainder_bytes: u64,
+    /// Names of files that were sent.
+    pub(crate) file_names: u64,
 }
 
 /// A hit of the sampling event.

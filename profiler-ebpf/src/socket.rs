@@ -305,7 +305,7 @@ impl SocketWork {
                 self.socket.key.ends.remote = self.address_v6(config!(net.remote_v6));
                 self.add_ports(sock, connects);
             }
-            family::UNIX => {
+            family::UNIX if config!(net.unix_address) != 0 => {
                 let address = |sock: *const u8| kernel_word(sock, config!(net.unix_address)) as *const u8;
                 self.socket.key.ends.local[0] = name(address(sock.0), &mut self.name);
                 let peer = kernel_word(sock.0, config!(net.unix_peer)) as *const u8;

@@ -149,7 +149,8 @@ pub(crate) fn kernel(context: *mut core::ffi::c_void, record: &mut StackRecord) 
 /// Begins the user chain, at the registers the task entered the kernel with; the chain where there is nothing to walk.
 #[inline(always)]
 pub(crate) fn begin(task: &Task, process: Option<&Process>, scratch: &mut Scratch) -> Option<Chain> {
-    if task.is_kernel_thread() {
+    // A worker of `io_uring` has its process's memory, and has never been there.
+    if task.is_kernel_thread() || task.is_io_worker() {
         return Some(Chain::EMPTY);
     }
     if !task.has_memory() {

@@ -2,7 +2,6 @@
 //! what was counted exactly.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, MapData};
 use aya::programs::RawTracePoint;
@@ -61,7 +60,7 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         folio_flags: offset("folio", &["flags"])?,
         // Since Linux 6.6 it is the lowest byte of the second page's flags.
         folio_order: offset("folio", &["_folio_order"]).or_else(|_| offset("folio", &["_flags_1"]))?,
-        folio_large_mask: types.enumerator("PG_head").map_or(0, |bit| 1 << bit),
+        folio_large_mask: types.number("pageflags", "PG_head").map_or(0, |bit| 1 << bit),
         ..BlockOffsets::UNSET
     };
     near("inode", &["i_sb"])?;
@@ -221,13 +220,6 @@ impl Kernel {
     /// As of [`Kernel::block_stats`].
     pub fn block_waits(&self) -> Result<Vec<(BlockWaitKey, BlockWaitStats)>, BpfError> {
         self.blocks.waits.read_all()
-    }
-
-    /// Requests that were made or done while the program for it ran on the same CPU: the kernel does not let it interrupt
-    /// itself, and leaves them out.
-    #[must_use]
-    pub fn blocks_interrupted(&self) -> u64 {
-        self.runs_left_out(&["block_request", "block_complete"])
     }
 
     /// What could not be noted or counted.

@@ -6,7 +6,6 @@ const KIND_POINTER: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUMERATION: u32 = 6;
-const KIND_ENUM: u32 = 6;
 pub(super) const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
@@ -170,29 +169,12 @@ impl<'a> Types<'a> {
         word(self.types, found.next()? + 4)
     }
 
-    /// Where the structure or union starts that a type is, by whatever name.
     /// Size of a structure, bytes.
     pub(super) fn size(&self, structure: &str) -> Option<u32> {
         word(self.types, self.find_struct(structure)? + 8)
     }
 
-    /// Value of an enumerator, of whatever enumeration of 32 bits.
-    pub(super) fn enumerator(&self, name: &str) -> Option<u32> {
-        let enumerations = self.starts.iter().filter_map(|&start| {
-            let header = self.header(start as usize)?;
-            (header.kind == KIND_ENUM).then_some((start as usize, header.members as usize))
-        });
-        for (start, members) in enumerations {
-            for index in 0..members {
-                let at = start + 12 + 8 * index;
-                if self.is_named(word(self.types, at)?, name) {
-                    return word(self.types, at + 4);
-                }
-            }
-        }
-        None
-    }
-
+    /// Where the structure or union starts that a type is, by whatever name.
     fn struct_behind(&self, mut id: u32) -> Option<usize> {
         for _ in 0..MAX_NESTING {
             let start = *self.starts.get((id as usize).checked_sub(1)?)? as usize;

@@ -113,7 +113,7 @@ impl Kernel {
         let records = self.generations[old].records.take_all()?;
         self.generations[old].sent.take_all()?;
         let index = u32::from(old == 1);
-        self.fill.set(index, [0; 3], 0).map_err(|error| BpfError::map("reset", "FILL", error))?;
+        self.fill.set(index, [0; 4], 0).map_err(|error| BpfError::map("reset", "FILL", error))?;
         let stacks = std::mem::take(&mut self.generations[old].stacks);
         let remainders = std::mem::take(&mut self.generations[old].remainders);
         let ended = std::mem::take(&mut self.ended);

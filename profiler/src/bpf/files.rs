@@ -2,7 +2,7 @@
 //! exactly.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -76,8 +76,6 @@ pub struct FileCounts {
     pub missed: u64,
     /// Operations that are in no histogram, for want of room.
     pub untimed: u64,
-    /// Calls that began or ended unseen: the kernel leaves out programs of perf events while a map is changed on the same CPU.
-    pub unseen: u64,
     /// Whether requests of `io_uring` are among them.
     pub has_rings: bool,
 }
@@ -194,7 +192,6 @@ impl Kernel {
         let mut counts = FileCounts {
             missed: missed(files_missed::OPERATIONS),
             untimed: missed(files_missed::TIMES),
-            unseen: self.runs_left_out(&PROGRAMS.map(|(name, _)| name)),
             has_rings: self.files.sees_rings,
             ..FileCounts::default()
         };
@@ -314,7 +311,7 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<FileOffsets, BpfError> {
         mapping_pages: offset("address_space", &["nrpages"])?,
         folio_mapping: offset("folio", &["mapping"])?,
         folio_flags: offset("folio", &["flags"])?,
-        folio_large_mask: 1 << types.number("pageflags", "PG_head").unwrap_or(0),
+        folio_large_mask: types.number("pageflags", "PG_head").map_or(0, |bit| 1 << bit),
         folio_pages: offset("folio", &["_nr_pages"]).or_else(|_| offset("folio", &["_folio_nr_pages"])).unwrap_or(0),
         reserved: 0,
     })

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramType, RawTracePoint};
+use aya::programs::{PerfEvent, Program, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::block::{
@@ -167,7 +167,7 @@ pub struct Kernel {
     pub(super) control: Array<MapData, Shared<Control>>,
     pub(super) in_flight: PerCpuArray<MapData, Shared<InFlight>>,
     pub(super) counters: PerCpuArray<MapData, Shared<Counters>>,
-    pub(super) fill: Array<MapData, [u64; 3]>,
+    pub(super) fill: Array<MapData, [u64; 4]>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) generations: [Generation; 2],
     pub(super) current: usize,
@@ -501,15 +501,17 @@ impl Kernel {
         sum
     }
 
-    /// Runs of programs that the kernel has left out, since another one ran on the same CPU; 0 where it does not say (before
-    /// Linux 5.12). Source: `bpf_prog_show_fdinfo`, kernel/bpf/syscall.c.
-    pub(super) fn runs_left_out(&self, names: &[&str]) -> u64 {
-        let misses = |name: &&str| {
-            let descriptor = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+    /// Runs that the kernel has left out of the programs whose names are `wanted`, since another one ran on the same CPU; 0
+    /// where it does not say (before Linux 5.12). Source: `bpf_prog_show_fdinfo`, kernel/bpf/syscall.c.
+    #[must_use]
+    pub fn runs_left_out(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let misses = |program: &Program| {
+            let descriptor = program.fd().ok()?.as_fd().as_raw_fd();
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
             info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
         };
-        names.iter().filter_map(misses).sum()
+        let programs = self.ebpf.programs().filter(|(name, _)| wanted(name));
+        programs.filter_map(|(_, program)| misses(program)).sum()
     }
 
     /// A descriptor that becomes readable when the ring wants to be read, for the caller to keep.

@@ -122,10 +122,10 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<NetOffsets, BpfError> {
         bucket_reuse: at("inet_bind_bucket", "fastreuse")?,
         smoothed_rtt: at("tcp_sock", "srtt_us")?,
         retransmits: at("tcp_sock", "total_retrans")?,
-        unix_address: at("unix_sock", "addr")?,
-        unix_peer: at("unix_sock", "peer")?,
-        unix_length: at("unix_address", "len")?,
-        unix_name: at("unix_address", "name")?,
+        unix_address: at("unix_sock", "addr").unwrap_or(0),
+        unix_peer: at("unix_sock", "peer").unwrap_or(0),
+        unix_length: at("unix_address", "len").unwrap_or(0),
+        unix_name: at("unix_address", "name").unwrap_or(0),
         files: at("task_struct", "files")?,
         descriptors: at("files_struct", "fdt")?,
         descriptor_array: at("fdtable", "fd")?,
@@ -211,7 +211,9 @@ impl Kernel {
                 continue;
             }
             let program: &mut FExit = self.program(name)?;
-            program.load(function, &types).map_err(failed(name))?;
+            if let Err(cause) = program.load(function, &types).map_err(failed(name)) {
+                self.net.unseen.push(format!("messages by {function} were not seen: {cause}"));
+            }
         }
         Ok(())
     }
@@ -229,12 +231,14 @@ impl Kernel {
             let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
             self.net.links.push((name, link));
         }
-        for (name, _) in EXITS {
+        for (name, function) in EXITS {
             let program: &mut FExit = self.program(name)?;
             // One without a function is not loaded.
             if program.fd().is_ok() {
-                let link = program.attach().map_err(|cause| program_error("attach", name, cause))?;
-                self.net.exits.push((name, link));
+                match program.attach().map_err(|cause| program_error("attach", name, cause)) {
+                    Ok(link) => self.net.exits.push((name, link)),
+                    Err(cause) => self.net.unseen.push(format!("messages by {function} were not seen: {cause}")),
+                }
             }
         }
         for tracepoint in ACCEPTS {

@@ -8,7 +8,7 @@ use aya::programs::ProgramType;
 
 use super::net::{NetHook, has_accepts};
 use super::{
-    Faults, Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus,
+    BpfError, Faults, Kernel, Limits, SamplingEvent, Selection, TableParts, WaitHook, max_sample_rate, online_cpus,
     read_task_offsets,
 };
 
@@ -167,7 +167,11 @@ fn system_calls() -> Check {
 
 fn sockets() -> Check {
     const NAME: &str = "sockets";
-    match NetHook::detect() {
+    let loaded = NetHook::detect().and_then(|hook| {
+        loads(Limits { net: true, ..Limits::default() }, Kernel::load_net_programs)?;
+        Ok(hook)
+    });
+    match loaded {
         Ok(hook) if has_accepts() => Check::ok(NAME, hook.name()),
         Ok(hook) => Check::degraded(
             NAME,
@@ -180,7 +184,8 @@ fn sockets() -> Check {
 
 fn files() -> Check {
     const NAME: &str = "files";
-    match Kernel::check_file_hooks() {
+    let loaded = loads(Limits { files: true, ..Limits::default() }, Kernel::load_file_programs);
+    match loaded.and_then(|()| Kernel::check_file_hooks()) {
         Ok(found) => Check::ok(NAME, found),
         Err(error) => Check::degraded(NAME, error.to_string(), "-e fileio does not work"),
     }
@@ -188,21 +193,16 @@ fn files() -> Check {
 
 fn block_io() -> Check {
     const NAME: &str = "block I/O";
-    const REMEDY: &str = "-e blockio does not work";
-    let limits = Limits {
-        records: 64,
-        ring_bytes: 4096,
-        processes: 64,
-        mappings: 64,
-        table_shards: 1,
-        blocks: true,
-        ..Limits::default()
-    };
-    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id());
-    match loaded.and_then(|mut kernel| kernel.load_block_programs()) {
+    match loads(Limits { blocks: true, ..Limits::default() }, Kernel::load_block_programs) {
         Ok(()) => Check::ok(NAME, Kernel::BLOCK_HOOKS),
-        Err(error) => Check::degraded(NAME, error.to_string(), REMEDY),
+        Err(error) => Check::degraded(NAME, error.to_string(), "-e blockio does not work"),
     }
+}
+
+/// Loads programs, with small maps, and forgets them.
+fn loads(limits: Limits, load: impl FnOnce(&mut Kernel) -> Result<(), BpfError>) -> Result<(), BpfError> {
+    let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, ..limits };
+    load(&mut Kernel::load(&Selection::All, limits, 0, std::process::id())?)
 }
 
 fn following_processes() -> Check {

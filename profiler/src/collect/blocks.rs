@@ -58,7 +58,7 @@ pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
             SIZE_NAMES.get(usize::from(key.size)).copied().unwrap_or_default().to_owned(),
             process,
             pid,
-            cgroups.get(&key.cgroup).cloned().unwrap_or_default(),
+            cgroups.get(&key.cgroup).cloned().unwrap_or_else(|| format!("[cgroup {}]", key.cgroup)),
         ];
         let row = rows.entry(labels.clone()).or_insert_with(|| Row {
             labels,

@@ -17,10 +17,10 @@ const VALUES: [(&str, &str); 9] = [
     ("merged", "count"),
     ("busy", "ns"),
     ("in_flight", "ns"),
-    ("iops", "count"),
-    ("bytes_per_s", "count"),
-    ("utilisation_per_mille", "count"),
-    ("queue_depth_thousandths", "count"),
+    ("requests", "per_s"),
+    ("bytes", "per_s"),
+    ("utilisation", "per_mille"),
+    ("queue_depth", "thousandths"),
 ];
 
 /// Counts of all devices at a moment, by number as the kernel writes it.

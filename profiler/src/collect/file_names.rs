@@ -10,6 +10,9 @@ use crate::process::{Mounts, mount_namespace, working_directory};
 /// Bytes of all names together: what is above has none.
 const MAX_BYTES: usize = 32 << 20;
 
+/// Mounts that are kept, of all namespaces.
+const MAX_MOUNTS: usize = 1 << 18;
+
 /// Devices that are looked for, in all namespaces.
 const MAX_LOOKED_FOR: usize = 1_024;
 
@@ -99,8 +102,13 @@ impl FileNames {
             if self.looked_for.len() >= MAX_LOOKED_FOR || !self.looked_for.insert((namespace, device)) {
                 return None;
             }
-            self.mounts.insert(namespace, Mounts::of(pid)?);
-            self.mounts[&namespace].place(device, path)
+            let mounts = Mounts::of(pid)?;
+            let placed = mounts.place(device, path);
+            let held: usize = self.mounts.values().map(Mounts::len).sum();
+            if held + mounts.len() <= MAX_MOUNTS {
+                self.mounts.insert(namespace, mounts);
+            }
+            placed
         })
     }
 }

@@ -86,9 +86,10 @@ fn name_renamed(rows: &mut Vec<Row>, names: &FileNames) {
     for (pid, path, count) in names.renames() {
         let pid = pid.to_string();
         let Some(&all) = places.get(&(RENAMED.to_owned(), pid.clone())) else { continue };
+        let is_full = rows.len() >= MAX_ROWS;
         let all = &mut rows[all];
         let count = count.min(all.values[renames]);
-        if count == 0 || places.len() >= MAX_ROWS {
+        if count == 0 || is_full {
             continue;
         }
         let share = all.values[time] / all.values[renames] * count;
@@ -150,9 +151,6 @@ fn values(stats: &FileStats) -> [u64; VALUES.len()] {
 /// What a reader must know of what is missing.
 pub(super) fn warnings(counts: &FileCounts) -> Vec<String> {
     let mut warnings = Vec::new();
-    if counts.unseen > 0 {
-        warnings.push(format!("{} calls for files began or ended unseen: they are not among them", counts.unseen));
-    }
     if !counts.has_rings {
         warnings.push("this kernel does not show requests of io_uring: they are not among the files".to_owned());
     }
@@ -209,7 +207,6 @@ mod tests {
             ],
             missed: 2,
             untimed: 1,
-            unseen: 0,
             has_rings: true,
         };
         let mut names = FileNames::default();

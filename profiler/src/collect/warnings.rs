@@ -50,10 +50,13 @@ pub(super) fn warnings(
     warn(ends_lost, format!("the times of {ends_lost} threads that ended are missing: raise --buffer-mb"));
     let (askers, dirtiers) =
         (session.kernel.blocks_missed(BlockMissed::Requests), session.kernel.blocks_missed(BlockMissed::Dirtiers));
-    let interrupted = session.kernel.blocks_interrupted();
+    let counts_each = |name: &str| ["block_", "file_", "net_"].iter().any(|prefix| name.starts_with(prefix));
+    let skipped = session.kernel.runs_left_out(counts_each);
     warn(
-        interrupted,
-        format!("{interrupted} requests to block devices were missed: one was done while another was counted"),
+        skipped,
+        format!(
+            "{skipped} times a program did not run, since another one ran on the CPU: what it counts misses as many"
+        ),
     );
     warn(askers, format!("who asked for {askers} requests to block devices was forgotten: too many were under way"));
     warn(

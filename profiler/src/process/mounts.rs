@@ -47,6 +47,18 @@ impl Mounts {
         Self(text.split(|&byte| byte == b'\n').filter_map(Mount::parse).collect())
     }
 
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The path under which a file is seen, from the path in its file system; `None` where that is not mounted.
     ///
     /// Of several mounts it is the one of the smallest part that the file is in, and of those the first.

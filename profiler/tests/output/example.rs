@@ -342,6 +342,27 @@ pub(crate) fn capture_with_requests() -> Capture {
         .to_vec(),
         missing: 3,
     };
+    let row = |device: &str, values: [u64; 4], total: &[(u64, u64)]| Row {
+        labels: [device, "read"].map(str::to_owned).to_vec(),
+        values: values.to_vec(),
+        distributions: vec![histogram(total)],
+    };
+    let table = Table {
+        title: "Requests to block devices".to_owned(),
+        labels: ["device", "operation"].map(str::to_owned).to_vec(),
+        // Of those that end in their unit it is not said twice, and rates have no sum.
+        values: [("time", "ns"), ("requests", "count"), ("bytes", "bytes"), ("requests", "per_s")]
+            .map(|(name, unit)| TableColumn::new(name, unit))
+            .to_vec(),
+        distributions: vec![TableColumn::new("total", "ns")],
+        rows: vec![
+            row("vda", [136_000_000, 307, 1_343_488, 61], &[(90_000, 300), (12_000_000, 7)]),
+            row("a,<b>", [40_000_000, 10, 40_960, 2], &[(4_000_000, 10)]),
+        ],
+        missing: 0,
+    };
+    assert!(table.is_sound());
+    capture.index.tables.insert("blockio".to_owned(), table);
     capture.index.origins.insert("blockio".to_owned(), summary);
     capture.index.accounting.insert("blockio".to_owned(), accounting);
     capture.profiles.push(requests);

@@ -25,7 +25,10 @@ pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Wr
         write!(writer, ", of which {} shorter ones were not kept", count(all.missing))?;
     }
     writeln!(writer, ". The longest:\n")?;
-    writeln!(writer, "| total | queue | device | wake-up | at | what | bytes | device | file | process | stack |")?;
+    writeln!(
+        writer,
+        "| total | queued | on the device | wake-up | at | what | bytes | device | file | process | stack |"
+    )?;
     writeln!(writer, "|--:|--:|--:|--:|--:|:--|--:|:--|:--|:--|:--|")?;
     for SlowShare { request, stack } in slow.iter().take(ROWS) {
         writeln!(

@@ -18,7 +18,16 @@ const TIME: &str = "time";
 /// What a column is called: with its unit, where nothing in a cell tells it.
 fn heading(column: &TableColumn) -> String {
     let name = column.name.replace('_', " ");
-    if column.unit == "bytes" { format!("{name} bytes") } else { name }
+    match column.unit.as_str() {
+        "ns" | "count" => name,
+        unit if name.ends_with(unit) => name,
+        unit => format!("{name} {}", unit.replace('_', " ")),
+    }
+}
+
+/// Whether a sum over all rows says something: not of rates and means.
+fn is_sum(column: &TableColumn) -> bool {
+    ["ns", "bytes", "count"].contains(&column.unit.as_str())
 }
 
 /// A table: its values, percentiles of its first distribution, its labels; then the other distributions.
@@ -26,7 +35,7 @@ pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
     writeln!(writer, "### {}\n", prose(&table.title))?;
     // A value that is zero in all rows is left out, but the one that the rows are in the order of.
     let shown: Vec<usize> = (0..table.values.len()).filter(|&number| number == 0 || table.total(number) > 0).collect();
-    let totals = shown.iter().map(|&number| {
+    let totals = shown.iter().filter(|&&number| is_sum(&table.values[number])).map(|&number| {
         let column = &table.values[number];
         let total = value(table.total(number), &column.unit);
         if column.name == TIME { total } else { format!("{total} {}", prose(&heading(column))) }
