@@ -153,7 +153,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the verifier refuses one.
-    pub fn load_block_programs(&mut self) -> Result<(), BpfError> {
+    pub(super) fn load_block_programs(&mut self) -> Result<(), BpfError> {
         self.pythons.expect(PythonProgram::BLOCK);
         let mut loaded = "";
         for (name, _) in hooks() {
@@ -172,7 +172,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel has nothing to attach it to.
-    pub fn begin_blocks(&mut self) -> Result<(), BpfError> {
+    pub(super) fn begin_blocks(&mut self) -> Result<(), BpfError> {
         for (name, tracepoint) in hooks() {
             let program: &mut RawTracePoint = self.program(name)?;
             let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
@@ -187,7 +187,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn end_blocks(&mut self) -> Result<(), BpfError> {
+    pub(super) fn end_blocks(&mut self) -> Result<(), BpfError> {
         for (name, link) in std::mem::take(&mut self.blocks.links) {
             let program: &mut RawTracePoint = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;

@@ -29,7 +29,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the verifier refuses one.
-    pub fn load_call_programs(&mut self) -> Result<(), BpfError> {
+    pub(super) fn load_call_programs(&mut self) -> Result<(), BpfError> {
         self.pythons.expect(PythonProgram::SYSCALL);
         for (name, _) in HOOKS {
             let program: &mut RawTracePoint = self.program(name)?;
@@ -43,7 +43,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel has nothing to attach it to.
-    pub fn begin_calls(&mut self) -> Result<(), BpfError> {
+    pub(super) fn begin_calls(&mut self) -> Result<(), BpfError> {
         for (name, tracepoint) in HOOKS {
             let program: &mut RawTracePoint = self.program(name)?;
             let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
@@ -57,7 +57,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn end_calls(&mut self) -> Result<(), BpfError> {
+    pub(super) fn end_calls(&mut self) -> Result<(), BpfError> {
         for (name, link) in std::mem::take(&mut self.calls.links) {
             let program: &mut RawTracePoint = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;

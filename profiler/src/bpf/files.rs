@@ -102,7 +102,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the verifier refuses one.
-    pub fn load_file_programs(&mut self) -> Result<(), BpfError> {
+    pub(super) fn load_file_programs(&mut self) -> Result<(), BpfError> {
         self.pythons.expect(PythonProgram::FILE);
         for (name, _) in PROGRAMS {
             let program: &mut TracePoint = self.program(name)?;
@@ -120,7 +120,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel has no tracepoints of system calls.
-    pub fn begin_files(&mut self) -> Result<(), BpfError> {
+    pub(super) fn begin_files(&mut self) -> Result<(), BpfError> {
         for (name, tracepoint) in OTHERS {
             let program: &mut RawTracePoint = self.program(name)?;
             program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
@@ -173,7 +173,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When a map cannot be written.
-    pub fn end_files(&mut self) -> Result<(), BpfError> {
+    pub(super) fn end_files(&mut self) -> Result<(), BpfError> {
         let ended_ns = self.controlled.ended_ns.min(clock_ns(libc::CLOCK_MONOTONIC));
         self.write_control(Control { ended_ns, ..self.controlled })?;
         let events = std::mem::take(&mut self.files.events);

@@ -5,6 +5,7 @@
 mod blocks;
 mod btf;
 mod calls;
+mod counted;
 mod drain;
 mod error;
 mod faults;

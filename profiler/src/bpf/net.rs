@@ -181,7 +181,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the verifier refuses one, or the kernel lacks what they are attached to.
-    pub fn load_net_programs(&mut self) -> Result<(), BpfError> {
+    pub(super) fn load_net_programs(&mut self) -> Result<(), BpfError> {
         let hook = NetHook::detect()?;
         self.net.hook = Some(hook);
         let mut tracepoints = CONNECTIONS.to_vec();
@@ -223,7 +223,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel has nothing to attach it to.
-    pub fn begin_net(&mut self) -> Result<(), BpfError> {
+    pub(super) fn begin_net(&mut self) -> Result<(), BpfError> {
         let messages = if self.net.hook == Some(NetHook::Tracepoints) { &MESSAGES[..] } else { &[] };
         // Connections first: of a socket that is seen it is known when it closes.
         for &(name, tracepoint) in CONNECTIONS.iter().chain(messages) {
@@ -261,7 +261,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn end_net(&mut self) -> Result<(), BpfError> {
+    pub(super) fn end_net(&mut self) -> Result<(), BpfError> {
         for (name, link) in std::mem::take(&mut self.net.exits) {
             let program: &mut FExit = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;

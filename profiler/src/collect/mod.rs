@@ -21,6 +21,7 @@ mod record;
 mod remainder;
 mod session;
 mod summary;
+mod tables;
 mod target;
 mod thread_times;
 mod timeline;

@@ -78,18 +78,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
     let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
-    if limits.calls {
-        kernel.load_call_programs()?;
-    }
-    if limits.net {
-        kernel.load_net_programs()?;
-    }
-    if limits.files {
-        kernel.load_file_programs()?;
-    }
-    if limits.blocks {
-        kernel.load_block_programs()?;
-    }
+    kernel.load_counted(limits)?;
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
@@ -102,19 +91,8 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     if let Some(hook) = hook {
         session.kernel.begin_waits(hook, wakers)?;
     }
-    if limits.calls {
-        session.kernel.begin_calls()?;
-    }
-    if limits.net {
-        session.kernel.begin_net()?;
-    }
-    if limits.files {
-        session.kernel.begin_files()?;
-    }
-    if limits.blocks {
-        session.kernel.begin_blocks()?;
-        session.disks = Disks::read();
-    }
+    session.kernel.begin_counted(limits)?;
+    session.disks = Disks::read();
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;

@@ -5,22 +5,18 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use profiler_common::block::BlockMissed;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use profiler_common::number_pace::Chosen;
 
 use super::blocks;
-use super::calls;
 use super::command::{CommandEnd, RunningCommand};
-use super::disks::{DEVICES, Disks};
 use super::events::{EventCounts, Events};
-use super::files;
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
-use super::net;
 use super::record::Recording;
 use super::session::Session;
+use super::tables::tables;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
@@ -56,12 +52,7 @@ pub(super) fn summarize(
         session.kernel.end_waits()?;
     }
     let counts = events.stop();
-    session.kernel.end_calls()?;
-    session.kernel.end_net()?;
-    if facts.limits.files {
-        session.kernel.end_files()?;
-    }
-    session.kernel.end_blocks()?;
+    session.kernel.end_counted(facts.limits)?;
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -95,36 +86,7 @@ pub(super) fn summarize(
     let (times, locks) = (std::mem::take(&mut session.times), std::mem::take(&mut session.locks));
     let thread_times = if has_waits { times.into_rows() } else { Vec::new() };
     let (lock_times, locks_left_out_ns) = if has_locks { locks.into_rows() } else { (Vec::new(), 0) };
-    let mut tables = BTreeMap::new();
-    if facts.limits.calls {
-        let table = calls::table(&session.kernel.take_call_stats()?, session.kernel.calls_uncounted());
-        tables.insert(Origin::Syscall.row().name.to_owned(), table);
-    }
-    let mut of_net = Vec::new();
-    if facts.limits.net {
-        let counted = session.kernel.take_net()?;
-        of_net = net::warnings(&counted);
-        tables.insert(Origin::Net.row().name.to_owned(), net::table(&counted));
-    }
-    let mut file_warnings = Vec::new();
-    if facts.limits.files {
-        let counts = session.kernel.take_file_counts()?;
-        file_warnings = files::warnings(&counts);
-        tables.insert(Origin::FileIo.row().name.to_owned(), files::table(&counts, &session.file_names));
-    }
-    if facts.limits.blocks {
-        let missed = |what| session.kernel.blocks_missed(what);
-        let (of_stats, of_files) = (missed(BlockMissed::Stats), missed(BlockMissed::Files));
-        let (stats, files) = (session.kernel.block_stats()?, session.kernel.block_files()?);
-        tables.insert(Origin::BlockIo.row().name.to_owned(), blocks::table(&stats, of_stats));
-        let waits = blocks::waits(&session.kernel.block_waits()?, missed(BlockMissed::Waits));
-        let devices = stats.iter().map(|(key, _)| key.device).collect();
-        let devices = Disks::read().since(&session.disks, &devices, facts.duration);
-        tables.insert(DEVICES.to_owned(), devices);
-        session.latencies.end_slice(facts.duration, &stats);
-        tables.insert(blocks::WAITS.to_owned(), waits);
-        tables.insert(blocks::FILES.to_owned(), blocks::files(&files, &session.file_names, of_files));
-    }
+    let (tables, of_tables) = tables(&mut session, facts.limits, facts.duration)?;
     let highest = |chosen| session.kernel.highest_weight(chosen);
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
@@ -142,8 +104,7 @@ pub(super) fn summarize(
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
     let mut warnings = warnings(&session, &facts, sampled, counts.cpus_changed);
     warnings.extend(of_lasting);
-    warnings.extend(of_net);
-    warnings.extend(file_warnings);
+    warnings.extend(of_tables);
     if locks_left_out_ns > 0 {
         let seconds = Duration::from_nanos(locks_left_out_ns).as_secs_f64();
         warnings.push(format!("{seconds:.3} s of waits for the least of the locks are not in the table of locks"));
