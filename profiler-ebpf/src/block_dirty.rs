@@ -144,27 +144,22 @@ fn claim(file: &mut DirtyFile, process: u64) -> Option<usize> {
     (free < MAX_DIRTIERS).then_some(free)
 }
 
-/// Takes up to `bytes` that are written back of a file; returns whose they are, and how many. All of them where `all` says so,
-/// or nobody has as many: a page may be written back again before it is known to be dirty.
+/// Takes up to `bytes` that are written back of a file from whoever has had dirty pages for longest; returns whose they are, and
+/// how many. `None` where nobody has any that is known: they were dirty before the recording began, or of somebody who was not
+/// asked for.
 #[inline(always)]
-pub(crate) fn take(file: &mut DirtyFile, bytes: u64, all: bool) -> Option<(usize, u64)> {
+pub(crate) fn take(file: &mut DirtyFile, bytes: u64) -> Option<(usize, u64)> {
     let (mut oldest, mut oldest_ns) = (MAX_DIRTIERS, u64::MAX);
-    let (mut latest, mut latest_ns) = (MAX_DIRTIERS, 0);
     let mut slot = 0;
     while slot < MAX_DIRTIERS {
         let dirtier = &file.dirtiers[slot];
-        if dirtier.asker.process != 0 {
-            if dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
-                (oldest, oldest_ns) = (slot, dirtier.since_ns);
-            }
-            if dirtier.since_ns >= latest_ns {
-                (latest, latest_ns) = (slot, dirtier.since_ns);
-            }
+        if dirtier.asker.process != 0 && dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
+            (oldest, oldest_ns) = (slot, dirtier.since_ns);
         }
         slot += 1;
     }
     if oldest == MAX_DIRTIERS {
-        return (latest < MAX_DIRTIERS).then_some((latest, bytes));
+        return None;
     }
     let dirtier = &mut file.dirtiers[oldest % MAX_DIRTIERS];
     // SAFETY: a reference is valid and aligned. Volatile: others add to it.
@@ -172,5 +167,5 @@ pub(crate) fn take(file: &mut DirtyFile, bytes: u64, all: bool) -> Option<(usize
     let part = if has < bytes { has } else { bytes };
     // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
     unsafe { atomic::add(&raw mut dirtier.bytes, part.wrapping_neg()) };
-    Some((oldest, if all { bytes } else { part }))
+    Some((oldest, part))
 }
