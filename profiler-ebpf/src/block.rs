@@ -489,9 +489,11 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
             } else {
                 DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + dirtier as u64
             };
-            credit_bytes(at, part);
-            left -= part;
             turns += 1;
+            if part > 0 {
+                credit_bytes(at, part);
+                left -= part;
+            }
         }
         // Nor is the rest that of who wrote to another page of the file.
         if left > 0 {
