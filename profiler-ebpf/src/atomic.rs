@@ -46,6 +46,28 @@ pub(crate) unsafe fn raise(cell: *mut u64, value: u64) {
     }
 }
 
+/// Takes up to `value` of `*cell`; returns how much. 0 where there is nothing, or others take time and again at the same time.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn take(cell: *mut u64, value: u64) -> u64 {
+    for _ in 0..4 {
+        // SAFETY: the caller's promise.
+        let before = unsafe { core::ptr::read_volatile(cell) };
+        let part = if before < value { before } else { value };
+        if part == 0 {
+            return 0;
+        }
+        // SAFETY: as above.
+        if unsafe { replace(cell, before, before - part) } {
+            return part;
+        }
+    }
+    0
+}
+
 /// Stores `value` where there is 0, with a full barrier; false where there is not.
 ///
 /// # Safety

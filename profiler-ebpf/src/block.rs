@@ -482,20 +482,24 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
         let who = asker(done.place).map_or(0, |asker| asker.process);
         let mut turns = 0;
         while turns < MAX_DIRTIERS && left > 0 {
-            let Some((dirtier, part)) = block_dirty::take(file, left, turns == MAX_DIRTIERS - 1) else { break };
+            let Some((dirtier, part)) = block_dirty::take(file, left) else { break };
             // Who writes back what he wrote himself is known with the stack on which he does.
             let at = if file.dirtiers[dirtier].asker.process == who {
                 done.place
             } else {
                 DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + dirtier as u64
             };
-            credit_bytes(at, part);
-            left -= part;
             turns += 1;
+            if part > 0 {
+                credit_bytes(at, part);
+                left -= part;
+            }
         }
-        if turns > 0 {
-            return u32::from(is_last == 0);
+        // Nor is the rest that of who wrote to another page of the file.
+        if left > 0 {
+            credit_bytes(NO_REQUEST, left);
         }
+        return u32::from(is_last == 0);
     }
     // What was dirty before the recording began is nobody's that is known, and not the kernel's who writes it back.
     let of_kernel = BLOCK_REQUESTS.get(done.place as u32).is_some_and(|request| request.flags & OF_KERNEL != 0);

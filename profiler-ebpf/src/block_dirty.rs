@@ -32,13 +32,22 @@ pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     let Some((index, file)) = add(inode, now) else { return 0 };
     let bytes = bytes(context.arg(0));
-    let Some(slot) = claim(file, process_of(task.start_time_ns(), task.pid)) else {
+    let process_number = process_of(task.start_time_ns(), task.pid);
+    let Some((slot, is_new)) = claim(file, process_number) else {
         missed(BlockMissed::Dirtiers);
         return 0;
     };
     let dirtier = &mut file.dirtiers[slot % MAX_DIRTIERS];
-    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
-    if unsafe { atomic::add(&raw mut dirtier.bytes, bytes) } == 0 {
+    // SAFETY: the pointers are to a map element that every CPU writes, hence atomic and volatile.
+    let (before, owner) = unsafe {
+        let before = atomic::add(&raw mut dirtier.bytes, bytes);
+        (before, core::ptr::read_volatile(&raw const dirtier.asker.process))
+    };
+    // Another has claimed the place meanwhile, or had still added to it: he has the bytes of both.
+    if owner != process_number || (is_new && before != 0) {
+        missed(BlockMissed::Dirtiers);
+    }
+    if owner == process_number && (is_new || before == 0) {
         dirtier.since_ns = now;
         let at = DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + slot as u64;
         identify(&task, &mut dirtier.asker);
@@ -126,51 +135,58 @@ fn clear(file: &mut DirtyFile, number: u64) -> bool {
 }
 
 /// The place of a process among those that write to a file: its own, a free one, or that of one whose pages are all written
-/// back.
+/// back. And whether it was another's.
 #[inline(always)]
-fn claim(file: &mut DirtyFile, process: u64) -> Option<usize> {
-    let mut free = MAX_DIRTIERS;
-    let mut slot = 0;
-    while slot < MAX_DIRTIERS {
-        let dirtier = &file.dirtiers[slot];
-        if dirtier.asker.process == process {
-            return Some(slot);
+fn claim(file: &mut DirtyFile, process: u64) -> Option<(usize, bool)> {
+    // Another time where others claim the same one at the same time, among them maybe a thread of this process.
+    for _ in 0..2 {
+        let (mut free, mut owner) = (MAX_DIRTIERS, 0);
+        let mut slot = 0;
+        while slot < MAX_DIRTIERS {
+            let dirtier = &file.dirtiers[slot];
+            // SAFETY: references are valid and aligned. Volatile: others may claim it at any time.
+            let (found, bytes) = unsafe {
+                let found = core::ptr::read_volatile(&raw const dirtier.asker.process);
+                (found, core::ptr::read_volatile(&raw const dirtier.bytes))
+            };
+            if found == process {
+                return Some((slot, false));
+            }
+            if bytes == 0 && (free == MAX_DIRTIERS || (found == 0 && owner != 0)) {
+                (free, owner) = (slot, found);
+            }
+            slot += 1;
         }
-        if dirtier.bytes == 0 && (free == MAX_DIRTIERS || dirtier.asker.process == 0) {
-            free = slot;
+        if free == MAX_DIRTIERS {
+            return None;
         }
-        slot += 1;
+        let cell = &raw mut file.dirtiers[free % MAX_DIRTIERS].asker.process;
+        // SAFETY: the pointer is to a map element that every CPU may claim, hence atomic.
+        if unsafe { atomic::replace(cell, owner, process) } {
+            return Some((free, true));
+        }
     }
-    (free < MAX_DIRTIERS).then_some(free)
+    None
 }
 
-/// Takes up to `bytes` that are written back of a file; returns whose they are, and how many. All of them where `all` says so,
-/// or nobody has as many: a page may be written back again before it is known to be dirty.
+/// Takes up to `bytes` that are written back of a file from whoever has had dirty pages for longest; returns whose they are, and
+/// how many, which may be none. `None` where nobody has any that is known: they were dirty before the recording began, or of somebody who was not
+/// asked for.
 #[inline(always)]
-pub(crate) fn take(file: &mut DirtyFile, bytes: u64, all: bool) -> Option<(usize, u64)> {
+pub(crate) fn take(file: &mut DirtyFile, bytes: u64) -> Option<(usize, u64)> {
     let (mut oldest, mut oldest_ns) = (MAX_DIRTIERS, u64::MAX);
-    let (mut latest, mut latest_ns) = (MAX_DIRTIERS, 0);
     let mut slot = 0;
     while slot < MAX_DIRTIERS {
         let dirtier = &file.dirtiers[slot];
-        if dirtier.asker.process != 0 {
-            if dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
-                (oldest, oldest_ns) = (slot, dirtier.since_ns);
-            }
-            if dirtier.since_ns >= latest_ns {
-                (latest, latest_ns) = (slot, dirtier.since_ns);
-            }
+        if dirtier.asker.process != 0 && dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
+            (oldest, oldest_ns) = (slot, dirtier.since_ns);
         }
         slot += 1;
     }
     if oldest == MAX_DIRTIERS {
-        return (latest < MAX_DIRTIERS).then_some((latest, bytes));
+        return None;
     }
     let dirtier = &mut file.dirtiers[oldest % MAX_DIRTIERS];
-    // SAFETY: a reference is valid and aligned. Volatile: others add to it.
-    let has = unsafe { core::ptr::read_volatile(&raw const dirtier.bytes) };
-    let part = if has < bytes { has } else { bytes };
     // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
-    unsafe { atomic::add(&raw mut dirtier.bytes, part.wrapping_neg()) };
-    Some((oldest, if all { bytes } else { part }))
+    Some((oldest, unsafe { atomic::take(&raw mut dirtier.bytes, bytes) }))
 }

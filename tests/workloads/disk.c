@@ -1,7 +1,8 @@
 /* Reads and writes known numbers of bytes, and times what it waits for.
  *
  * Arguments: "direct FILE SIZE COUNT", which writes and then reads past the page cache, in requests of SIZE bytes; "writers
- * DIRECTORY BYTES", in which two processes write BYTES and twice as much to a file each, and a third one syncs. */
+ * DIRECTORY BYTES", in which two processes write BYTES and twice as much to a file each, and a third one syncs; "append FILE BYTES", which appends
+ * BYTES and syncs. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -96,9 +97,21 @@ static int writers(const char *directory, long bytes) {
     return 0;
 }
 
+static int append(const char *path, long bytes) {
+    static char block[BLOCK];
+    int file = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    say_ready();
+    int works = file >= 0 && bytes <= BLOCK && write(file, block, bytes) == bytes && fsync(file) == 0;
+    printf("{\"bytes\": %ld, \"works\": %s}\n", bytes, works ? "true" : "false");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc > 4 && strcmp(argv[1], "direct") == 0) {
         return direct(argv[2], strtoul(argv[3], NULL, 10), strtol(argv[4], NULL, 10));
+    }
+    if (argc > 3 && strcmp(argv[1], "append") == 0) {
+        return append(argv[2], strtol(argv[3], NULL, 10));
     }
     return argc > 3 && strcmp(argv[1], "writers") == 0 ? writers(argv[2], strtol(argv[3], NULL, 10)) : 2;
 }

@@ -213,6 +213,27 @@ fn what_is_written_back_belongs_to_who_wrote_it() {
     check_sums(&captured);
 }
 
+#[test]
+fn what_was_dirty_before_the_recording_is_not_that_of_who_appends_to_the_file() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let file = directory.path().join("dirty");
+    let path = file.to_str().expect("UTF-8");
+    // Not recorded: the test is not the profiler's child.
+    std::fs::write(&file, vec![1; 64 << 20]).expect("write a file");
+    let captured = Record::new().args(["-e", "blockio"]).program(&disk().build(), &["append", path, "4096"]).run();
+    let truth = captured.truth();
+    assert_eq!(truth["works"], true, "{truth}");
+    if rows(&captured, "blockio", &[]).is_empty() {
+        return missing("the scratch directory is on no block device");
+    }
+    let of_file = rows(&captured, "blockio_files", &[("file", path)]);
+    let bytes = sum(&of_file, "bytes");
+    println!("{bytes} of {} bytes", truth["bytes"]);
+    assert!(bytes > 0 && bytes <= truth["bytes"].as_u64().expect("bytes").next_multiple_of(4096), "{of_file:#?}");
+    check_sums(&captured);
+}
+
 /// A cgroup (version 1) with a limit on a device; removed when it is dropped, once it is empty.
 struct Limit(PathBuf);
 
