@@ -199,7 +199,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     request.tid = running.tid;
     block_wait::note_request(request.tid);
     identify(&task, &mut request.asker);
-    ask(&context, &task, process, &mut request.asker, u64::from(at));
+    ask(&context, &task, process, &mut request.asker, u64::from(at), weight(Chosen::BlockIo));
     0
 }
 
@@ -239,17 +239,50 @@ pub(crate) fn identify(task: &Task, asker: &mut Asker) {
     asker.value.process_comm = last.process_comm;
 }
 
-/// Notes his chains, if they are chosen. `at`: where, for [`asker`].
+/// Notes the chains of one whose requests are yet to be made, or are held back: of how many bytes they will be does not follow
+/// from how often he is seen, so he counts for himself, and without chains where there are too many to walk. `at`: as for
+/// [`ask`].
 #[inline(always)]
-pub(crate) fn ask(
+pub(crate) fn ask_ahead(
     context: &RawTracePointContext,
     task: &Task,
     process: Option<&'static Process>,
     asker: &mut Asker,
     at: u64,
 ) {
-    asker.weight = weight();
-    if asker.weight == 0 {
+    if weight(Chosen::BlockOthers) == 0 {
+        without_chains(task, process, asker);
+    } else {
+        ask(context, task, process, asker, at, 1);
+    }
+}
+
+/// Notes that the chains of who asks are not known; his requests are in the profile without them.
+#[inline(always)]
+pub(crate) fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
+    asker.weight = 1;
+    asker.key.tid = task.tid;
+    asker.key.generation = process.map_or(0, |process| process.generation);
+    asker.key.origin = Origin::BlockIo as u16;
+    asker.key.user_stack = Outcome::StackMissing as u64;
+    asker.key.kernel_stack = 0;
+    asker.value.thread_comm = task.thread_comm();
+    asker.value.user_outcome = Outcome::StackMissing as u8;
+    asker.value.kernel_outcome = Outcome::Complete as u8;
+}
+
+/// Notes his chains, if they are chosen. `at`: where, for [`asker`]; `weight`: how many requests this one counts for.
+#[inline(always)]
+fn ask(
+    context: &RawTracePointContext,
+    task: &Task,
+    process: Option<&'static Process>,
+    asker: &mut Asker,
+    at: u64,
+    weight: u64,
+) {
+    asker.weight = weight;
+    if weight == 0 {
         return;
     }
     let Some(window) = window::enter() else {
@@ -279,10 +312,10 @@ pub(crate) fn process_of(start_time_ns: u64, pid: u32) -> u64 {
     hash_word(start_time_ns, u64::from(pid)) | 1
 }
 
-/// How many requests this one counts for; 0 when it is left out of the profile.
+/// How many requests this one counts for; 0 when it is left out of the profile. Of others whether to walk.
 #[inline(always)]
-fn weight() -> u64 {
-    let Some(pace) = NUMBER_PACE.get_ptr_mut(Chosen::BlockIo as u32) else { return 0 };
+fn weight(chosen: Chosen) -> u64 {
+    let Some(pace) = NUMBER_PACE.get_ptr_mut(chosen as u32) else { return 0 };
     // SAFETY: the element is this CPU's, and requests are made with preemption off; the helpers take no argument.
     unsafe { (*pace).step(1, || bpf_get_prandom_u32(), || bpf_ktime_get_ns()) }
 }

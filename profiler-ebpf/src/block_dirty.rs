@@ -9,7 +9,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{BlockMissed, DirtyFile, MAX_DIRTIERS, MAX_DIRTY_FILES, REQUEST_PLACES, place};
 
 use crate::atomic;
-use crate::block::{DIRTIERS_AT, ask, identify, missed, process_of};
+use crate::block::{DIRTIERS_AT, ask_ahead, identify, missed, process_of};
 use crate::config::config;
 use crate::maps::DIRTY_FILES;
 use crate::task::{Task, Wanted, kernel_number, kernel_word};
@@ -51,7 +51,7 @@ pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
         dirtier.since_ns = now;
         let at = DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + slot as u64;
         identify(&task, &mut dirtier.asker);
-        ask(&context, &task, process, &mut dirtier.asker, at);
+        ask_ahead(&context, &task, process, &mut dirtier.asker, at);
     }
     0
 }
