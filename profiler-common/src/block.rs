@@ -375,8 +375,10 @@ pub const MAX_BLOCK_WAITS: u32 = 512;
 pub struct DirtyFile {
     /// Address of its inode; 0 in an element that is free.
     pub inode: u64,
-    /// Number of its inode: the address may be used again.
+    /// Number of its inode, and what tells it from an earlier one of that number: the address may be used again.
     pub number: u64,
+    /// See there.
+    pub generation: u64,
     /// When it was written to last, in ns of the monotonic clock.
     pub written_ns: u64,
     /// Who did, in no order.
@@ -620,7 +622,7 @@ mod tests {
         assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
         assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
-        assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
+        assert_eq!(size_of::<DirtyFile>(), 32 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
         assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);
         assert_eq!(size_of::<BlockWaiter>(), 7 * 8 + size_of::<Asker>());

@@ -511,7 +511,10 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
         identify_file(done);
     }
     let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.bio);
-    if is_written_back && let Some((index, file)) = block_dirty::find(done.inode) {
+    if is_written_back && let Some((index, file)) = block_dirty::find(done.inode)
+        && file.number == done.file.file.inode
+        && file.generation == u64::from(done.file.file.generation)
+    {
         let who = asker(done.place).map_or(0, |asker| asker.process);
         let mut turns = 0;
         while turns < MAX_DIRTIERS && left > 0 {
