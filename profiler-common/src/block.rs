@@ -98,8 +98,8 @@ pub struct BlockOffsets {
     pub kthread_data: u32,
     /// `worker.current_func`.
     pub worker_function: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 where the program that notes when requests are given to their devices is attached.
+    pub issue_is_noted: u32,
 }
 
 impl BlockOffsets {
@@ -148,7 +148,7 @@ impl BlockOffsets {
         task_worker: 0,
         kthread_data: 0,
         worker_function: 0,
-        reserved: 0,
+        issue_is_noted: 0,
     };
 }
 
@@ -282,6 +282,9 @@ pub const THROTTLED: u32 = 1;
 
 /// A thread of the kernel made the request.
 pub const OF_KERNEL: u32 = 2;
+
+/// Who made the request was not asked for: only its times are known, should those have been who made dirty what it writes.
+pub const UNASKED: u32 = 4;
 
 /// Elements of the `BLOCK_REQUESTS` map, a power of two: 1.5 MB.
 pub const MAX_REQUESTS: u32 = 8192;

@@ -12,7 +12,7 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
     Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW, OF_KERNEL,
-    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, group, is_write, place, size_class,
+    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, UNASKED, group, is_write, place, size_class,
 };
 use profiler_common::config::{Filter, Process};
 use profiler_common::counters::Outcome;
@@ -185,8 +185,10 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     let task = running.in_namespace();
     let wanted = task.as_ref().map_or(Wanted::No, Task::wanted);
     let (Some(task), Wanted::Yes(process)) = (task, wanted) else {
-        // The address may have been that of another request.
-        if let Some(noted) = find(bio as u64) {
+        if config!(block.issue_is_noted) != 0 && is_write(kernel_number(bio, config!(block.bio_flags))) {
+            note_times(bio);
+        } else if let Some(noted) = find(bio as u64) {
+            // The address may have been that of another request.
             noted.remove();
         }
         return 0;
@@ -201,6 +203,16 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     identify(&task, &mut request.asker);
     ask(&context, &task, process, &mut request.asker, u64::from(at), weight(Chosen::BlockIo));
     0
+}
+
+/// Notes when a request is made by somebody who was not asked for: who made dirty what it writes is known when it is done.
+#[inline(always)]
+fn note_times(bio: *const u8) {
+    let Some(Noted { request, .. }) = add(bio as u64) else { return };
+    // SAFETY: takes no argument.
+    request.made_ns = unsafe { bpf_ktime_get_ns() };
+    request.issued_ns = 0;
+    request.flags = UNASKED;
 }
 
 /// Notes when a request is given to its device. Argument: the request.
@@ -414,7 +426,7 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     let found = find(bio);
     let (made_ns, noted_ns) = match &found {
         Some(Noted { at, request, .. }) => {
-            done.place = u64::from(*at);
+            done.place = if request.flags & UNASKED != 0 { NO_REQUEST } else { u64::from(*at) };
             (request.made_ns, request.issued_ns)
         }
         // The flush that comes before a write or after it, and ends when that has been counted.
@@ -430,7 +442,9 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     if Recorded::read().is_none_or(|recorded| recorded.length(started_ns, now) != now - started_ns) {
         return 0;
     }
-    if let Some(Noted { request, .. }) = &found {
+    if let Some(Noted { request, .. }) = &found
+        && request.flags & UNASKED == 0
+    {
         let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
         block_wait::note_done(request.tid, started_ns, issued_ns, now, request.flags & THROTTLED);
     }
