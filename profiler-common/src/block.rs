@@ -566,7 +566,7 @@ pub enum BlockMissed {
     Stats = 0,
     /// Requests of files in no row of the table of files.
     Files = 1,
-    /// Requests under way whose asker was forgotten, for want of room.
+    /// Requests under way whose asker was forgotten, for want of room, or cannot be told: a cgroup's limit held it back.
     Requests = 2,
     /// Files and processes whose writes to the page cache could not be noted.
     Dirtiers = 3,

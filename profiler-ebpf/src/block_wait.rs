@@ -22,7 +22,7 @@ use crate::block::{WAITERS_AT, ask_ahead, identify, missed, process_of, without_
 use crate::config::config;
 use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER, PROCESSES};
 use crate::recorded::Recorded;
-use crate::task::{Task, Wanted, comm_of, kernel_number, kernel_word};
+use crate::task::{Task, Wanted, comm_of, is_asked, kernel_number, kernel_word};
 
 /// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -127,13 +127,18 @@ pub(crate) fn ask_for(task: *const u8, tid: u32, asker: &mut Asker) -> bool {
     // SAFETY: an entry is replaced as a whole, and the old one stays until this program has ended.
     let process = unsafe { PROCESSES.get(pid) };
     let is_listed = process.is_some_and(|process| process.flags & PROCESS_TARGET != 0);
-    if config!(pid_namespace_inode) != 0
-        || pid == config!(self_pid)
-        || (filter != Filter::All as u32 && !(filter == Filter::Processes as u32 && is_listed))
-    {
+    // Neither its number in another namespace nor its cgroup can be told from here.
+    if config!(pid_namespace_inode) != 0 || filter == Filter::Cgroup as u32 {
+        missed(BlockMissed::Requests);
         return false;
     }
     let leader = kernel_word(task, config!(task.group_leader)) as *const u8;
+    if pid == config!(self_pid)
+        || (filter == Filter::Processes as u32 && !is_listed)
+        || (filter == Filter::Comm as u32 && !is_asked(&comm_of(task)) && !is_asked(&comm_of(leader)))
+    {
+        return false;
+    }
     asker.lost = 0;
     asker.weight = 1;
     asker.key = RecordKey {
