@@ -555,7 +555,7 @@ pub struct SlowWakeUp {
     pub wake_up_ns: u64,
 }
 
-/// Slow requests that are sent, at most.
+/// Slow requests that are sent, at most: the first. Each has a sample of its own in the profile.
 pub const MAX_SLOW: u64 = 10_000;
 
 /// What the programs could not note: elements of the `BLOCKS_MISSED` map.

@@ -525,7 +525,8 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
         identify_file(done);
     }
     let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.bio);
-    if is_written_back && let Some((index, file)) = block_dirty::find(done.inode)
+    if is_written_back
+        && let Some((index, file)) = block_dirty::find(done.inode)
         && file.number == done.file.file.inode
         && file.generation == u64::from(done.file.file.generation)
     {

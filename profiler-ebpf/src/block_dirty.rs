@@ -101,9 +101,8 @@ fn add(inode: u64, now: u64) -> Option<(u32, &'static mut DirtyFile)> {
         let at = place(inode, index, MAX_DIRTY_FILES);
         let file = DIRTY_FILES.get_ptr_mut(at)?;
         // SAFETY: the pointer is to a map element that every CPU writes, hence volatile.
-        let written_ns = unsafe {
-            if is_gone(&*file) { 0 } else { core::ptr::read_volatile(&raw const (*file).written_ns) }
-        };
+        let written_ns =
+            unsafe { if is_gone(&*file) { 0 } else { core::ptr::read_volatile(&raw const (*file).written_ns) } };
         if written_ns < oldest_ns {
             (oldest, oldest_ns) = (at, written_ns);
         }
