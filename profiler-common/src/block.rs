@@ -273,6 +273,8 @@ pub struct BlockRequest {
     pub tid: u32,
     /// [`THROTTLED`] and the like.
     pub flags: u32,
+    /// Bytes of it that were done before the rest.
+    pub done_bytes: u64,
     /// Who made it.
     pub asker: Asker,
 }
@@ -285,6 +287,9 @@ pub const OF_KERNEL: u32 = 2;
 
 /// Who made the request was not asked for: only its times are known, should those have been who made dirty what it writes.
 pub const UNASKED: u32 = 4;
+
+/// A part of the request failed, and the rest went on.
+pub const FAILED: u32 = 8;
 
 /// Elements of the `BLOCK_REQUESTS` map, a power of two: 1.5 MB.
 pub const MAX_REQUESTS: u32 = 8192;
@@ -624,7 +629,7 @@ mod tests {
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
-        assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<BlockRequest>(), 4 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<DirtyFile>(), 32 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
         assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);

@@ -11,8 +11,9 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_pr
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW, OF_KERNEL,
-    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, UNASKED, group, is_write, place, size_class,
+    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, FAILED, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW,
+    OF_KERNEL, PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, UNASKED, group, is_write, place,
+    size_class,
 };
 use profiler_common::config::{Filter, Process};
 use profiler_common::counters::Outcome;
@@ -178,6 +179,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
         // SAFETY: takes no argument.
         noted.request.made_ns = unsafe { bpf_ktime_get_ns() };
         noted.request.issued_ns = 0;
+        noted.request.done_bytes = 0;
         noted.request.flags = THROTTLED;
         noted.request.tid = tid;
         return 0;
@@ -197,6 +199,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     // SAFETY: takes no argument.
     request.made_ns = unsafe { bpf_ktime_get_ns() };
     request.issued_ns = 0;
+    request.done_bytes = 0;
     request.flags = if running.is_kernel_thread() { OF_KERNEL } else { 0 };
     request.tid = running.tid;
     block_wait::note_request(request.tid);
@@ -212,6 +215,7 @@ fn note_times(bio: *const u8) {
     // SAFETY: takes no argument.
     request.made_ns = unsafe { bpf_ktime_get_ns() };
     request.issued_ns = 0;
+    request.done_bytes = 0;
     request.flags = UNASKED;
 }
 
@@ -416,14 +420,20 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     let flags = number(request, config!(block.request_flags));
     let length = number(request, config!(block.request_length));
     let bio = word(request, config!(block.request_bio));
-    // Without a part it is the kernel's own, to flush for others. One that goes on is counted when it is done.
+    // Without a part it is the kernel's own, to flush for others.
     let operation = flags & 0xff;
-    if bio == 0 || bytes < length || operation == PASSTHROUGH[0] || operation == PASSTHROUGH[1] {
+    if bio == 0 || operation == PASSTHROUGH[0] || operation == PASSTHROUGH[1] {
         return 0;
     }
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
+    // One that goes on is counted when all is done, but for the bytes: the parts that are done are not there any more then.
+    let goes_on = bytes < length;
     let found = find(bio);
+    let (done_bytes, failed) = match &found {
+        Some(Noted { request, .. }) => (request.done_bytes, u64::from(request.flags & FAILED != 0)),
+        None => (0, 0),
+    };
     let (made_ns, noted_ns) = match &found {
         Some(Noted { at, request, .. }) => {
             done.place = if request.flags & UNASKED != 0 { NO_REQUEST } else { u64::from(*at) };
@@ -443,6 +453,7 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
         return 0;
     }
     if let Some(Noted { request, .. }) = &found
+        && !goes_on
         && request.flags & UNASKED == 0
     {
         let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
@@ -451,9 +462,11 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     let total_ns = now.saturating_sub(started_ns);
     let queue_ns = issued_ns.saturating_sub(started_ns);
     done.times_ns = [total_ns, queue_ns, total_ns.saturating_sub(queue_ns)];
-    done.failed = u64::from(error != 0);
-    done.counted = 0;
-    done.left = u64::from(length);
+    done.failed = u64::from(error != 0) | failed;
+    done.counted = u64::from(goes_on);
+    done.left = u64::from(if goes_on { bytes } else { length });
+    done.done_bytes = done_bytes;
+    done.length = done_bytes + u64::from(length);
     read(&mut done.bio, bio as *const u8);
     done.part = bio;
     if now - done.read_ns > READ_AGAIN_NS {
@@ -467,23 +480,50 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     }
     done.key.device = done.read_device.1 as u32;
     done.key.operation = BlockOperation::of(flags, length) as u16;
-    done.key.size = size_class(length);
-    done.sequential = u64::from(is_sequential(done, length));
+    done.key.size = size_class(done.length as u32);
+    done.sequential = u64::from(!goes_on && is_sequential(done));
     let is_one = bio == word(&done.request, config!(block.request_last_bio));
     let mut parts = 0;
     let mut at = bio;
-    while parts < MAX_PARTS && at != 0 {
+    while parts < MAX_PARTS && at != 0 && !(goes_on && done.left == 0) {
         let is_last = is_one || parts == MAX_PARTS - 1;
         if credit(at, u32::from(is_write(flags)), u32::from(is_last)) == 0 {
+            break;
+        }
+        // A part of which some is left stays the first.
+        if goes_on && done.left == 0 && done.part_left != 0 {
             break;
         }
         at = word(&done.bio, config!(block.bio_next));
         parts += 1;
     }
-    if let Some(noted) = found {
+    let Some(noted) = found else { return 0 };
+    if goes_on {
+        go_on(noted, at, bytes, error);
+    } else {
         noted.remove();
     }
     0
+}
+
+/// Notes what was done of a request that goes on, under the part that is its first from now on.
+#[inline(always)]
+fn go_on(noted: Noted, first: u64, bytes: u32, error: u8) {
+    noted.request.done_bytes += u64::from(bytes);
+    if error != 0 {
+        noted.request.flags |= FAILED;
+    }
+    // SAFETY: the pointer is into a map element, and the request's own.
+    if first == 0 || unsafe { core::ptr::read_volatile(noted.part) } == first {
+        return;
+    }
+    let (Some(to), Some(from)) = (add(first), BLOCK_REQUESTS.get_ptr(noted.at)) else { return };
+    // Without room it may have got its own.
+    if to.at != noted.at {
+        // SAFETY: both pointers are to map elements, and these are not the same one.
+        unsafe { core::ptr::copy_nonoverlapping(from, to.request, 1) };
+        noted.remove();
+    }
 }
 
 /// A time, or another one where it is not known.
@@ -494,12 +534,18 @@ fn first_of(known: u64, other: u64) -> u64 {
 
 /// Whether a request goes on where the one before on its device ended, which it takes the place of.
 #[inline(always)]
-fn is_sequential(done: &DoneRequest, length: u32) -> bool {
+fn is_sequential(done: &DoneRequest) -> bool {
     let device = done.key.device;
     let Some(end) = BLOCK_ENDS.get_ptr_mut((device ^ (device >> 17)) & 255) else { return false };
-    let sector = word(&done.request, config!(block.request_sector));
+    let sector = first_sector(done);
     // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
-    length != 0 && unsafe { atomic::swap(end, sector + u64::from(length >> 9)) } == sector
+    done.length != 0 && unsafe { atomic::swap(end, sector + (done.length >> 9)) } == sector
+}
+
+/// Where a request begins, with what was done of it before.
+#[inline(always)]
+fn first_sector(done: &DoneRequest) -> u64 {
+    word(&done.request, config!(block.request_sector)).wrapping_sub(done.done_bytes >> 9)
 }
 
 /// Credits whoever asked for a part of the request that is done; returns whether there is another.
@@ -514,11 +560,16 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
     if done.part != bio {
         read(&mut done.bio, bio as *const u8);
         done.part = bio;
+        // It was the first part of a request until another one came before it.
+        if let Some(noted) = find(bio) {
+            noted.remove();
+        }
     }
     let size = u64::from(number(&done.bio, config!(block.bio_size)));
     // The last part has all that is left, so that no byte is missing where there are more parts than are looked at.
     let mut left = if is_last != 0 || size > done.left { done.left } else { size };
     done.left -= left;
+    done.part_left = size.saturating_sub(left);
     done.key.cgroup = cgroup(done);
     done.inode = inode(&done.bio);
     if done.inode != 0 {
@@ -611,10 +662,10 @@ fn tell(done: &mut DoneRequest, asker: Option<&Asker>) -> u64 {
         device: done.key.device,
         number: before + 1,
         done_ns: now,
-        sector: word(&done.request, config!(block.request_sector)),
+        sector: first_sector(done),
         times_ns: done.times_ns,
         file: done.file.file,
-        bytes: number(&done.request, config!(block.request_length)),
+        bytes: done.length as u32,
         pid: done.key.pid,
         tid: asker.map_or(0, |asker| if asker.weight == 0 { 0 } else { asker.key.tid }),
         reserved: 0,

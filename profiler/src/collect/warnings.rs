@@ -55,7 +55,10 @@ pub(super) fn warnings(
         interrupted,
         format!("{interrupted} requests to block devices were missed: one was done while another was counted"),
     );
-    warn(askers, format!("who asked for {askers} requests to block devices was forgotten: too many were under way"));
+    warn(
+        askers,
+        format!("who asked for {askers} requests to block devices is not known: too many were under way, or held back"),
+    );
     warn(
         dirtiers,
         format!("{dirtiers} times a file or a process had no room among those with pages to be written back"),
