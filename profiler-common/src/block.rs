@@ -98,8 +98,8 @@ pub struct BlockOffsets {
     pub kthread_data: u32,
     /// `worker.current_func`.
     pub worker_function: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 where the program that notes when requests are given to their devices is attached.
+    pub issue_is_noted: u32,
 }
 
 impl BlockOffsets {
@@ -148,7 +148,7 @@ impl BlockOffsets {
         task_worker: 0,
         kthread_data: 0,
         worker_function: 0,
-        reserved: 0,
+        issue_is_noted: 0,
     };
 }
 
@@ -273,6 +273,8 @@ pub struct BlockRequest {
     pub tid: u32,
     /// [`THROTTLED`] and the like.
     pub flags: u32,
+    /// Bytes of it that were done before the rest.
+    pub done_bytes: u64,
     /// Who made it.
     pub asker: Asker,
 }
@@ -282,6 +284,12 @@ pub const THROTTLED: u32 = 1;
 
 /// A thread of the kernel made the request.
 pub const OF_KERNEL: u32 = 2;
+
+/// Who made the request was not asked for: only its times are known, should those have been who made dirty what it writes.
+pub const UNASKED: u32 = 4;
+
+/// A part of the request failed, and the rest went on.
+pub const FAILED: u32 = 8;
 
 /// Elements of the `BLOCK_REQUESTS` map, a power of two: 1.5 MB.
 pub const MAX_REQUESTS: u32 = 8192;
@@ -375,8 +383,10 @@ pub const MAX_BLOCK_WAITS: u32 = 512;
 pub struct DirtyFile {
     /// Address of its inode; 0 in an element that is free.
     pub inode: u64,
-    /// Number of its inode: the address may be used again.
+    /// Number of its inode, and what tells it from an earlier one of that number: the address may be used again.
     pub number: u64,
+    /// See there.
+    pub generation: u64,
     /// When it was written to last, in ns of the monotonic clock.
     pub written_ns: u64,
     /// Who did, in no order.
@@ -550,7 +560,7 @@ pub struct SlowWakeUp {
     pub wake_up_ns: u64,
 }
 
-/// Slow requests that are sent, at most.
+/// Slow requests that are sent, at most: the first. Each has a sample of its own in the profile.
 pub const MAX_SLOW: u64 = 10_000;
 
 /// What the programs could not note: elements of the `BLOCKS_MISSED` map.
@@ -561,7 +571,7 @@ pub enum BlockMissed {
     Stats = 0,
     /// Requests of files in no row of the table of files.
     Files = 1,
-    /// Requests under way whose asker was forgotten, for want of room.
+    /// Requests under way whose asker was forgotten, for want of room, or cannot be told: a cgroup's limit held it back.
     Requests = 2,
     /// Files and processes whose writes to the page cache could not be noted.
     Dirtiers = 3,
@@ -619,8 +629,8 @@ mod tests {
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 40 * 4);
         assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
-        assert_eq!(size_of::<BlockRequest>(), 3 * 8 + size_of::<Asker>());
-        assert_eq!(size_of::<DirtyFile>(), 24 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
+        assert_eq!(size_of::<BlockRequest>(), 4 * 8 + size_of::<Asker>());
+        assert_eq!(size_of::<DirtyFile>(), 32 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
         assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);
         assert_eq!(size_of::<BlockWaiter>(), 7 * 8 + size_of::<Asker>());

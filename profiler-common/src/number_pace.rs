@@ -45,11 +45,13 @@ pub enum Chosen {
     FileIo = 3,
     /// Messages of sockets.
     Net = 4,
+    /// Threads that make pages dirty or wait for a block device: whose stacks are walked. Each counts for itself, walked or not.
+    BlockOthers = 5,
 }
 
 impl Chosen {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 impl NumberPace {

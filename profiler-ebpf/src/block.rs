@@ -11,8 +11,9 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_pr
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
-    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW, OF_KERNEL,
-    PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, group, is_write, place, size_class,
+    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, FAILED, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW,
+    OF_KERNEL, PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, UNASKED, group, is_write, place,
+    size_class,
 };
 use profiler_common::config::{Filter, Process};
 use profiler_common::counters::Outcome;
@@ -178,6 +179,7 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
         // SAFETY: takes no argument.
         noted.request.made_ns = unsafe { bpf_ktime_get_ns() };
         noted.request.issued_ns = 0;
+        noted.request.done_bytes = 0;
         noted.request.flags = THROTTLED;
         noted.request.tid = tid;
         return 0;
@@ -185,8 +187,10 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     let task = running.in_namespace();
     let wanted = task.as_ref().map_or(Wanted::No, Task::wanted);
     let (Some(task), Wanted::Yes(process)) = (task, wanted) else {
-        // The address may have been that of another request.
-        if let Some(noted) = find(bio as u64) {
+        if config!(block.issue_is_noted) != 0 && is_write(kernel_number(bio, config!(block.bio_flags))) {
+            note_times(bio);
+        } else if let Some(noted) = find(bio as u64) {
+            // The address may have been that of another request.
             noted.remove();
         }
         return 0;
@@ -195,12 +199,24 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
     // SAFETY: takes no argument.
     request.made_ns = unsafe { bpf_ktime_get_ns() };
     request.issued_ns = 0;
+    request.done_bytes = 0;
     request.flags = if running.is_kernel_thread() { OF_KERNEL } else { 0 };
     request.tid = running.tid;
     block_wait::note_request(request.tid);
     identify(&task, &mut request.asker);
-    ask(&context, &task, process, &mut request.asker, u64::from(at));
+    ask(&context, &task, process, &mut request.asker, u64::from(at), weight(Chosen::BlockIo));
     0
+}
+
+/// Notes when a request is made by somebody who was not asked for: who made dirty what it writes is known when it is done.
+#[inline(always)]
+fn note_times(bio: *const u8) {
+    let Some(Noted { request, .. }) = add(bio as u64) else { return };
+    // SAFETY: takes no argument.
+    request.made_ns = unsafe { bpf_ktime_get_ns() };
+    request.issued_ns = 0;
+    request.done_bytes = 0;
+    request.flags = UNASKED;
 }
 
 /// Notes when a request is given to its device. Argument: the request.
@@ -239,17 +255,50 @@ pub(crate) fn identify(task: &Task, asker: &mut Asker) {
     asker.value.process_comm = last.process_comm;
 }
 
-/// Notes his chains, if they are chosen. `at`: where, for [`asker`].
+/// Notes the chains of one whose requests are yet to be made, or are held back: of how many bytes they will be does not follow
+/// from how often he is seen, so he counts for himself, and without chains where there are too many to walk. `at`: as for
+/// [`ask`].
 #[inline(always)]
-pub(crate) fn ask(
+pub(crate) fn ask_ahead(
     context: &RawTracePointContext,
     task: &Task,
     process: Option<&'static Process>,
     asker: &mut Asker,
     at: u64,
 ) {
-    asker.weight = weight();
-    if asker.weight == 0 {
+    if weight(Chosen::BlockOthers) == 0 {
+        without_chains(task, process, asker);
+    } else {
+        ask(context, task, process, asker, at, 1);
+    }
+}
+
+/// Notes that the chains of who asks are not known; his requests are in the profile without them.
+#[inline(always)]
+pub(crate) fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
+    asker.weight = 1;
+    asker.key.tid = task.tid;
+    asker.key.generation = process.map_or(0, |process| process.generation);
+    asker.key.origin = Origin::BlockIo as u16;
+    asker.key.user_stack = Outcome::StackMissing as u64;
+    asker.key.kernel_stack = 0;
+    asker.value.thread_comm = task.thread_comm();
+    asker.value.user_outcome = Outcome::StackMissing as u8;
+    asker.value.kernel_outcome = Outcome::Complete as u8;
+}
+
+/// Notes his chains, if they are chosen. `at`: where, for [`asker`]; `weight`: how many requests this one counts for.
+#[inline(always)]
+fn ask(
+    context: &RawTracePointContext,
+    task: &Task,
+    process: Option<&'static Process>,
+    asker: &mut Asker,
+    at: u64,
+    weight: u64,
+) {
+    asker.weight = weight;
+    if weight == 0 {
         return;
     }
     let Some(window) = window::enter() else {
@@ -279,10 +328,10 @@ pub(crate) fn process_of(start_time_ns: u64, pid: u32) -> u64 {
     hash_word(start_time_ns, u64::from(pid)) | 1
 }
 
-/// How many requests this one counts for; 0 when it is left out of the profile.
+/// How many requests this one counts for; 0 when it is left out of the profile. Of others whether to walk.
 #[inline(always)]
-fn weight() -> u64 {
-    let Some(pace) = NUMBER_PACE.get_ptr_mut(Chosen::BlockIo as u32) else { return 0 };
+fn weight(chosen: Chosen) -> u64 {
+    let Some(pace) = NUMBER_PACE.get_ptr_mut(chosen as u32) else { return 0 };
     // SAFETY: the element is this CPU's, and requests are made with preemption off; the helpers take no argument.
     unsafe { (*pace).step(1, || bpf_get_prandom_u32(), || bpf_ktime_get_ns()) }
 }
@@ -371,17 +420,23 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     let flags = number(request, config!(block.request_flags));
     let length = number(request, config!(block.request_length));
     let bio = word(request, config!(block.request_bio));
-    // Without a part it is the kernel's own, to flush for others. One that goes on is counted when it is done.
+    // Without a part it is the kernel's own, to flush for others.
     let operation = flags & 0xff;
-    if bio == 0 || bytes < length || operation == PASSTHROUGH[0] || operation == PASSTHROUGH[1] {
+    if bio == 0 || operation == PASSTHROUGH[0] || operation == PASSTHROUGH[1] {
         return 0;
     }
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
+    // One that goes on is counted when all is done, but for the bytes: the parts that are done are not there any more then.
+    let goes_on = bytes < length;
     let found = find(bio);
+    let (done_bytes, failed) = match &found {
+        Some(Noted { request, .. }) => (request.done_bytes, u64::from(request.flags & FAILED != 0)),
+        None => (0, 0),
+    };
     let (made_ns, noted_ns) = match &found {
         Some(Noted { at, request, .. }) => {
-            done.place = u64::from(*at);
+            done.place = if request.flags & UNASKED != 0 { NO_REQUEST } else { u64::from(*at) };
             (request.made_ns, request.issued_ns)
         }
         // The flush that comes before a write or after it, and ends when that has been counted.
@@ -397,16 +452,21 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     if Recorded::read().is_none_or(|recorded| recorded.length(started_ns, now) != now - started_ns) {
         return 0;
     }
-    if let Some(Noted { request, .. }) = &found {
+    if let Some(Noted { request, .. }) = &found
+        && !goes_on
+        && request.flags & UNASKED == 0
+    {
         let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
         block_wait::note_done(request.tid, started_ns, issued_ns, now, request.flags & THROTTLED);
     }
     let total_ns = now.saturating_sub(started_ns);
     let queue_ns = issued_ns.saturating_sub(started_ns);
     done.times_ns = [total_ns, queue_ns, total_ns.saturating_sub(queue_ns)];
-    done.failed = u64::from(error != 0);
-    done.counted = 0;
-    done.left = u64::from(length);
+    done.failed = u64::from(error != 0) | failed;
+    done.counted = u64::from(goes_on);
+    done.left = u64::from(if goes_on { bytes } else { length });
+    done.done_bytes = done_bytes;
+    done.length = done_bytes + u64::from(length);
     read(&mut done.bio, bio as *const u8);
     done.part = bio;
     if now - done.read_ns > READ_AGAIN_NS {
@@ -420,23 +480,50 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     }
     done.key.device = done.read_device.1 as u32;
     done.key.operation = BlockOperation::of(flags, length) as u16;
-    done.key.size = size_class(length);
-    done.sequential = u64::from(is_sequential(done, length));
+    done.key.size = size_class(done.length as u32);
+    done.sequential = u64::from(!goes_on && is_sequential(done));
     let is_one = bio == word(&done.request, config!(block.request_last_bio));
     let mut parts = 0;
     let mut at = bio;
-    while parts < MAX_PARTS && at != 0 {
+    while parts < MAX_PARTS && at != 0 && !(goes_on && done.left == 0) {
         let is_last = is_one || parts == MAX_PARTS - 1;
         if credit(at, u32::from(is_write(flags)), u32::from(is_last)) == 0 {
+            break;
+        }
+        // A part of which some is left stays the first.
+        if goes_on && done.left == 0 && done.part_left != 0 {
             break;
         }
         at = word(&done.bio, config!(block.bio_next));
         parts += 1;
     }
-    if let Some(noted) = found {
+    let Some(noted) = found else { return 0 };
+    if goes_on {
+        go_on(noted, at, bytes, error);
+    } else {
         noted.remove();
     }
     0
+}
+
+/// Notes what was done of a request that goes on, under the part that is its first from now on.
+#[inline(always)]
+fn go_on(noted: Noted, first: u64, bytes: u32, error: u8) {
+    noted.request.done_bytes += u64::from(bytes);
+    if error != 0 {
+        noted.request.flags |= FAILED;
+    }
+    // SAFETY: the pointer is into a map element, and the request's own.
+    if first == 0 || unsafe { core::ptr::read_volatile(noted.part) } == first {
+        return;
+    }
+    let (Some(to), Some(from)) = (add(first), BLOCK_REQUESTS.get_ptr(noted.at)) else { return };
+    // Without room it may have got its own.
+    if to.at != noted.at {
+        // SAFETY: both pointers are to map elements, and these are not the same one.
+        unsafe { core::ptr::copy_nonoverlapping(from, to.request, 1) };
+        noted.remove();
+    }
 }
 
 /// A time, or another one where it is not known.
@@ -447,12 +534,18 @@ fn first_of(known: u64, other: u64) -> u64 {
 
 /// Whether a request goes on where the one before on its device ended, which it takes the place of.
 #[inline(always)]
-fn is_sequential(done: &DoneRequest, length: u32) -> bool {
+fn is_sequential(done: &DoneRequest) -> bool {
     let device = done.key.device;
     let Some(end) = BLOCK_ENDS.get_ptr_mut((device ^ (device >> 17)) & 255) else { return false };
-    let sector = word(&done.request, config!(block.request_sector));
+    let sector = first_sector(done);
     // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
-    length != 0 && unsafe { atomic::swap(end, sector + u64::from(length >> 9)) } == sector
+    done.length != 0 && unsafe { atomic::swap(end, sector + (done.length >> 9)) } == sector
+}
+
+/// Where a request begins, with what was done of it before.
+#[inline(always)]
+fn first_sector(done: &DoneRequest) -> u64 {
+    word(&done.request, config!(block.request_sector)).wrapping_sub(done.done_bytes >> 9)
 }
 
 /// Credits whoever asked for a part of the request that is done; returns whether there is another.
@@ -467,18 +560,27 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
     if done.part != bio {
         read(&mut done.bio, bio as *const u8);
         done.part = bio;
+        // It was the first part of a request until another one came before it.
+        if let Some(noted) = find(bio) {
+            noted.remove();
+        }
     }
     let size = u64::from(number(&done.bio, config!(block.bio_size)));
     // The last part has all that is left, so that no byte is missing where there are more parts than are looked at.
     let mut left = if is_last != 0 || size > done.left { done.left } else { size };
     done.left -= left;
+    done.part_left = size.saturating_sub(left);
     done.key.cgroup = cgroup(done);
     done.inode = inode(&done.bio);
     if done.inode != 0 {
         identify_file(done);
     }
     let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.bio);
-    if is_written_back && let Some((index, file)) = block_dirty::find(done.inode) {
+    if is_written_back
+        && let Some((index, file)) = block_dirty::find(done.inode)
+        && file.number == done.file.file.inode
+        && file.generation == u64::from(done.file.file.generation)
+    {
         let who = asker(done.place).map_or(0, |asker| asker.process);
         let mut turns = 0;
         while turns < MAX_DIRTIERS && left > 0 {
@@ -560,10 +662,10 @@ fn tell(done: &mut DoneRequest, asker: Option<&Asker>) -> u64 {
         device: done.key.device,
         number: before + 1,
         done_ns: now,
-        sector: word(&done.request, config!(block.request_sector)),
+        sector: first_sector(done),
         times_ns: done.times_ns,
         file: done.file.file,
-        bytes: number(&done.request, config!(block.request_length)),
+        bytes: done.length as u32,
         pid: done.key.pid,
         tid: asker.map_or(0, |asker| if asker.weight == 0 { 0 } else { asker.key.tid }),
         reserved: 0,

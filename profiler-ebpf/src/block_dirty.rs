@@ -9,7 +9,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{BlockMissed, DirtyFile, MAX_DIRTIERS, MAX_DIRTY_FILES, REQUEST_PLACES, place};
 
 use crate::atomic;
-use crate::block::{DIRTIERS_AT, ask, identify, missed, process_of};
+use crate::block::{DIRTIERS_AT, ask_ahead, identify, missed, process_of};
 use crate::config::config;
 use crate::maps::DIRTY_FILES;
 use crate::task::{Task, Wanted, kernel_number, kernel_word};
@@ -51,7 +51,7 @@ pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
         dirtier.since_ns = now;
         let at = DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + slot as u64;
         identify(&task, &mut dirtier.asker);
-        ask(&context, &task, process, &mut dirtier.asker, at);
+        ask_ahead(&context, &task, process, &mut dirtier.asker, at);
     }
     0
 }
@@ -87,10 +87,10 @@ pub(crate) fn find(inode: u64) -> Option<(u32, &'static mut DirtyFile)> {
 /// An element for a file: its own, a free one, or that of the file that was written to least recently.
 #[inline(always)]
 fn add(inode: u64, now: u64) -> Option<(u32, &'static mut DirtyFile)> {
-    let number = kernel_word(inode as *const u8, config!(file.inode_number));
+    let identity = identity(inode);
     if let Some((at, file)) = find(inode) {
-        if file.number != number {
-            clear(file, number);
+        if (file.number, file.generation) != identity {
+            clear(file, identity);
         }
         file.written_ns = now;
         return Some((at, file));
@@ -101,7 +101,8 @@ fn add(inode: u64, now: u64) -> Option<(u32, &'static mut DirtyFile)> {
         let at = place(inode, index, MAX_DIRTY_FILES);
         let file = DIRTY_FILES.get_ptr_mut(at)?;
         // SAFETY: the pointer is to a map element that every CPU writes, hence volatile.
-        let written_ns = unsafe { core::ptr::read_volatile(&raw const (*file).written_ns) };
+        let written_ns =
+            unsafe { if is_gone(&*file) { 0 } else { core::ptr::read_volatile(&raw const (*file).written_ns) } };
         if written_ns < oldest_ns {
             (oldest, oldest_ns) = (at, written_ns);
         }
@@ -110,7 +111,7 @@ fn add(inode: u64, now: u64) -> Option<(u32, &'static mut DirtyFile)> {
     let file = DIRTY_FILES.get_ptr_mut(oldest)?;
     // SAFETY: as in `find`.
     let file = unsafe { &mut *file };
-    if clear(file, number) {
+    if clear(file, identity) && oldest_ns != 0 {
         missed(BlockMissed::Dirtiers);
     }
     // SAFETY: a reference is valid and aligned. Volatile: others look for it.
@@ -119,9 +120,24 @@ fn add(inode: u64, now: u64) -> Option<(u32, &'static mut DirtyFile)> {
     Some((oldest, file))
 }
 
+/// Number of an inode, and its generation.
+#[inline(always)]
+fn identity(inode: u64) -> (u64, u64) {
+    let inode = inode as *const u8;
+    let generation = kernel_number(inode, config!(file.inode_generation));
+    (kernel_word(inode, config!(file.inode_number)), u64::from(generation))
+}
+
+/// Whether a file has no name any more, or its inode is another's: what was dirty of it was not written back, and hardly will be.
+#[inline(always)]
+fn is_gone(file: &DirtyFile) -> bool {
+    kernel_number(file.inode as *const u8, config!(file.inode_links)) == 0
+        || identity(file.inode) != (file.number, file.generation)
+}
+
 /// Forgets who wrote; returns whether there was something left to be written back.
 #[inline(always)]
-fn clear(file: &mut DirtyFile, number: u64) -> bool {
+fn clear(file: &mut DirtyFile, identity: (u64, u64)) -> bool {
     let mut slot = 0;
     let mut left = 0;
     while slot < MAX_DIRTIERS {
@@ -130,7 +146,7 @@ fn clear(file: &mut DirtyFile, number: u64) -> bool {
         file.dirtiers[slot].bytes = 0;
         slot += 1;
     }
-    file.number = number;
+    (file.number, file.generation) = identity;
     left != 0
 }
 

@@ -11,18 +11,18 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{
     Asker, BlockMissed, BlockWaitKey, BlockWaiter, MAX_WAITERS, REQUEST_PLACES, SlowWakeUp, WAIT_PARTS, group, place,
 };
-use profiler_common::config::{Filter, PROCESS_TARGET, Process};
+use profiler_common::config::{Filter, PROCESS_TARGET};
 use profiler_common::counters::Outcome;
 use profiler_common::event::{Origin, RING_SLOW_WAKE_UP, RecordKey};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use crate::aggregate;
 use crate::atomic;
-use crate::block::{WAITERS_AT, ask, identify, missed, process_of};
+use crate::block::{WAITERS_AT, ask_ahead, identify, missed, process_of, without_chains};
 use crate::config::config;
 use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER, PROCESSES};
 use crate::recorded::Recorded;
-use crate::task::{Task, Wanted, comm_of, kernel_number, kernel_word};
+use crate::task::{Task, Wanted, comm_of, is_asked, kernel_number, kernel_word};
 
 /// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -127,13 +127,18 @@ pub(crate) fn ask_for(task: *const u8, tid: u32, asker: &mut Asker) -> bool {
     // SAFETY: an entry is replaced as a whole, and the old one stays until this program has ended.
     let process = unsafe { PROCESSES.get(pid) };
     let is_listed = process.is_some_and(|process| process.flags & PROCESS_TARGET != 0);
-    if config!(pid_namespace_inode) != 0
-        || pid == config!(self_pid)
-        || (filter != Filter::All as u32 && !(filter == Filter::Processes as u32 && is_listed))
-    {
+    // Neither its number in another namespace nor its cgroup can be told from here.
+    if config!(pid_namespace_inode) != 0 || filter == Filter::Cgroup as u32 {
+        missed(BlockMissed::Requests);
         return false;
     }
     let leader = kernel_word(task, config!(task.group_leader)) as *const u8;
+    if pid == config!(self_pid)
+        || (filter == Filter::Processes as u32 && !is_listed)
+        || (filter == Filter::Comm as u32 && !is_asked(&comm_of(task)) && !is_asked(&comm_of(leader)))
+    {
+        return false;
+    }
     asker.lost = 0;
     asker.weight = 1;
     asker.key = RecordKey {
@@ -204,31 +209,17 @@ fn begin(context: &RawTracePointContext) {
             let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
             // SAFETY: the element is this CPU's.
             let has_asked = unsafe { core::mem::replace(&mut (*last).asked_tid, 0) } == tid;
+            // Only what is held back beyond the request that it could make would have its chains.
             if has_asked {
                 without_chains(&task, process, &mut waiter.asker);
             } else {
-                ask(context, &task, process, &mut waiter.asker, WAITERS_AT + u64::from(at));
+                ask_ahead(context, &task, process, &mut waiter.asker, WAITERS_AT + u64::from(at));
             }
             return;
         }
         index += 1;
     }
     missed(BlockMissed::Waits);
-}
-
-/// Notes that the chains of a thread are not known, should more of what it asked for be held back than the request that it
-/// could make.
-#[inline(always)]
-fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
-    asker.weight = 1;
-    asker.key.tid = task.tid;
-    asker.key.generation = process.map_or(0, |process| process.generation);
-    asker.key.origin = Origin::BlockIo as u16;
-    asker.key.user_stack = Outcome::StackMissing as u64;
-    asker.key.kernel_stack = 0;
-    asker.value.thread_comm = asker.value.process_comm;
-    asker.value.user_outcome = Outcome::StackMissing as u8;
-    asker.value.kernel_outcome = Outcome::Complete as u8;
 }
 
 /// Counts a wait, of a thread that comes back to a CPU, and gives its element back.

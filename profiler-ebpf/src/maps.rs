@@ -396,8 +396,13 @@ pub(crate) struct DoneRequest {
     pub(crate) slow: SlowRequest,
     /// Its times.
     pub(crate) times_ns: [u64; BLOCK_TIMES.len()],
+    /// Bytes of the request that were done before, and all of it.
+    pub(crate) done_bytes: u64,
+    pub(crate) length: u64,
     /// Bytes that nobody has been credited with yet.
     pub(crate) left: u64,
+    /// And of the part that was looked at last, bytes that are not done.
+    pub(crate) part_left: u64,
     /// What was read last, and when: it need not be read again for each request of a process.
     pub(crate) read_ns: u64,
     pub(crate) read_device: (u64, u64),

@@ -314,7 +314,7 @@ pub(crate) fn comm_of(task: *const u8) -> [u8; COMM_LEN] {
 
 /// Whether a name is the one asked for.
 #[inline(always)]
-fn is_asked(comm: &[u8; COMM_LEN]) -> bool {
+pub(crate) fn is_asked(comm: &[u8; COMM_LEN]) -> bool {
     let asked = config!(comm);
     let mut index = 0;
     while index < COMM_LEN {

@@ -61,6 +61,7 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         // Since Linux 6.6 it is the lowest byte of the second page's flags.
         folio_order: offset("folio", &["_folio_order"]).or_else(|_| offset("folio", &["_flags_1"]))?,
         folio_large_mask: types.number("pageflags", "PG_head").map_or(0, |bit| 1 << bit),
+        issue_is_noted: u32::from(!times_are_kept()),
         ..BlockOffsets::UNSET
     };
     near("inode", &["i_sb"])?;

@@ -68,7 +68,7 @@ pub(super) struct RecordArgs {
     /// With -e offcpu: also who ends waits, with the stack that did
     #[arg(long)]
     pub(super) wakers: bool,
-    /// With -e blockio: list every request that takes at least so long: 10ms, 500us
+    /// With -e blockio: list every request that takes at least so long, up to 10,000: 10ms, 500us
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) slower: Option<Duration>,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]

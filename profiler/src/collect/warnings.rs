@@ -58,7 +58,10 @@ pub(super) fn warnings(
             "{skipped} times a program did not run, since another one ran on the CPU: what it counts misses as many"
         ),
     );
-    warn(askers, format!("who asked for {askers} requests to block devices was forgotten: too many were under way"));
+    warn(
+        askers,
+        format!("who asked for {askers} requests to block devices is not known: too many were under way, or held back"),
+    );
     warn(
         dirtiers,
         format!("{dirtiers} times a file or a process had no room among those with pages to be written back"),

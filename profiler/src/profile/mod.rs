@@ -28,7 +28,7 @@ pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
-pub use slow_request::{MAX_SLOW_REQUESTS, SlowRequest, SlowRequests};
+pub use slow_request::{SlowRequest, SlowRequests};
 pub use table::{Histogram, Row, Table, TableColumn};
 pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 

@@ -2,17 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most requests that are kept: the longest.
-pub const MAX_SLOW_REQUESTS: usize = 10_000;
-
 /// The requests that took as long as was asked for, or longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowRequests {
     /// From which time on they are here, ns.
     pub threshold_ns: u64,
-    /// The longest of them, by when they were made.
+    /// The first of them that were done, by when they were made.
     pub requests: Vec<SlowRequest>,
-    /// Others that were as long as the threshold, for which there was no room.
+    /// Others that were as long as the threshold: those after the first 10,000, and those for which there was no room.
     pub missing: u64,
 }
 
@@ -62,41 +59,5 @@ impl SlowRequests {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.threshold_ns == 0
-    }
-
-    /// Adds one; of too many the shortest are counted as missing.
-    pub fn push(&mut self, request: SlowRequest) {
-        self.requests.push(request);
-        if self.requests.len() >= 2 * MAX_SLOW_REQUESTS {
-            self.shorten();
-        }
-    }
-
-    /// Leaves the longest, in the order in which they were made.
-    pub fn shorten(&mut self) {
-        let order = |request: &SlowRequest| (request.start_ns, request.device.clone(), request.sector);
-        self.requests.sort_by_cached_key(|request| (std::cmp::Reverse(request.total_ns()), order(request)));
-        self.missing += self.requests.len().saturating_sub(MAX_SLOW_REQUESTS) as u64;
-        self.requests.truncate(MAX_SLOW_REQUESTS);
-        self.requests.sort_by_cached_key(order);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_stay_in_their_order() {
-        let mut slow = SlowRequests { threshold_ns: 10, ..SlowRequests::default() };
-        let many = 2 * MAX_SLOW_REQUESTS as u64 + 10;
-        for number in 0..many {
-            // The even ones are long.
-            slow.push(SlowRequest { start_ns: number, device_ns: 100 - number % 2 * 50, ..SlowRequest::default() });
-        }
-        slow.shorten();
-        assert_eq!((slow.requests.len(), slow.missing), (MAX_SLOW_REQUESTS, many - MAX_SLOW_REQUESTS as u64));
-        assert!(slow.requests.iter().all(|request| request.total_ns() == 100));
-        assert!(slow.requests.is_sorted_by_key(|request| request.start_ns));
     }
 }

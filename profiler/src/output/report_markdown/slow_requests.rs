@@ -10,7 +10,7 @@ use crate::profile::{SlowRequests, SlowShare};
 /// Frames of a stack in its cell.
 const FRAMES: usize = 4;
 
-/// Writes the section: the longest of them.
+/// Writes the section: the longest of those that were kept.
 pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Write) -> io::Result<()> {
     if all.is_empty() {
         return Ok(());
@@ -22,13 +22,14 @@ pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Wr
     }
     write!(writer, "There were {}", plural(number, "request"))?;
     if all.missing > 0 {
-        write!(writer, ", of which {} shorter ones were not kept", count(all.missing))?;
+        write!(writer, ", of which {} were not kept, most of them the last", count(all.missing))?;
     }
-    writeln!(writer, ". The longest:\n")?;
     writeln!(
         writer,
         "| total | queued | on the device | wake-up | at | what | bytes | device | file | process | stack |"
     )?;
+    let of_these = if all.missing > 0 { " of the others" } else { "" };
+    writeln!(writer, ". The longest{of_these}:\n")?;
     writeln!(writer, "|--:|--:|--:|--:|--:|:--|--:|:--|:--|:--|:--|")?;
     for SlowShare { request, stack } in slow.iter().take(ROWS) {
         writeln!(
