@@ -24,12 +24,12 @@ pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Wr
     if all.missing > 0 {
         write!(writer, ", of which {} were not kept, most of them the last", count(all.missing))?;
     }
+    let of_these = if all.missing > 0 { " of the others" } else { "" };
+    writeln!(writer, ". The longest{of_these}:\n")?;
     writeln!(
         writer,
         "| total | queued | on the device | wake-up | at | what | bytes | device | file | process | stack |"
     )?;
-    let of_these = if all.missing > 0 { " of the others" } else { "" };
-    writeln!(writer, ". The longest{of_these}:\n")?;
     writeln!(writer, "|--:|--:|--:|--:|--:|:--|--:|:--|:--|:--|:--|")?;
     for SlowShare { request, stack } in slow.iter().take(ROWS) {
         writeln!(
