@@ -28,11 +28,11 @@ pub(super) fn slow_requests(capture: &Capture) -> Vec<SlowShare> {
     slow
 }
 
-/// Names of the frames of a span's sample, leaf first; none where there is no such sample.
+/// Names of the frames of a span's sample with the suffix of their kind, leaf first; none where there is no such sample.
 fn stack(profile: &Profile, by_span: &HashMap<u64, &Sample>, span: &str) -> Vec<String> {
     let span = span.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let Some(sample) = by_span.get(&span).filter(|_| span != 0) else { return Vec::new() };
     // The leaf that says what kind of request it is says nothing here.
     let frames = profile.frames(sample.stack).filter(|frame| frame.kind != crate::profile::FrameKind::Reason);
-    frames.take(FRAMES).map(|frame| frame.name.into_owned()).collect()
+    frames.take(FRAMES).map(|frame| format!("{}{}", frame.name, frame.suffix())).collect()
 }

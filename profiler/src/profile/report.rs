@@ -38,7 +38,8 @@ pub struct SlowShare {
     /// The request.
     #[serde(flatten)]
     pub request: SlowRequest,
-    /// Names of the frames of the stack that it was made on, leaf first; empty where that is not known.
+    /// Names of the frames of the stack that it was made on, leaf first, with the suffix of their kind: `_[k]` of the kernel, as
+    /// in folded stacks; empty where that is not known.
     pub stack: Vec<String>,
 }
 

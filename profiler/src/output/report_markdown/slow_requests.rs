@@ -10,6 +10,15 @@ use crate::profile::{SlowRequests, SlowShare};
 /// Frames of a stack in its cell.
 const FRAMES: usize = 4;
 
+/// Suffix of a frame of the kernel: nearly all requests are made in the same few of its functions.
+const KERNEL: &str = "_[k]";
+
+/// The frames of a stack that say most, leaf first: those of the program, if it has any.
+fn shown(stack: &[String]) -> String {
+    let of_program = stack.iter().position(|frame| !frame.ends_with(KERNEL)).unwrap_or(0);
+    stack[of_program..].iter().take(FRAMES).map(String::as_str).collect::<Vec<_>>().join(" < ")
+}
+
 /// Writes the section: the longest of those that were kept.
 pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Write) -> io::Result<()> {
     if all.is_empty() {
@@ -45,7 +54,7 @@ pub(super) fn write(all: &SlowRequests, slow: &[SlowShare], writer: &mut impl Wr
             code(&request.device),
             code(&request.file),
             code(&format!("{} ({})", name(&request.process), request.pid)),
-            code(&stack.iter().take(FRAMES).map(String::as_str).collect::<Vec<_>>().join(" < ")),
+            code(&shown(stack)),
         )?;
     }
     if slow.len() > ROWS {
