@@ -128,7 +128,8 @@ fn write_panel(
     let most = cells.values().copied().max().unwrap_or(1).max(1);
     let name = clean(operation);
     writeln!(writer, "<text class=\"panel\" x=\"12\" y=\"{:.1}\">{}</text>", top + 13.0, escape(&name))?;
-    let text = format!("{} requests, at most {} in a cell", count(requests), count(most));
+    let noun = if requests == 1 { "request" } else { "requests" };
+    let text = format!("{} {noun}, at most {} in a cell", count(requests), count(most));
     let x = 12.0 + 20.0 + width(&name) * 1.1;
     writeln!(writer, "<text class=\"axis\" x=\"{x:.1}\" y=\"{:.1}\">{text}</text>", top + 13.0)?;
     let (plot_top, bottom) = (top + PANEL_HEAD, top + PANEL_HEAD + rows.height());
