@@ -10,7 +10,7 @@ use profiler_common::event::{
 use crate::atomic;
 use crate::config::config;
 use crate::maps::{FILL, Fill, Programs, RECORDS_0, RECORDS_1, RING, SCRATCH, SENT_0, SENT_1, Scratch};
-use crate::stack::Chain;
+use crate::stack::{self, Chain};
 use crate::task::Task;
 use crate::window::Window;
 
@@ -99,6 +99,28 @@ pub(crate) fn add(
         }
     }
     Outcomes { user: user.outcome, kernel: kernel.outcome, record }
+}
+
+/// Adds the event whose user chain is in the scratch space, or is `user`, and gives the scratch space back. Of what is recorded
+/// when the kernel's own chain has been left, or would be that of every event.
+///
+/// `PYTHON`: whether the chain has a Python part.
+#[inline(always)]
+pub(crate) fn conclude<const PYTHON: bool>(
+    window: &Window,
+    task: &Task,
+    counters: &mut Counters,
+    scratch: &mut Scratch,
+    user: Option<Chain>,
+) {
+    let user = match user {
+        Some(chain) => chain,
+        None => stack::end::<PYTHON>(task, scratch),
+    };
+    let columns = scratch.parts[0].columns;
+    let outcomes = add(window, task, columns, scratch, user, Chain::EMPTY);
+    scratch.claimed = 0;
+    count(counters, outcomes);
 }
 
 #[inline(always)]

@@ -17,10 +17,10 @@ use profiler_common::number_pace::Chosen;
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
-use crate::maps::{COUNTERS, NET_PYTHON, NUMBER_PACE, Part, Programs, SCRATCH, Scratch};
+use crate::maps::{COUNTERS, NET_PYTHON, NUMBER_PACE, Part, Programs, SCRATCH};
 use crate::python;
 use crate::socket::{self, Found, Sock};
-use crate::stack::{self, Chain};
+use crate::stack;
 use crate::task::{Task, Wanted};
 use crate::unwind;
 use crate::window::{self, Window};
@@ -51,7 +51,7 @@ pub(crate) fn net_python(_context: RawTracePointContext) -> i32 {
     let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
     python::walk(Programs::Net);
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
-        conclude::<true>(&window, &task, counters, scratch, None);
+        aggregate::conclude::<true>(&window, &task, counters, scratch, None);
         window.leave();
     }
     0
@@ -159,28 +159,6 @@ fn choose<C: EbpfContext>(
             unsafe { pythons.tail_call(context, python::slot(scratch)) };
         }
     }
-    conclude::<false>(&window, task, counters, scratch, user);
+    aggregate::conclude::<false>(&window, task, counters, scratch, user);
     window.leave();
-}
-
-/// Adds the message whose user chain is in the scratch space, or is `user`, and gives the scratch space back. The kernel's own
-/// chain would be that of every message.
-///
-/// `PYTHON`: whether the chain has a Python part.
-#[inline(always)]
-fn conclude<const PYTHON: bool>(
-    window: &Window,
-    task: &Task,
-    counters: &mut Counters,
-    scratch: &mut Scratch,
-    user: Option<Chain>,
-) {
-    let user = match user {
-        Some(chain) => chain,
-        None => stack::end::<PYTHON>(task, scratch),
-    };
-    let columns = scratch.parts[0].columns;
-    let outcomes = aggregate::add(window, task, columns, scratch, user, Chain::EMPTY);
-    scratch.claimed = 0;
-    count(counters, outcomes);
 }

@@ -18,12 +18,11 @@ use profiler_common::wait::Cell;
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
 use crate::maps::{
-    CALL_PACE, CALL_STATS, CALL_STATS_NEW, CALL_THRESHOLD, CALLS_UNCOUNTED, COUNTERS, Programs, SCRATCH,
-    SYSCALL_PYTHON, Scratch,
+    CALL_PACE, CALL_STATS, CALL_STATS_NEW, CALL_THRESHOLD, CALLS_UNCOUNTED, COUNTERS, Programs, SCRATCH, SYSCALL_PYTHON,
 };
 use crate::offcpu::{chance, part, points, threshold};
 use crate::python;
-use crate::stack::{self, Chain};
+use crate::stack;
 use crate::task::Task;
 use crate::threads;
 use crate::unwind;
@@ -192,7 +191,7 @@ fn choose(
         // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
         unsafe { SYSCALL_PYTHON.tail_call(context, python::slot(scratch)) };
     }
-    conclude::<false>(&window, &task, counters, scratch, user);
+    aggregate::conclude::<false>(&window, &task, counters, scratch, user);
     window.leave();
 }
 
@@ -205,30 +204,8 @@ pub(crate) fn syscall_python(_context: RawTracePointContext) -> i32 {
     let (scratch, counters) = unsafe { (&mut *scratch, &mut *counters) };
     python::walk(Programs::Call);
     if let (Some(task), Some(window)) = (Task::current(), Window::resume(scratch.user.window)) {
-        conclude::<true>(&window, &task, counters, scratch, None);
+        aggregate::conclude::<true>(&window, &task, counters, scratch, None);
         window.leave();
     }
     0
-}
-
-/// Adds the call whose user chain is in the scratch space, or is `user`, and gives the scratch space back. The kernel's own
-/// chain has been left by then.
-///
-/// `PYTHON`: whether the chain has a Python part.
-#[inline(always)]
-fn conclude<const PYTHON: bool>(
-    window: &Window,
-    task: &Task,
-    counters: &mut Counters,
-    scratch: &mut Scratch,
-    user: Option<Chain>,
-) {
-    let user = match user {
-        Some(chain) => chain,
-        None => stack::end::<PYTHON>(task, scratch),
-    };
-    let columns = scratch.parts[0].columns;
-    let outcomes = aggregate::add(window, task, columns, scratch, user, Chain::EMPTY);
-    scratch.claimed = 0;
-    count(counters, outcomes);
 }
