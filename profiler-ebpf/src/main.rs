@@ -15,6 +15,7 @@ mod aggregate;
 mod atomic;
 mod bench;
 mod block;
+mod block_count;
 mod block_dirty;
 mod block_wait;
 mod config;
