@@ -34,6 +34,15 @@ struct Waiting {
     number: *mut u64,
 }
 
+impl Waiting {
+    /// Gives the element back.
+    #[inline(always)]
+    fn remove(self) {
+        // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
+        unsafe { core::ptr::write_volatile(self.number, 0) };
+    }
+}
+
 /// The element of a thread that waits.
 #[inline(always)]
 fn find(tid: u32) -> Option<Waiting> {
@@ -195,6 +204,11 @@ fn begin(context: &RawTracePointContext) {
     }
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
+    if let Some(waiting) = find(running.tid) {
+        // Its end was not seen.
+        missed(BlockMissed::Waits);
+        waiting.remove();
+    }
     let tid = u64::from(running.tid);
     let Some(numbers) = BLOCK_WAITING.get_ptr_mut(group(tid, MAX_WAITERS)) else { return };
     let mut index = 0;
@@ -229,7 +243,7 @@ fn begin(context: &RawTracePointContext) {
 /// Counts a wait, of a thread that comes back to a CPU, and gives its element back.
 #[inline(always)]
 fn end(waiting: Waiting) {
-    let waiter = waiting.waiter;
+    let waiter = &*waiting.waiter;
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(recorded) = Recorded::read() {
@@ -245,8 +259,7 @@ fn end(waiting: Waiting) {
             let _ = aggregate::send(&told, size_of::<SlowWakeUp>());
         }
     }
-    // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
-    unsafe { core::ptr::write_volatile(waiting.number, 0) };
+    waiting.remove();
 }
 
 /// Adds a wait to the counts of its process.
