@@ -69,7 +69,8 @@ pub(crate) fn count(counters: &mut Counters, outcomes: Outcomes) {
 #[inline(always)]
 fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: u64) {
     if let Some(counter) = outcomes.get_mut(outcome as usize) {
-        *counter += 1;
+        // SAFETY: a reference is valid and aligned. Atomic: threads may be preempted in some programs.
+        unsafe { atomic::add(counter, 1) };
     }
 }
 

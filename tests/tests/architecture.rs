@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The modules of the profiler, left to right: a module may use those of the layers before its own, and itself.
 const LAYERS: [&[&str]; 4] = [
     &["profile", "process", "disk_cache"],
-    &["bpf", "python", "unwind", "symbolize", "analyze", "output"],
+    &["alloc", "bpf", "python", "unwind", "symbolize", "analyze", "output"],
     &["collect"],
     &["cli"],
 ];

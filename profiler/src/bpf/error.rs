@@ -55,6 +55,9 @@ pub enum BpfError {
          /sys/kernel/tracing, and a kernel built with CONFIG_FTRACE_SYSCALLS=y; without them there is no -e fileio"
     )]
     NoTracepoints(io::Error),
+    /// There are no probes of user space.
+    #[error("this kernel has no uprobes (CONFIG_UPROBES=y): allocations cannot be recorded here; -e cpu can")]
+    NoUprobes,
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

@@ -90,13 +90,17 @@ pub struct Limits {
     pub files: bool,
     /// Whether sockets are recorded: 20 MB for what is counted exactly.
     pub net: bool,
+    /// Whether allocations are recorded.
+    pub allocs: bool,
 }
 
 impl Limits {
     /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
     /// `Programs` in profiler-ebpf/src/maps.rs.
     const fn scratch_slots(self) -> u32 {
-        if self.net {
+        if self.allocs {
+            9
+        } else if self.net {
             8
         } else if self.files {
             7
@@ -132,6 +136,7 @@ impl Default for Limits {
             slower_ns: 0,
             files: false,
             net: false,
+            allocs: false,
         }
     }
 }
@@ -193,6 +198,7 @@ pub struct Kernel {
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     pub(super) net: Net,
     pub(super) files: Files,
+    pub(super) alloc_threshold: Array<MapData, Shared<Threshold>>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -233,6 +239,7 @@ impl Kernel {
             .map_max_entries("LOCKS", if limits.waits & recorded_waits::LOCKS == 0 { 1 } else { MAX_LOCKS })
             .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
+            .map_max_entries("ALLOCATING", if limits.allocs { MAX_WAITS } else { 1 })
             .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
             .map_max_entries("NET_STATS", if limits.net { MAX_NET_STATS } else { 1 })
             .map_max_entries("NET_TIMES", if limits.net { MAX_NET_TIMED * NetTime::COUNT } else { 1 })
@@ -305,6 +312,7 @@ impl Kernel {
                 unseen: Vec::new(),
             },
             files: Files::new(&mut ebpf, &config.file)?,
+            alloc_threshold: typed(&mut ebpf, "ALLOC_THRESHOLD")?,
             ebpf,
             _statistics: statistics,
         })

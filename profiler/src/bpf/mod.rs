@@ -2,6 +2,7 @@
 //!
 //! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it.
 
+mod allocs;
 mod blocks;
 mod btf;
 mod calls;
@@ -25,6 +26,7 @@ mod syscall;
 mod tables;
 mod waits;
 
+pub use allocs::{AttachedProbe, Probe};
 pub use drain::{Drained, NamedFile, Remainder, Stacks};
 pub use error::BpfError;
 pub use faults::{FaultPrograms, Faults};

@@ -17,8 +17,17 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
-    const ALL: [Self; 8] =
-        [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::BLOCK, Self::FILE, Self::NET];
+    const ALL: [Self; 9] = [
+        Self::CPU,
+        Self::OFF_CPU,
+        Self::OFF_CPU_PROBE,
+        Self::FAULT,
+        Self::SYSCALL,
+        Self::BLOCK,
+        Self::FILE,
+        Self::NET,
+        Self::ALLOC,
+    ];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
     /// For waits.
@@ -33,6 +42,8 @@ impl PythonProgram {
     pub(super) const FILE: Self = Self { program: "file_python", map: "FILE_PYTHON" };
     /// For requests to block devices.
     pub(super) const BLOCK: Self = Self { program: "block_python", map: "BLOCK_PYTHON" };
+    /// For allocations.
+    pub(super) const ALLOC: Self = Self { program: "alloc_python", map: "ALLOC_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
 }
@@ -124,6 +135,7 @@ impl Kernel {
             Program::RawTracePoint(program) => program.load(),
             Program::TracePoint(program) => program.load(),
             Program::KProbe(program) => program.load(),
+            Program::UProbe(program) => program.load(),
             _ => return Err(BpfError::Missing(name)),
         }
         .map_err(failed)?;

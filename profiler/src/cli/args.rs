@@ -54,7 +54,7 @@ pub(super) struct RecordArgs {
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
     /// they waited for, and who held them; fault, page faults; syscall, system calls; blockio, requests to block devices;
-    /// fileio, reads, writes, syncs and opens of files; net, messages of sockets
+    /// fileio, reads, writes, syncs and opens of files; net, messages of sockets; alloc, memory that is allocated
     #[arg(
         short = 'e',
         long = "events",
@@ -131,6 +131,8 @@ pub(super) enum Event {
     Fileio,
     /// Requests to block devices
     Blockio,
+    /// Allocations of memory
+    Alloc,
 }
 
 impl Event {
@@ -145,6 +147,7 @@ impl Event {
             Self::Net => Origin::Net,
             Self::Fileio => Origin::FileIo,
             Self::Blockio => Origin::BlockIo,
+            Self::Alloc => Origin::Alloc,
         }
     }
 }

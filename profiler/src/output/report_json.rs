@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
+    Accounting, ByLength, ByNumber, BySize, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
     Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
@@ -85,6 +85,9 @@ struct Origin<'a> {
     /// How events were chosen, where that is by their number.
     #[serde(skip_serializing_if = "Option::is_none")]
     by_number: Option<ByNumber>,
+    /// How allocations were chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_size: Option<BySize>,
     /// CPUs in use on average: samples times period by duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpus: Option<f64>,
@@ -109,6 +112,7 @@ impl<'a> Origin<'a> {
             rate_hz: summary.rate_hz,
             by_length: summary.by_length,
             by_number: summary.by_number,
+            by_size: summary.by_size,
             cpus: super::cpus(index, name).map(thousandths),
             threads: breakdown.map_or(0, |breakdown| breakdown.threads),
             processes: breakdown.map_or(0, |breakdown| breakdown.processes),

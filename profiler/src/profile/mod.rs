@@ -18,7 +18,7 @@ mod timeline;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
-    ByLength, ByNumber, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
+    ByLength, ByNumber, BySize, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
     TargetKind,
 };
 pub use chain::chain_wakers;

@@ -156,6 +156,7 @@ pub(crate) fn capture_with_waits() -> Capture {
         rate_hz: 0,
         by_length: Some(ByLength { threshold_ns: 250_000, measured_ns: 6_200_000_000, standard_error_ns: 300_000.0 }),
         by_number: None,
+        by_size: None,
     };
     capture.index.origins.insert("offcpu".to_owned(), summary);
     capture.index.accounting.insert("offcpu".to_owned(), accounting);
@@ -208,6 +209,7 @@ pub(crate) fn capture_with_calls() -> Capture {
         rate_hz: 0,
         by_length: Some(ByLength { threshold_ns: 32_000, measured_ns: 9_060_000, standard_error_ns: 25_000.0 }),
         by_number: None,
+        by_size: None,
     };
     let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
     let accounting = Accounting {
@@ -288,6 +290,7 @@ pub(crate) fn capture_with_requests() -> Capture {
         rate_hz: 0,
         by_length: None,
         by_number: Some(ByNumber { measured: 307, weight: 10, period: 1 }),
+        by_size: None,
     };
     let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
     let accounting = Accounting {
@@ -479,6 +482,7 @@ pub(crate) fn capture() -> Capture {
                 rate_hz: 99,
                 by_length: None,
                 by_number: None,
+                by_size: None,
             },
         )]),
         tables: BTreeMap::new(),

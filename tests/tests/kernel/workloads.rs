@@ -39,6 +39,7 @@ fn workloads() -> Vec<Workload> {
         frames("noreturn").flag("-fno-toplevel-reorder"),
         frames("noreturn").flag("-fno-toplevel-reorder").flag("-fno-align-functions"),
     ];
+    all.extend([crate::record_alloc::allocs(), crate::record_alloc::allocs_cpp()]);
     without.extend(["raised", "timer", "alternate", "deep"].map(frames));
     for name in ["realigned", "restless"] {
         without.push(frames(name));

@@ -7,20 +7,20 @@ use object::elf;
 use object::endian::LittleEndian as LE;
 use object::read::elf::SectionHeader;
 
-use crate::process::elf::{Sections, has_content};
+use super::elf::{Sections, has_content};
 
 /// Largest table that is read. CPython's are below 1 MiB; those of a program it is built into may be larger.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
 /// Where a symbol is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Symbol {
-    pub(super) address: u64,
-    pub(super) size: u64,
+pub(crate) struct Symbol {
+    pub(crate) address: u64,
+    pub(crate) size: u64,
 }
 
 /// The symbols of these names that the file defines, in either table.
-pub(super) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap<&'n str, Symbol> {
+pub(crate) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap<&'n str, Symbol> {
     let mut found = HashMap::new();
     let content = |section| sections.content(section, MAX_TABLE_BYTES).ok();
     for table in &sections.headers {
@@ -45,7 +45,7 @@ pub(super) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap
 }
 
 /// The bytes that the file has at a virtual address.
-pub(super) fn bytes_at(sections: &Sections<'_>, address: u64, size: usize) -> Option<Vec<u8>> {
+pub(crate) fn bytes_at(sections: &Sections<'_>, address: u64, size: usize) -> Option<Vec<u8>> {
     let section = sections.headers.iter().find(|section| {
         let start = section.sh_addr(LE);
         has_content(section) && start != 0 && (start..start.saturating_add(section.sh_size(LE))).contains(&address)

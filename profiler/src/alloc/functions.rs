@@ -1,0 +1,161 @@
+//! The functions of allocators, by their symbols.
+
+use std::collections::BTreeMap;
+
+use profiler_common::alloc::{NULL_IS_ANOTHER, SizeArgument};
+
+use super::probe_point::probe_point;
+use crate::process::ObjectFile;
+use crate::process::elf::Sections;
+use crate::process::symbols::{Symbol, bytes_at, symbols};
+
+/// Bytes of a function that are looked at, to find branches that go back to its beginning.
+const MAX_FUNCTION_BYTES: u64 = 64 << 10;
+
+/// A place at which calls of a function that allocates are seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocProbe {
+    /// Its name: `malloc`.
+    pub function: &'static str,
+    /// Offset of the instruction in the file.
+    pub file_offset: u64,
+    /// Where the size is: the cookie of the probe. See [`profiler_common::alloc`].
+    pub cookie: u64,
+    /// Whether the kernel emulates the instruction; else it is executed out of line, with two more traps.
+    pub is_emulated: bool,
+}
+
+/// Prefixes that allocators put before the names of the C library: those of jemalloc in Rust programs and elsewhere,
+/// mimalloc and tcmalloc.
+const PREFIXES: [&str; 5] = ["", "je_", "_rjem_", "mi_", "tc_"];
+
+/// The C library's functions, and where each has the size.
+const FUNCTIONS: [(&str, SizeArgument); 10] = [
+    ("malloc", SizeArgument::First),
+    ("calloc", SizeArgument::FirstBySecond),
+    ("realloc", SizeArgument::Second),
+    ("aligned_alloc", SizeArgument::Second),
+    ("memalign", SizeArgument::Second),
+    ("posix_memalign", SizeArgument::Third),
+    ("valloc", SizeArgument::First),
+    ("pvalloc", SizeArgument::First),
+    // Of jemalloc alone.
+    ("mallocx", SizeArgument::First),
+    ("rallocx", SizeArgument::Second),
+];
+
+/// Names of `operator new`, by the C++ ABI: of one object, of many, with and without exceptions. With an alignment, the size
+/// is the first argument all the same.
+const NEW: [&str; 8] = [
+    "_Znwm",
+    "_Znam",
+    "_ZnwmRKSt9nothrow_t",
+    "_ZnamRKSt9nothrow_t",
+    "_ZnwmSt11align_val_t",
+    "_ZnamSt11align_val_t",
+    "_ZnwmSt11align_val_tRKSt9nothrow_t",
+    "_ZnamSt11align_val_tRKSt9nothrow_t",
+];
+
+/// In the C library of GNU, and in no other.
+const GLIBC: &str = "__libc_malloc";
+
+/// All names that are looked for, with where the size is.
+fn names() -> BTreeMap<&'static str, SizeArgument> {
+    // Made once for each object; the names have to live as long as what is found by them.
+    static NAMES: std::sync::OnceLock<Vec<(String, SizeArgument)>> = std::sync::OnceLock::new();
+    let names = NAMES.get_or_init(|| {
+        let prefixed = PREFIXES
+            .iter()
+            .flat_map(|prefix| FUNCTIONS.iter().map(move |(name, argument)| (format!("{prefix}{name}"), *argument)));
+        prefixed.chain(NEW.iter().map(|name| ((*name).to_owned(), SizeArgument::First))).collect()
+    });
+    names.iter().map(|(name, argument)| (name.as_str(), *argument)).collect()
+}
+
+/// The functions that allocate in an object, one for each address.
+///
+/// Those of an allocator: an object without a `malloc` of any prefix has none. So `operator new` of the C++ library, which
+/// calls `malloc`, is not counted twice.
+#[must_use]
+pub fn find_allocators(object: &ObjectFile) -> Vec<AllocProbe> {
+    let Some(sections) = Sections::read(&object.file) else { return Vec::new() };
+    let names = names();
+    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC]).collect();
+    let found = symbols(&sections, &wanted);
+    if !PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str())) {
+        return Vec::new();
+    }
+    let is_glibc =
+        found.contains_key(GLIBC) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
+    let mut probes: BTreeMap<u64, AllocProbe> = BTreeMap::new();
+    for (&function, &argument) in &names {
+        let Some(&symbol) = found.get(function) else { continue };
+        // These libraries' realloc of nothing calls malloc.
+        let is_another = is_glibc && function == "realloc";
+        let cookie = argument as u64 | if is_another { NULL_IS_ANOTHER } else { 0 };
+        let Some(probe) = probe(object, &sections, function, symbol, argument, cookie) else { continue };
+        // Aliases of one function: the first name stays, which is the one without a prefix.
+        probes
+            .entry(symbol.address)
+            .and_modify(|known| {
+                if function.len() < known.function.len() {
+                    known.function = function;
+                }
+            })
+            .or_insert(probe);
+    }
+    probes.into_values().collect()
+}
+
+fn probe(
+    object: &ObjectFile,
+    sections: &Sections<'_>,
+    function: &'static str,
+    symbol: Symbol,
+    argument: SizeArgument,
+    cookie: u64,
+) -> Option<AllocProbe> {
+    let size = usize::try_from(symbol.size.clamp(1, MAX_FUNCTION_BYTES)).ok()?;
+    let code = bytes_at(sections, symbol.address, size)?;
+    let point = probe_point(&code, symbol.address, argument)?;
+    let file_offset = object.segments.iter().find_map(|segment| {
+        let into = (symbol.address + point.offset).checked_sub(segment.address)?;
+        (into < segment.size).then(|| segment.file_offset + into)
+    })?;
+    Some(AllocProbe { function, file_offset, cookie, is_emulated: point.is_emulated })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn the_c_library_has_its_functions() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let Some(path) =
+            maps.lines().find_map(|line| line.split_whitespace().nth(5).filter(|path| path.contains("/libc.so")))
+        else {
+            return;
+        };
+        let object = ObjectFile::read(File::open(path).unwrap(), path.to_owned()).unwrap();
+        let probes = find_allocators(&object);
+        let of = |name: &str| {
+            probes.iter().find(|probe| probe.function == name).unwrap_or_else(|| panic!("{name}: {probes:?}"))
+        };
+        assert_eq!(of("malloc").cookie, SizeArgument::First as u64);
+        assert_eq!(of("calloc").cookie, SizeArgument::FirstBySecond as u64);
+        assert_eq!(of("realloc").cookie, SizeArgument::Second as u64 | NULL_IS_ANOTHER);
+        assert!(probes.iter().all(|probe| !probe.function.starts_with("_Zn")));
+        println!("{probes:#?}");
+    }
+
+    #[test]
+    fn an_object_without_an_allocator_has_none() {
+        let path = std::env::current_exe().unwrap();
+        let object = ObjectFile::read(File::open(&path).unwrap(), path.display().to_string()).unwrap();
+        assert_eq!(find_allocators(&object), []);
+    }
+}

@@ -1,0 +1,381 @@
+//! Where allocations are recorded: the allocators that processes map, and when probes are on them.
+//!
+//! A probe is a trap at every call, whatever becomes of the call, and the target pays for it. So the probes are there all the
+//! time only while they cost no more than the budget, a part of the target's own CPU time; else in windows, as long apart as
+//! it takes, and what they see stands for the time in between.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::processes::{Interest, Processes};
+use crate::alloc::{AllocProbe, find_allocators};
+use crate::bpf::{AttachedProbe, BpfError, Kernel, Probe};
+use crate::process::{ProcessFiles, Ticks};
+use crate::profile::Profile;
+
+/// The part of the target's CPU time that recording allocations may take.
+const BUDGET: f64 = 0.02;
+
+/// The part of a CPU that the target is taken to use at least: one that hardly does
+/// anything does not mind.
+const LEAST_CPU: f64 = 0.1;
+
+/// How long probes are on at least: shorter windows are biased by how they begin and end.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// How long until the cost is looked at again while it fits.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// No longer without probes.
+const MOST_OFF: Duration = Duration::from_secs(30);
+
+/// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, and where it does not.
+const TRAP_NS: u64 = 450;
+const STEP_NS: u64 = 9_000;
+
+/// Processes whose CPU time is read.
+const MAX_PROCESSES: usize = 300;
+
+/// Errors that are kept.
+const MAX_ERRORS: usize = 4;
+
+/// The part of the target's time that probes may take while they are there before the total is doubted.
+const SLOWED: f64 = 0.2;
+
+/// A probe: the process, or 0 for all, the object and the offset in it.
+type Place = (u32, u32, u64);
+
+/// Allocators, and the probes on them.
+pub(super) struct Allocations {
+    /// Functions by object.
+    functions: HashMap<u32, Vec<AllocProbe>>,
+    /// Objects with allocators, by process.
+    objects: BTreeMap<u32, BTreeSet<u32>>,
+    files: HashMap<u32, ProcessFiles>,
+    attached: BTreeMap<Place, AttachedProbe>,
+    /// Whether one probe serves all processes that map an object.
+    for_all: bool,
+    duty: Duty,
+    /// Functions that have had probes.
+    names: BTreeSet<&'static str>,
+    errors: Vec<String>,
+}
+
+/// When probes are on.
+#[derive(Debug)]
+struct Duty {
+    is_on: bool,
+    /// Since when they are, or are not.
+    since: Instant,
+    /// When to look again.
+    next: Instant,
+    /// How long they were on before `since`.
+    on: Duration,
+    /// When the cycle began of which the cost has to fit, and what had been used then.
+    cycle: (Instant, Usage),
+    /// How much longer than needed this cycle is: not in step with what the target does.
+    jitter: f64,
+    /// The largest part of the target's time that the probes took while they were there.
+    slowed: f64,
+    began: Instant,
+    ended: Option<Instant>,
+}
+
+/// What was used so far, ns.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    cost_ns: u64,
+    cpu_ns: u64,
+}
+
+impl Allocations {
+    pub(super) fn new(interest: Interest) -> Self {
+        Self {
+            functions: HashMap::new(),
+            objects: BTreeMap::new(),
+            files: HashMap::new(),
+            attached: BTreeMap::new(),
+            for_all: interest == Interest::Everybody,
+            duty: Duty::new(Instant::now()),
+            names: BTreeSet::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Looks for allocators in what a process maps now.
+    pub(super) fn update(&mut self, kernel: &mut Kernel, pid: u32, processes: &mut Processes) {
+        let mut objects_of = BTreeSet::new();
+        if let Some((mappings, objects)) = processes.mappings(pid) {
+            for mapping in mappings.iter() {
+                let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
+                let Some(object) = objects.objects().get(number as usize) else { continue };
+                let functions = self.functions.entry(number).or_insert_with(|| find_allocators(object));
+                if !functions.is_empty() {
+                    objects_of.insert(number);
+                }
+            }
+        }
+        if self.files.len() < MAX_PROCESSES
+            && let Ok(files) = ProcessFiles::open(pid)
+        {
+            self.files.entry(pid).or_insert(files);
+        }
+        self.objects.insert(pid, objects_of);
+        self.place_probes(kernel, processes);
+    }
+
+    /// Forgets a process that has ended.
+    pub(super) fn forget(&mut self, kernel: &mut Kernel, pid: u32, processes: &Processes) {
+        self.objects.remove(&pid);
+        self.files.remove(&pid);
+        self.place_probes(kernel, processes);
+    }
+
+    /// When [`Allocations::look`] wants to be called.
+    pub(super) const fn next(&self) -> Instant {
+        self.duty.next
+    }
+
+    /// Puts probes on or takes them away, by what they cost.
+    pub(super) fn look(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        let usage = self.usage(kernel);
+        if self.duty.look(Instant::now(), usage) {
+            self.turn(kernel, processes)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to record, with the probes that are there.
+    pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
+        kernel.take_allocations(true)?;
+        self.duty = Duty::new(Instant::now());
+        Ok(())
+    }
+
+    /// Takes all probes away.
+    pub(super) fn end(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        self.duty.end(Instant::now());
+        self.turn(kernel, processes)
+    }
+
+    /// Puts all probes on and then records, or the other way round.
+    fn turn(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        if self.duty.is_on {
+            self.place_probes(kernel, processes);
+            kernel.take_allocations(true)?;
+            let now = Instant::now();
+            (self.duty.since, self.duty.next) = (now, now + WINDOW);
+        } else {
+            kernel.take_allocations(false)?;
+            self.place_probes(kernel, processes);
+        }
+        Ok(())
+    }
+
+    /// The functions that have had probes.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.names.iter().copied().collect()
+    }
+
+    /// What a reader must know.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.errors.clone();
+        if self.names.is_empty() {
+            warnings.push(
+                "no allocator was found: no file of the target has a symbol of one (malloc, or jemalloc's, mimalloc's or \
+                 tcmalloc's own); of a program that is linked statically the symbols are needed, and Go has none"
+                    .to_owned(),
+            );
+        }
+        if self.duty.slowed > SLOWED {
+            warnings.push(format!(
+                "the target allocates so much that probes took {:.0} % of its time while they were there: it allocated less \
+                 then, so that the total of allocations is too low; their shares hold",
+                self.duty.slowed * 100.0
+            ));
+        }
+        warnings
+    }
+
+    /// Time in the traps of the probes, ns, as they were measured elsewhere.
+    pub(super) fn trap_ns(&self, kernel: &Kernel) -> u64 {
+        kernel.alloc_run_time().1 * self.trap_ns_each()
+    }
+
+    fn trap_ns_each(&self) -> u64 {
+        if self.functions.values().flatten().all(|probe| probe.is_emulated) { TRAP_NS } else { STEP_NS }
+    }
+
+    /// The part of the recording in which probes were on, 0 to 1.
+    pub(super) fn share(&self) -> f64 {
+        let recorded = self.duty.ended.unwrap_or_else(Instant::now) - self.duty.began;
+        (self.duty.on.as_secs_f64() / recorded.as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    }
+
+    fn usage(&self, kernel: &Kernel) -> Usage {
+        let (bpf_ns, runs) = kernel.alloc_run_time();
+        let mut buffer = Vec::new();
+        let stats = self.files.values().filter_map(|files| files.stat(&mut buffer));
+        Usage { cost_ns: bpf_ns + runs * self.trap_ns_each(), cpu_ns: stats.map(|stat| stat.own.cpu_ns()).sum() }
+    }
+
+    /// Makes the probes those that are wanted now.
+    fn place_probes(&mut self, kernel: &mut Kernel, processes: &Processes) {
+        let mut wanted: BTreeMap<Place, &AllocProbe> = BTreeMap::new();
+        if self.duty.is_on {
+            for (&pid, objects) in &self.objects {
+                for &object in objects {
+                    for probe in &self.functions[&object] {
+                        wanted.insert((if self.for_all { 0 } else { pid }, object, probe.file_offset), probe);
+                    }
+                }
+            }
+        }
+        let gone: Vec<Place> = self.attached.keys().filter(|place| !wanted.contains_key(*place)).copied().collect();
+        AttachedProbe::remove(gone.iter().filter_map(|place| self.attached.remove(place)).collect());
+        for ((pid, object, offset), probe) in wanted {
+            if self.attached.contains_key(&(pid, object, offset)) {
+                continue;
+            }
+            let Some(file) = processes.objects.objects().get(object as usize) else { continue };
+            let place = Probe { file: file.file.as_fd(), pid, offset, cookie: probe.cookie };
+            match kernel.attach_probe_at(place) {
+                Ok(attached) => {
+                    self.names.insert(probe.function);
+                    self.attached.insert((pid, object, offset), attached);
+                }
+                // It may have ended meanwhile.
+                Err(_) if pid != 0 && !crate::process::is_running(pid) => {}
+                Err(error) => note(&mut self.errors, &error),
+            }
+        }
+    }
+}
+
+/// Makes values of windows values of the whole recording: `factor` times as much.
+pub(super) fn scale(profile: &mut Profile, factor: f64) {
+    #[expect(clippy::cast_precision_loss, reason = "estimates, of which few digits say something")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and saturating")]
+    let scaled = |value: u64, factor: f64| if factor > 1.0 { (value as f64 * factor).round() as u64 } else { value };
+    for sample in &mut profile.samples {
+        // Bytes and allocations, and a variance.
+        sample.values[1] = scaled(sample.values[1], factor);
+        sample.values[2] = scaled(sample.values[2], factor);
+        sample.values[3] = scaled(sample.values[3], factor * factor);
+    }
+}
+
+fn note(errors: &mut Vec<String>, error: &BpfError) {
+    let error = format!("some allocations are missing: {error}");
+    if errors.len() < MAX_ERRORS && !errors.contains(&error) {
+        errors.push(error);
+    }
+}
+
+impl Duty {
+    fn new(now: Instant) -> Self {
+        Self {
+            is_on: true,
+            since: now,
+            next: now + WINDOW,
+            on: Duration::ZERO,
+            cycle: (now, Usage::default()),
+            jitter: 1.0,
+            slowed: 0.0,
+            began: now,
+            ended: None,
+        }
+    }
+
+    /// Decides by what the probes have cost; returns whether they are to be put on or taken away.
+    fn look(&mut self, now: Instant, usage: Usage) -> bool {
+        if now < self.next {
+            return false;
+        }
+        let (cycle_began, before) = self.cycle;
+        let (cost_ns, cpu_ns) =
+            (usage.cost_ns.saturating_sub(before.cost_ns), usage.cpu_ns.saturating_sub(before.cpu_ns));
+        #[expect(clippy::cast_precision_loss, reason = "a share, of which few digits say something")]
+        let share = cost_ns as f64 / (cpu_ns as f64).max((now - cycle_began).as_nanos() as f64 * LEAST_CPU).max(1.0);
+        if self.is_on {
+            self.slowed = self.slowed.max(share);
+            if share <= BUDGET {
+                (self.next, self.cycle) = (now + LOOK, (now, usage));
+                return false;
+            }
+            self.on += now - self.since;
+            (self.is_on, self.since, self.next) = (false, now, now + WINDOW);
+            self.jitter = 0.5 + chance();
+            return true;
+        }
+        // What taking the probes away has cost is in it.
+        let cycle = (now - cycle_began).mul_f64((share / BUDGET).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
+        if now < cycle_began + cycle {
+            self.next = (cycle_began + cycle).max(now + WINDOW / 10);
+            return false;
+        }
+        (self.is_on, self.since, self.next, self.cycle) = (true, now, now + WINDOW, (now, usage));
+        true
+    }
+
+    fn end(&mut self, now: Instant) {
+        if self.is_on {
+            self.on += now - self.since;
+        }
+        (self.is_on, self.since, self.ended) = (false, now, Some(now));
+    }
+}
+
+/// Any number from 0 to 1.
+fn chance() -> f64 {
+    // Keyed anew each time.
+    let number = RandomState::new().build_hasher().finish() >> 32;
+    f64::from(u32::try_from(number).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+impl Ticks {
+    /// CPU time, ns: a tick is a hundredth of a second wherever /proc has them (`USER_HZ`).
+    const fn cpu_ns(&self) -> u64 {
+        (self.user + self.system) * 10_000_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_on_as_long_as_they_may_be() {
+        let began = Instant::now();
+        let mut duty = Duty::new(began);
+        // One CPU, of which probes take a tenth while they are on: that is five times the budget.
+        let (mut now, mut usage) = (began, Usage::default());
+        while now < began + Duration::from_secs(200) {
+            let elapsed = u64::try_from((duty.next - now).as_nanos()).unwrap();
+            usage.cpu_ns += elapsed;
+            usage.cost_ns += if duty.is_on { elapsed / 10 } else { 0 };
+            now = duty.next;
+            duty.look(now, usage);
+        }
+        duty.end(now);
+        let share = duty.on.as_secs_f64() / (now - began).as_secs_f64();
+        assert!((0.1..0.3).contains(&share), "{share}");
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let cost = usage.cost_ns as f64 / usage.cpu_ns as f64;
+        assert!(cost < 1.5 * BUDGET, "{cost}");
+    }
+
+    #[test]
+    fn probes_that_cost_little_stay() {
+        let began = Instant::now();
+        let mut duty = Duty::new(began);
+        for second in 1..10 {
+            let now = began + Duration::from_secs(2 * second);
+            let usage = Usage { cost_ns: second * 10_000_000, cpu_ns: second * 1_000_000_000 };
+            assert!(!duty.look(now, usage));
+            assert!(duty.is_on);
+        }
+    }
+}
