@@ -1,7 +1,9 @@
 /* Allocates memory of known sizes, each kind in a function of its own, and adds up what it asked for.
  *
- * Arguments: "paced SECONDS", with a millisecond of sleep between rounds, or "fast SECONDS", without. */
+ * Arguments: "paced SECONDS", with a millisecond of sleep between rounds; "fast SECONDS", without; or "forks SECONDS", as
+ * the first, with a child that does the same from the second half on, and whose end is checked. */
 #include <string.h>
+#include <sys/wait.h>
 
 #include "workload.h"
 
@@ -50,10 +52,16 @@ int main(int argc, char **argv) {
     if (argc != 3) {
         return 2;
     }
-    int paced = strcmp(argv[1], "paced") == 0;
-    uint64_t end = clock_ns(CLOCK_MONOTONIC) + seconds_to_ns(argv[2]);
+    int forks = strcmp(argv[1], "forks") == 0;
+    int paced = forks || strcmp(argv[1], "paced") == 0;
+    uint64_t end = clock_ns(CLOCK_MONOTONIC) + seconds_to_ns(argv[2]), half = seconds_to_ns(argv[2]) / 2;
+    pid_t child = 0;
     say_ready();
     while (clock_ns(CLOCK_MONOTONIC) < end) {
+        if (forks && clock_ns(CLOCK_MONOTONIC) > end - half) {
+            forks = 0;
+            child = fork();
+        }
         malloc_here();
         calloc_here();
         realloc_here();
@@ -64,6 +72,13 @@ int main(int argc, char **argv) {
             struct timespec pause = {.tv_nsec = 1000000};
             nanosleep(&pause, NULL);
         }
+    }
+    int status = 0;
+    if (child > 0 && (waitpid(child, &status, 0) != child || status != 0)) {
+        return 1;
+    }
+    if (argv[1][0] == 'f' && argv[1][1] == 'o' && child == 0) {
+        return 0;
     }
     printf("{\"malloc\": %lu, \"calloc\": %lu, \"realloc\": %lu, \"aligned\": %lu, \"rounds\": %lu}\n", of_malloc, of_calloc,
            of_realloc, of_aligned, rounds);

@@ -1,15 +1,13 @@
-//! Allocations: loads what records them, and puts probes on functions of processes and takes them away again.
+//! Allocations: loads what records them, and asks for probes on functions of processes.
 
 use std::fs;
-use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{RawTracePoint, UProbe};
-
 use profiler_common::config::Control;
 
 use super::BpfError;
+use super::holder::{HolderError, ProbeHolder, Program, UPROBES, Work};
 use super::load::{Kernel, program_error};
 use super::pythons::PythonProgram;
 
@@ -19,60 +17,84 @@ const ENTER: &str = "alloc_enter";
 /// The program that sees threads end, and its tracepoint.
 const END: (&str, &str) = ("alloc_end", "sched_process_exit");
 
-/// A place in a file at which the program runs.
+/// Functions of a file that are to have probes.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe<'a> {
+pub struct Probes<'a> {
     /// The file.
     pub file: BorrowedFd<'a>,
-    /// The process in which it runs; 0 for every one.
+    /// The process in which they run; 0 for every one.
     pub pid: u32,
-    /// Offset of an instruction in the file.
-    pub offset: u64,
-    /// What the program is told.
-    pub cookie: u64,
+    /// Offsets of instructions in the file, and what the program is told at each.
+    pub enters: &'a [(u64, u64)],
 }
 
-/// A probe that is there, until it is dropped: that takes up to a tenth of a second.
+/// Probes that are there, until they are given to [`Kernel::detach_probes`] or the kernel side is dropped.
 #[derive(Debug)]
-pub struct AttachedProbe(#[expect(dead_code, reason = "held for what its drop does")] UProbeLink);
+pub struct AttachedProbes(Vec<u64>);
 
 impl Kernel {
-    /// Loads the programs that record allocations.
+    /// Loads the programs that record allocations, and starts the process that holds their probes.
     ///
     /// # Errors
     ///
     /// When the kernel has no probes of user space, or the verifier refuses a program.
     pub fn load_alloc_programs(&mut self) -> Result<(), BpfError> {
-        // Source: kernel/events/core.c, the directory of the PMU that aya attaches uprobes with.
-        if !fs::exists("/sys/bus/event_source/devices/uprobe").unwrap_or(false) {
+        if !fs::exists(UPROBES).unwrap_or(false) {
             return Err(BpfError::NoUprobes);
         }
         self.pythons.expect(PythonProgram::ALLOC);
+        let mut holder = ProbeHolder::start().map_err(BpfError::NoHolder)?;
         let program: &mut UProbe = self.program(ENTER)?;
         program.load().map_err(|cause| program_error("load", ENTER, cause))?;
+        let enter = program.fd().map_err(|cause| program_error("load", ENTER, cause))?.as_fd().try_clone_to_owned();
+        holder.keep(Program::Enter, enter.map_err(BpfError::NoHolder)?)?;
+        self.holder = Some(holder);
         let (name, tracepoint) = END;
         let program: &mut RawTracePoint = self.program(name)?;
         program.load().map_err(|cause| program_error("load", name, cause))?;
         program.attach(tracepoint).map(drop).map_err(|cause| program_error("attach", name, cause))
     }
 
-    /// Puts a probe in its place.
+    /// Puts probes in their places.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses, as for a process that is gone.
-    pub fn attach_probe_at(&mut self, probe: Probe<'_>) -> Result<AttachedProbe, BpfError> {
-        let program: &mut UProbe = self.program(ENTER)?;
-        let point = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
-            cookie: Some(probe.cookie),
-        };
-        let scope = NonZeroU32::new(probe.pid).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
-        // The file that is held open, whatever is at its path now.
-        let path = format!("/proc/self/fd/{}", probe.file.as_raw_fd());
-        let link = program.attach(point, path, scope).map_err(|cause| program_error("attach", ENTER, cause))?;
-        let link = program.take_link(link).map_err(|cause| program_error("attach", ENTER, cause))?;
-        Ok(AttachedProbe(link))
+    /// When the kernel refuses, as for a process that is gone, or [`BpfError::HolderGone`].
+    pub fn attach_probes(&mut self, probes: Probes<'_>) -> Result<AttachedProbes, BpfError> {
+        let Probes { file, pid, enters } = probes;
+        let holder = self.holder.as_mut().ok_or(BpfError::HolderGone)?;
+        let number = holder.attach(Work { program: Program::Enter, file, pid, points: enters })?;
+        Ok(AttachedProbes(vec![number]))
+    }
+
+    /// Takes probes away, without waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::HolderGone`].
+    pub fn detach_probes(&mut self, probes: &AttachedProbes) -> Result<(), BpfError> {
+        let holder = self.holder.as_mut().ok_or(BpfError::HolderGone)?;
+        probes.0.iter().try_for_each(|&number| holder.detach(number)).map_err(BpfError::from)
+    }
+
+    /// Whether the process that holds the probes has been killed.
+    pub fn has_lost_probes(&mut self) -> bool {
+        self.holder.as_mut().is_some_and(|holder| !holder.is_there())
+    }
+
+    /// Starts another one in its place: without probes, which are to be put there anew, so that what the first one has left
+    /// in the targets goes with them.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no process.
+    pub fn restart_holder(&mut self) -> Result<(), BpfError> {
+        self.holder.as_mut().map_or(Ok(()), ProbeHolder::restart).map_err(BpfError::from)
+    }
+
+    /// Waits until all probes are gone that were to be taken away, and those that are left.
+    pub fn end_probes(&mut self) {
+        self.holder = None;
     }
 
     /// Records allocations from now on, or not any more, whatever probes there are.
@@ -97,22 +119,11 @@ impl Kernel {
     }
 }
 
-impl AttachedProbe {
-    /// Takes probes away, all at once and without waiting for it.
-    pub fn remove(probes: Vec<Self>) {
-        // The kernel waits for all CPUs before it lets go of each.
-        let each = probes.len().div_ceil(REMOVERS).max(1);
-        let mut probes = probes.into_iter();
-        loop {
-            let part: Vec<Self> = probes.by_ref().take(each).collect();
-            if part.is_empty() {
-                return;
-            }
-            // Where there can be no thread, the drop is done here.
-            let _ = std::thread::Builder::new().name("probes".to_owned()).spawn(move || drop(part));
+impl From<HolderError> for BpfError {
+    fn from(error: HolderError) -> Self {
+        match error {
+            HolderError::Gone => Self::HolderGone,
+            HolderError::Refused(cause) => Self::Probe(cause),
         }
     }
 }
-
-/// Threads that take probes away.
-const REMOVERS: usize = 8;

@@ -58,6 +58,15 @@ pub enum BpfError {
     /// There are no probes of user space.
     #[error("this kernel has no uprobes (CONFIG_UPROBES=y): allocations cannot be recorded here; -e cpu can")]
     NoUprobes,
+    /// The process that holds the probes cannot be started.
+    #[error("cannot start the process that holds probes: {0}")]
+    NoHolder(io::Error),
+    /// It was killed.
+    #[error("the process that holds the probes was killed")]
+    HolderGone,
+    /// A probe cannot be put in its place.
+    #[error("cannot put a probe into a file of the target: {0}")]
+    Probe(io::Error),
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

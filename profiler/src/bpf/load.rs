@@ -29,6 +29,7 @@ use super::blocks::Blocks;
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
 use super::files::Files;
+use super::holder::ProbeHolder;
 use super::kernel_types::{Offsets, read_offsets};
 use super::net::Net;
 use super::pythons::{PythonProgram, Pythons};
@@ -199,6 +200,8 @@ pub struct Kernel {
     pub(super) net: Net,
     pub(super) files: Files,
     pub(super) alloc_threshold: Array<MapData, Shared<Threshold>>,
+    /// Who holds probes in the code of targets, where there are any.
+    pub(super) holder: Option<ProbeHolder>,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -313,6 +316,7 @@ impl Kernel {
             },
             files: Files::new(&mut ebpf, &config.file)?,
             alloc_threshold: typed(&mut ebpf, "ALLOC_THRESHOLD")?,
+            holder: None,
             ebpf,
             _statistics: statistics,
         })

@@ -208,7 +208,7 @@ fn loads(limits: Limits, load: impl FnOnce(&mut Kernel) -> Result<(), BpfError>)
 
 fn allocations() -> Check {
     const NAME: &str = "allocations";
-    if fs::exists("/sys/bus/event_source/devices/uprobe").unwrap_or(false) {
+    if fs::exists(super::holder::UPROBES).unwrap_or(false) {
         Check::ok(NAME, "uprobes")
     } else {
         Check::degraded(NAME, "no uprobes (CONFIG_UPROBES)", "-e alloc does not work")

@@ -25,6 +25,9 @@ pub(super) enum Command {
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed
     Inspect(InspectArgs),
+    /// Hold probes for another profiler, which starts this one with a socket for its standard input
+    #[command(hide = true)]
+    HoldProbes,
 }
 
 /// What to record. Without a target there is nothing to do, so one of them is asked for.

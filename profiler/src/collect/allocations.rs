@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::processes::{Interest, Processes};
 use crate::alloc::{AllocProbe, find_allocators};
-use crate::bpf::{AttachedProbe, BpfError, Kernel, Probe};
+use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
 use crate::process::{ProcessFiles, Ticks};
 use crate::profile::Profile;
 
@@ -35,6 +35,9 @@ const MOST_OFF: Duration = Duration::from_secs(30);
 const TRAP_NS: u64 = 450;
 const STEP_NS: u64 = 9_000;
 
+/// How often the process that holds the probes is started again.
+const MOST_KILLED: u32 = 8;
+
 /// Processes whose CPU time is read.
 const MAX_PROCESSES: usize = 300;
 
@@ -44,8 +47,8 @@ const MAX_ERRORS: usize = 4;
 /// The part of the target's time that probes may take while they are there before the total is doubted.
 const SLOWED: f64 = 0.2;
 
-/// A probe: the process, or 0 for all, the object and the offset in it.
-type Place = (u32, u32, u64);
+/// Where probes are: the process, or 0 for all, and the object.
+type Place = (u32, u32);
 
 /// Allocators, and the probes on them.
 pub(super) struct Allocations {
@@ -54,13 +57,15 @@ pub(super) struct Allocations {
     /// Objects with allocators, by process.
     objects: BTreeMap<u32, BTreeSet<u32>>,
     files: HashMap<u32, ProcessFiles>,
-    attached: BTreeMap<Place, AttachedProbe>,
+    attached: BTreeMap<Place, AttachedProbes>,
     /// Whether one probe serves all processes that map an object.
     for_all: bool,
     duty: Duty,
     /// Functions that have had probes.
     names: BTreeSet<&'static str>,
     errors: Vec<String>,
+    /// How often the process that holds the probes was killed.
+    killed: u32,
 }
 
 /// When probes are on.
@@ -101,6 +106,7 @@ impl Allocations {
             duty: Duty::new(Instant::now()),
             names: BTreeSet::new(),
             errors: Vec::new(),
+            killed: 0,
         }
     }
 
@@ -140,6 +146,9 @@ impl Allocations {
 
     /// Puts probes on or takes them away, by what they cost.
     pub(super) fn look(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        if kernel.has_lost_probes() {
+            self.mend(kernel, processes);
+        }
         let usage = self.usage(kernel);
         if self.duty.look(Instant::now(), usage) {
             self.turn(kernel, processes)?;
@@ -157,7 +166,9 @@ impl Allocations {
     /// Takes all probes away.
     pub(super) fn end(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         self.duty.end(Instant::now());
-        self.turn(kernel, processes)
+        self.turn(kernel, processes)?;
+        kernel.end_probes();
+        Ok(())
     }
 
     /// Puts all probes on and then records, or the other way round.
@@ -188,6 +199,14 @@ impl Allocations {
                  tcmalloc's own); of a program that is linked statically the symbols are needed, and Go has none"
                     .to_owned(),
             );
+        }
+        if self.killed > 0 {
+            warnings.push(format!(
+                "the process that holds probes was killed, {} times: another one has taken its probes away; allocations in \
+                 between are missing{}",
+                self.killed,
+                if self.killed > MOST_KILLED { ", and traps may have stayed in the targets: restart them" } else { "" }
+            ));
         }
         if self.duty.slowed > SLOWED {
             warnings.push(format!(
@@ -223,32 +242,62 @@ impl Allocations {
 
     /// Makes the probes those that are wanted now.
     fn place_probes(&mut self, kernel: &mut Kernel, processes: &Processes) {
-        let mut wanted: BTreeMap<Place, &AllocProbe> = BTreeMap::new();
+        let mut wanted: BTreeSet<Place> = BTreeSet::new();
         if self.duty.is_on {
             for (&pid, objects) in &self.objects {
-                for &object in objects {
-                    for probe in &self.functions[&object] {
-                        wanted.insert((if self.for_all { 0 } else { pid }, object, probe.file_offset), probe);
-                    }
-                }
+                wanted.extend(objects.iter().map(|&object| (if self.for_all { 0 } else { pid }, object)));
             }
         }
-        let gone: Vec<Place> = self.attached.keys().filter(|place| !wanted.contains_key(*place)).copied().collect();
-        AttachedProbe::remove(gone.iter().filter_map(|place| self.attached.remove(place)).collect());
-        for ((pid, object, offset), probe) in wanted {
-            if self.attached.contains_key(&(pid, object, offset)) {
+        let gone: Vec<Place> = self.attached.keys().filter(|place| !wanted.contains(*place)).copied().collect();
+        for place in gone {
+            if let Some(probes) = self.attached.remove(&place)
+                && let Err(BpfError::HolderGone) = kernel.detach_probes(&probes)
+            {
+                self.attached.insert(place, probes);
+            }
+        }
+        self.attach(kernel, processes, &wanted);
+        if kernel.has_lost_probes() {
+            self.mend(kernel, processes);
+        }
+    }
+
+    fn attach(&mut self, kernel: &mut Kernel, processes: &Processes, wanted: &BTreeSet<Place>) {
+        for &(pid, object) in wanted {
+            if self.attached.contains_key(&(pid, object)) {
                 continue;
             }
             let Some(file) = processes.objects.objects().get(object as usize) else { continue };
-            let place = Probe { file: file.file.as_fd(), pid, offset, cookie: probe.cookie };
-            match kernel.attach_probe_at(place) {
+            let functions = &self.functions[&object];
+            let enters: Vec<(u64, u64)> = functions.iter().map(|probe| (probe.file_offset, probe.cookie)).collect();
+            match kernel.attach_probes(Probes { file: file.file.as_fd(), pid, enters: &enters }) {
                 Ok(attached) => {
-                    self.names.insert(probe.function);
-                    self.attached.insert((pid, object, offset), attached);
+                    self.names.extend(functions.iter().map(|probe| probe.function));
+                    self.attached.insert((pid, object), attached);
                 }
                 // It may have ended meanwhile.
                 Err(_) if pid != 0 && !crate::process::is_running(pid) => {}
                 Err(error) => note(&mut self.errors, &error),
+            }
+        }
+    }
+
+    /// Goes on when the process that held the probes was killed: what it left in the targets goes when probes that were put
+    /// in the same places are taken away.
+    fn mend(&mut self, kernel: &mut Kernel, processes: &Processes) {
+        self.killed += 1;
+        if self.killed > MOST_KILLED {
+            return;
+        }
+        if let Err(error) = kernel.restart_holder() {
+            note(&mut self.errors, &error);
+            return;
+        }
+        let places: BTreeSet<Place> = std::mem::take(&mut self.attached).into_keys().collect();
+        self.attach(kernel, processes, &places);
+        if !self.duty.is_on {
+            for (_, probes) in std::mem::take(&mut self.attached) {
+                let _ = kernel.detach_probes(&probes);
             }
         }
     }

@@ -9,6 +9,7 @@ mod bpf_tables;
 mod commands;
 mod leaves_nothing;
 mod record_alloc;
+mod record_alloc_killed;
 mod record_blockio;
 mod record_cpu;
 mod record_errors;
