@@ -168,7 +168,8 @@ impl Config {
 pub struct Control {
     /// Which of the two generations of maps is written, 0 or 1.
     pub window: u32,
-    /// 1 while allocations are recorded: their probes come and go one by one, and are to be on and off at once.
+    /// What is taken of allocations, an [`alloc::takes`](crate::alloc::takes): their probes come and go one by one, and are
+    /// to be on and off at once.
     pub takes_allocations: u32,
     /// When the recording began, in ns of the monotonic clock: a thread that is switched in for the first time has
     /// waited since then. 0 while there is none.

@@ -33,6 +33,8 @@ pub enum Origin {
     Net = 8,
     /// Allocations of memory.
     Alloc = 9,
+    /// What was allocated and is there still.
+    Live = 10,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -63,7 +65,7 @@ pub struct OriginRow {
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 10] = [
+pub static ORIGINS: [OriginRow; 11] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -205,6 +207,20 @@ pub static ORIGINS: [OriginRow; 10] = [
         kernel_stacks: false,
         event: "allocation",
         total: "allocated",
+        reasons_title: "",
+    },
+    OriginRow {
+        origin: Origin::Live,
+        name: "live",
+        unit: "bytes",
+        primary: 1,
+        also: &[],
+        // Blocks that were kept; bytes and blocks, those that the kept ones stand for included; variance of the bytes.
+        columns: &[("samples", "count"), ("inuse_space", "bytes"), ("inuse_objects", "count"), ("variance", "KiB2")],
+        reasons: &[],
+        kernel_stacks: false,
+        event: "block",
+        total: "in use",
         reasons_title: "",
     },
 ];

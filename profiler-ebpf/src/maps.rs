@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use profiler_common::alloc::Allocating;
+use profiler_common::alloc::{Allocating, LiveBlock, LiveKey, SIZE_CLASSES, SizeStats};
 use profiler_common::block::{
     BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockRequest, BlockStats, BlockWaitKey,
     BlockWaitStats, BlockWaiter, DirtyFile, REQUEST_PLACES, STRUCT_BYTES, SlowRequest,
@@ -174,6 +174,19 @@ pub(crate) static ALLOC_THRESHOLD: Array<Threshold> = Array::with_max_entries(1,
 /// What is known of a CPU's allocations. Written and read by `alloc`.
 #[map]
 pub(crate) static ALLOC_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
+/// Blocks that were kept and have not been freed. Written by `alloc`, read by user space, which removes those of processes
+/// that have ended. One element where allocations are not recorded.
+#[map]
+pub(crate) static LIVE: HashMap<LiveKey, LiveBlock> = HashMap::with_max_entries(1, 0);
+
+/// Blocks that were kept and are not in `LIVE`: there is no room, or a signal came between.
+#[map]
+pub(crate) static LIVE_MISSED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What is counted of blocks by their size. Written by `alloc`, read by user space.
+#[map]
+pub(crate) static SIZE_STATS: PerCpuArray<SizeStats> = PerCpuArray::with_max_entries(SIZE_CLASSES, 0);
 
 /// Files whose names were sent. Written and read by `file_name`. One element where nobody asks for files.
 #[map]

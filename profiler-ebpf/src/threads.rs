@@ -30,7 +30,7 @@ pub(crate) trait OfThread: Sized + 'static {
 
 /// Makes a structure with the field `tid` an element of a map; what follows are the fields that its next owner must not see.
 macro_rules! of_thread {
-    ($element:ty, $map:ident $(, $forgotten:ident)*) => {
+    ($element:ty, $map:ident, $($forgotten:ident),*) => {
         impl OfThread for $element {
             #[inline(always)]
             fn map() -> &'static Array<Self> {
@@ -54,7 +54,7 @@ macro_rules! of_thread {
 of_thread!(Wait, WAITS, since_ns);
 of_thread!(Call, CALLS, since_ns);
 of_thread!(FileCall, FILE_CALLS, since_ns);
-of_thread!(Allocating, ALLOCATING);
+of_thread!(Allocating, ALLOCATING, return_at);
 
 /// A thread's element.
 #[inline(always)]
@@ -120,6 +120,9 @@ pub(crate) fn leave(task: &Task, old_tid: u32) {
     }
     if let Some(call) = find::<FileCall>(old_tid) {
         remove(call);
+    }
+    if let Some(allocating) = find::<Allocating>(old_tid) {
+        remove(allocating);
     }
 }
 

@@ -4,6 +4,7 @@
  * the first, with a child that does the same from the second half on, and whose end is checked. */
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "workload.h"
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::alloc::{NULL_IS_ANOTHER, SizeArgument};
+use profiler_common::alloc::{FREES_FIRST, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
 
 use super::probe_point::probe_point;
 use crate::process::ObjectFile;
@@ -12,7 +12,16 @@ use crate::process::symbols::{Symbol, bytes_at, symbols};
 /// Bytes of a function that are looked at, to find branches that go back to its beginning.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
 
-/// A place at which calls of a function that allocates are seen.
+/// The functions of an allocator in an object, one for each address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocator {
+    /// Those that allocate.
+    pub allocate: Vec<AllocProbe>,
+    /// Those that free their first argument.
+    pub free: Vec<AllocProbe>,
+}
+
+/// A place at which calls of a function that allocates or frees are seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllocProbe {
     /// Its name: `malloc`.
@@ -57,55 +66,107 @@ const NEW: [&str; 8] = [
     "_ZnamSt11align_val_tRKSt9nothrow_t",
 ];
 
+/// Functions that free a block, by what follows a prefix; some are of one allocator alone.
+const FREE: [&str; 11] = [
+    "free",
+    "cfree",
+    "free_sized",
+    "free_aligned_sized",
+    "free_size",
+    "free_aligned",
+    "free_size_aligned",
+    "dallocx",
+    "sdallocx",
+    "delete",
+    "deletearray",
+];
+
+/// Names of `operator delete`: of one object, of many, with size, alignment, and without exceptions.
+const DELETE: [&str; 12] = [
+    "_ZdlPv",
+    "_ZdaPv",
+    "_ZdlPvm",
+    "_ZdaPvm",
+    "_ZdlPvRKSt9nothrow_t",
+    "_ZdaPvRKSt9nothrow_t",
+    "_ZdlPvSt11align_val_t",
+    "_ZdaPvSt11align_val_t",
+    "_ZdlPvmSt11align_val_t",
+    "_ZdaPvmSt11align_val_t",
+    "_ZdlPvSt11align_val_tRKSt9nothrow_t",
+    "_ZdaPvSt11align_val_tRKSt9nothrow_t",
+];
+
 /// In the C library of GNU, and in no other.
 const GLIBC: &str = "__libc_malloc";
 
-/// All names that are looked for, with where the size is.
-fn names() -> BTreeMap<&'static str, SizeArgument> {
-    // Made once for each object; the names have to live as long as what is found by them.
-    static NAMES: std::sync::OnceLock<Vec<(String, SizeArgument)>> = std::sync::OnceLock::new();
-    let names = NAMES.get_or_init(|| {
-        let prefixed = PREFIXES
-            .iter()
-            .flat_map(|prefix| FUNCTIONS.iter().map(move |(name, argument)| (format!("{prefix}{name}"), *argument)));
-        prefixed.chain(NEW.iter().map(|name| ((*name).to_owned(), SizeArgument::First))).collect()
-    });
-    names.iter().map(|(name, argument)| (name.as_str(), *argument)).collect()
+/// What a function does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Allocates(SizeArgument),
+    Frees,
 }
 
-/// The functions that allocate in an object, one for each address.
+/// All names that are looked for, with what they do.
+fn names() -> BTreeMap<&'static str, Role> {
+    // Made once; the names have to live as long as what is found by them.
+    static NAMES: std::sync::OnceLock<Vec<(String, Role)>> = std::sync::OnceLock::new();
+    let names = NAMES.get_or_init(|| {
+        let prefixed = PREFIXES.iter().flat_map(|prefix| {
+            let allocate = FUNCTIONS.iter().map(|&(name, argument)| (name, Role::Allocates(argument)));
+            let free = FREE.iter().map(|&name| (name, Role::Frees));
+            allocate.chain(free).map(move |(name, role)| (format!("{prefix}{name}"), role))
+        });
+        let new = NEW.iter().map(|&name| (name.to_owned(), Role::Allocates(SizeArgument::First)));
+        let delete = DELETE.iter().map(|&name| (name.to_owned(), Role::Frees));
+        prefixed.chain(new).chain(delete).collect()
+    });
+    names.iter().map(|(name, role)| (name.as_str(), *role)).collect()
+}
+
+/// The functions of the allocator in an object.
 ///
-/// Those of an allocator: an object without a `malloc` of any prefix has none. So `operator new` of the C++ library, which
-/// calls `malloc`, is not counted twice.
+/// An object without a `malloc` of any prefix has none. So `operator new` of the C++ library, which calls `malloc`, is not
+/// counted twice.
 #[must_use]
-pub fn find_allocators(object: &ObjectFile) -> Vec<AllocProbe> {
-    let Some(sections) = Sections::read(&object.file) else { return Vec::new() };
+pub fn find_allocator(object: &ObjectFile) -> Allocator {
+    let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
     let wanted: Vec<&str> = names.keys().copied().chain([GLIBC]).collect();
     let found = symbols(&sections, &wanted);
     if !PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str())) {
-        return Vec::new();
+        return Allocator::default();
     }
     let is_glibc =
         found.contains_key(GLIBC) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
-    let mut probes: BTreeMap<u64, AllocProbe> = BTreeMap::new();
-    for (&function, &argument) in &names {
+    let (mut allocate, mut free) = (BTreeMap::new(), BTreeMap::new());
+    for (&function, &role) in &names {
         let Some(&symbol) = found.get(function) else { continue };
-        // These libraries' realloc of nothing calls malloc.
-        let is_another = is_glibc && function == "realloc";
-        let cookie = argument as u64 | if is_another { NULL_IS_ANOTHER } else { 0 };
+        let (argument, cookie) = match role {
+            Role::Allocates(argument) => (argument, argument as u64 | flags(function, is_glibc)),
+            Role::Frees => (SizeArgument::First, 0),
+        };
         let Some(probe) = probe(object, &sections, function, symbol, argument, cookie) else { continue };
-        // Aliases of one function: the first name stays, which is the one without a prefix.
-        probes
-            .entry(symbol.address)
-            .and_modify(|known| {
-                if function.len() < known.function.len() {
-                    known.function = function;
-                }
-            })
-            .or_insert(probe);
+        let probes = if role == Role::Frees { &mut free } else { &mut allocate };
+        // Aliases of one function: the shortest name stays, which is the one without a prefix.
+        let known: &mut AllocProbe = probes.entry(symbol.address).or_insert_with(|| probe.clone());
+        if function.len() < known.function.len() {
+            known.function = function;
+        }
     }
-    probes.into_values().collect()
+    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect() }
+}
+
+/// What a function's probe is told besides where the size is. `is_glibc`: whether it is of the C library of GNU, or musl's.
+fn flags(function: &str, is_glibc: bool) -> u64 {
+    if function.ends_with("posix_memalign") {
+        RETURNS_BY_FIRST
+    } else if function.ends_with("realloc") || function.ends_with("rallocx") {
+        // These libraries' realloc of nothing calls malloc.
+        FREES_FIRST | if is_glibc { NULL_IS_ANOTHER } else { 0 }
+    } else {
+        0
+    }
 }
 
 fn probe(
@@ -141,21 +202,22 @@ mod tests {
             return;
         };
         let object = ObjectFile::read(File::open(path).unwrap(), path.to_owned()).unwrap();
-        let probes = find_allocators(&object);
+        let Allocator { allocate: probes, free } = find_allocator(&object);
         let of = |name: &str| {
             probes.iter().find(|probe| probe.function == name).unwrap_or_else(|| panic!("{name}: {probes:?}"))
         };
         assert_eq!(of("malloc").cookie, SizeArgument::First as u64);
         assert_eq!(of("calloc").cookie, SizeArgument::FirstBySecond as u64);
-        assert_eq!(of("realloc").cookie, SizeArgument::Second as u64 | NULL_IS_ANOTHER);
+        assert_eq!(of("realloc").cookie, SizeArgument::Second as u64 | NULL_IS_ANOTHER | FREES_FIRST);
+        assert_eq!(of("posix_memalign").cookie, SizeArgument::Third as u64 | RETURNS_BY_FIRST);
+        assert!(free.iter().any(|probe| probe.function == "free" && probe.is_emulated), "{free:?}");
         assert!(probes.iter().all(|probe| !probe.function.starts_with("_Zn")));
-        println!("{probes:#?}");
     }
 
     #[test]
     fn an_object_without_an_allocator_has_none() {
         let path = std::env::current_exe().unwrap();
         let object = ObjectFile::read(File::open(&path).unwrap(), path.display().to_string()).unwrap();
-        assert_eq!(find_allocators(&object), []);
+        assert_eq!(find_allocator(&object), Allocator::default());
     }
 }

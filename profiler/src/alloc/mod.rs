@@ -6,4 +6,4 @@
 mod functions;
 mod probe_point;
 
-pub use functions::{AllocProbe, find_allocators};
+pub use functions::{AllocProbe, Allocator, find_allocator};

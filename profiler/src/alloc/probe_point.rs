@@ -20,12 +20,13 @@ pub(super) struct ProbePoint {
     pub(super) is_emulated: bool,
 }
 
-/// The registers that hold the arguments which are read.
+/// The registers that hold the arguments which are read, and the one that leads to the return address: where its return is
+/// to be seen, the kernel looks for it there.
 fn needed(argument: SizeArgument) -> &'static [Register] {
     match argument {
-        SizeArgument::First => &[Register::RDI],
-        SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RDI, Register::RSI],
-        SizeArgument::Third => &[Register::RDX],
+        SizeArgument::First => &[Register::RSP, Register::RDI],
+        SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RSP, Register::RDI, Register::RSI],
+        SizeArgument::Third => &[Register::RSP, Register::RDI, Register::RDX],
     }
 }
 
@@ -112,19 +113,25 @@ mod tests {
 
     #[test]
     fn not_behind_a_change_of_what_is_read() {
+        // mov ecx, esi; push rbp
+        let code = [0x89, 0xf1, 0x55];
+        assert_eq!(point(&code, SizeArgument::First), Some((2, true)));
         // mov edi, esi; push rbp
         let code = [0x89, 0xf7, 0x55];
         assert_eq!(point(&code, SizeArgument::First), Some((0, false)));
-        assert_eq!(point(&code, SizeArgument::Third), Some((2, true)));
+        assert_eq!(point(&code, SizeArgument::Third), Some((0, false)));
+        // sub rsp, 8; push rbp: the return address is not where the stack pointer is.
+        let code = [0x48, 0x83, 0xec, 0x08, 0x55];
+        assert_eq!(point(&code, SizeArgument::First), Some((0, false)));
     }
 
     #[test]
     fn not_where_a_loop_comes_back_to() {
-        // test rdi, rdi; push rbp; dec rdi; jne to the push
-        let code = [0x48, 0x85, 0xff, 0x55, 0x48, 0xff, 0xcf, 0x75, 0xfa];
+        // test rcx, rcx; push rbp; dec rcx; jne to the push
+        let code = [0x48, 0x85, 0xc9, 0x55, 0x48, 0xff, 0xc9, 0x75, 0xfa];
         assert_eq!(point(&code, SizeArgument::Third), Some((0, false)));
         // The same to behind it.
-        let code = [0x48, 0x85, 0xff, 0x55, 0x48, 0xff, 0xcf, 0x75, 0xfb];
+        let code = [0x48, 0x85, 0xc9, 0x55, 0x48, 0xff, 0xc9, 0x75, 0xfb];
         assert_eq!(point(&code, SizeArgument::Third), Some((3, true)));
     }
 }

@@ -67,6 +67,9 @@ pub enum BpfError {
     /// A probe cannot be put in its place.
     #[error("cannot put a probe into a file of the target: {0}")]
     Probe(io::Error),
+    /// A program for the returns of functions does not load.
+    #[error("cannot load a BPF program for sessions of uprobes: {0}")]
+    Session(String),
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

@@ -7,6 +7,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, Program, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use profiler_common::alloc::{MAX_LIVE, SizeStats};
 use profiler_common::block::{
     MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS, REQUEST_PLACES,
     SlowRequest, SlowWakeUp,
@@ -25,11 +26,11 @@ use profiler_common::unwind::{Packed, Rule};
 use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAITS, Threshold, recorded_waits};
 
 use super::BpfError;
+use super::allocs::Allocs;
 use super::blocks::Blocks;
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
 use super::files::Files;
-use super::holder::ProbeHolder;
 use super::kernel_types::{Offsets, read_offsets};
 use super::net::Net;
 use super::pythons::{PythonProgram, Pythons};
@@ -91,7 +92,7 @@ pub struct Limits {
     pub files: bool,
     /// Whether sockets are recorded: 20 MB for what is counted exactly.
     pub net: bool,
-    /// Whether allocations are recorded.
+    /// Whether allocations are recorded: 16 MB for the threads and for the blocks that are followed.
     pub allocs: bool,
 }
 
@@ -163,6 +164,7 @@ impl Plain for NumberPace {}
 impl Plain for NetTimes {}
 impl Plain for NetCounts {}
 impl Plain for FileHistogram {}
+impl Plain for SizeStats {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -199,9 +201,7 @@ pub struct Kernel {
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     pub(super) net: Net,
     pub(super) files: Files,
-    pub(super) alloc_threshold: Array<MapData, Shared<Threshold>>,
-    /// Who holds probes in the code of targets, where there are any.
-    pub(super) holder: Option<ProbeHolder>,
+    pub(super) allocs: Allocs,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -243,6 +243,7 @@ impl Kernel {
             .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
             .map_max_entries("ALLOCATING", if limits.allocs { MAX_WAITS } else { 1 })
+            .map_max_entries("LIVE", if limits.allocs { MAX_LIVE } else { 1 })
             .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
             .map_max_entries("NET_STATS", if limits.net { MAX_NET_STATS } else { 1 })
             .map_max_entries("NET_TIMES", if limits.net { MAX_NET_TIMED * NetTime::COUNT } else { 1 })
@@ -262,7 +263,9 @@ impl Kernel {
             .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
             .map_max_entries("BLOCK_WAITS", if limits.blocks { MAX_BLOCK_WAITS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
-        let mut ebpf = loader.load(replacement.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
+        let object = replacement.as_deref().unwrap_or(OBJECT);
+        let mut ebpf = loader.load(object).map_err(load_error)?;
+        let allocs = Allocs::new(&mut ebpf, limits.allocs.then_some(object))?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
         let generations = [
             Generation::new(take(&mut ebpf, "RECORDS_0")?, take(&mut ebpf, "SENT_0")?)?,
@@ -315,8 +318,7 @@ impl Kernel {
                 unseen: Vec::new(),
             },
             files: Files::new(&mut ebpf, &config.file)?,
-            alloc_threshold: typed(&mut ebpf, "ALLOC_THRESHOLD")?,
-            holder: None,
+            allocs,
             ebpf,
             _statistics: statistics,
         })
@@ -497,7 +499,8 @@ impl Kernel {
     /// Time inside our programs in ns, and how often they ran; zeros where the kernel keeps no statistics.
     #[must_use]
     pub fn run_time(&self) -> (u64, u64) {
-        self.run_time_of(|_| true)
+        let (known, own) = (self.run_time_of(|_| true), self.allocs.run_time());
+        (known.0 + own.0, known.1 + own.1)
     }
 
     /// The same of the programs whose names are `wanted`.

@@ -18,7 +18,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Sample a process, a command, a cgroup or the host, and write flamegraph, pprof profile and report
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
     Report(ReportArgs),
     /// Say what this kernel and user can do, and what to change
@@ -74,6 +74,10 @@ pub(super) struct RecordArgs {
     /// With -e blockio: list every request that takes at least so long, up to 10,000: 10ms, 500us
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) slower: Option<Duration>,
+    /// With -e alloc: how much of the target's CPU time it may take, percent; where more is needed for every call, it is
+    /// recorded in windows
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse_percent)]
+    pub(super) alloc_budget: f64,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
@@ -181,6 +185,12 @@ pub(super) struct InspectArgs {
     /// Print it as JSON, with every function that cannot be followed
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// A part of something, in percent: more than nothing, and as much as ten times all of it.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number: use for instance 2 or 0.5".to_owned())?;
+    if number > 0.0 && number <= 1_000.0 { Ok(number) } else { Err("must be more than 0 and at most 1000".to_owned()) }
 }
 
 /// `5`, `5s`, `1.5m`, `500ms`, `10us`, `2h`.

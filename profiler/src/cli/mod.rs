@@ -24,7 +24,7 @@ const COULD_NOT_RUN: u8 = 2;
 pub fn main() -> ExitCode {
     let args = args::Args::parse();
     let result = match args.command {
-        args::Command::Record(args) => record::run(args),
+        args::Command::Record(args) => record::run(*args),
         args::Command::Report(args) => report::run(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),

@@ -9,14 +9,15 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use profiler_common::alloc::{SizeStats, takes};
+use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
+
+use super::live::{Following, Sites};
 use super::processes::{Interest, Processes};
-use crate::alloc::{AllocProbe, find_allocators};
+use crate::alloc::{AllocProbe, Allocator, find_allocator};
 use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
 use crate::process::{ProcessFiles, Ticks};
-use crate::profile::Profile;
-
-/// The part of the target's CPU time that recording allocations may take.
-const BUDGET: f64 = 0.02;
+use crate::profile::{Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
 
 /// The part of a CPU that the target is taken to use at least: one that hardly does
 /// anything does not mind.
@@ -24,6 +25,11 @@ const LEAST_CPU: f64 = 0.1;
 
 /// How long probes are on at least: shorter windows are biased by how they begin and end.
 const WINDOW: Duration = Duration::from_millis(100);
+
+/// How much more than the budget probes may cost until it is known what they cost in a second; twice as much they may for a
+/// while, over which the cost is looked at as a whole.
+const AT_FIRST: f64 = 10.0;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long until the cost is looked at again while it fits.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,6 +43,10 @@ const STEP_NS: u64 = 9_000;
 
 /// How often the process that holds the probes is started again.
 const MOST_KILLED: u32 = 8;
+
+/// Why blocks are not followed any more.
+const IN_WINDOWS: &str = "frees not observed: probes were there in windows, since all the time would have cost the target more \
+                          than the budget; --alloc-budget allows more";
 
 /// Processes whose CPU time is read.
 const MAX_PROCESSES: usize = 300;
@@ -53,14 +63,18 @@ type Place = (u32, u32);
 /// Allocators, and the probes on them.
 pub(super) struct Allocations {
     /// Functions by object.
-    functions: HashMap<u32, Vec<AllocProbe>>,
+    functions: HashMap<u32, Allocator>,
     /// Objects with allocators, by process.
     objects: BTreeMap<u32, BTreeSet<u32>>,
     files: HashMap<u32, ProcessFiles>,
     attached: BTreeMap<Place, AttachedProbes>,
+    /// Where the process that holds the probes was killed while it put them there.
+    lost: BTreeSet<Place>,
     /// Whether one probe serves all processes that map an object.
     for_all: bool,
     duty: Duty,
+    /// What becomes of the blocks.
+    following: Option<Following>,
     /// Functions that have had probes.
     names: BTreeSet<&'static str>,
     errors: Vec<String>,
@@ -86,6 +100,8 @@ struct Duty {
     slowed: f64,
     began: Instant,
     ended: Option<Instant>,
+    /// The part of the target's CPU time that recording allocations may take.
+    budget: f64,
 }
 
 /// What was used so far, ns.
@@ -96,14 +112,16 @@ struct Usage {
 }
 
 impl Allocations {
-    pub(super) fn new(interest: Interest) -> Self {
+    pub(super) fn new(interest: Interest, budget: f64) -> Self {
         Self {
             functions: HashMap::new(),
             objects: BTreeMap::new(),
             files: HashMap::new(),
             attached: BTreeMap::new(),
+            lost: BTreeSet::new(),
             for_all: interest == Interest::Everybody,
-            duty: Duty::new(Instant::now()),
+            duty: Duty::new(Instant::now(), budget),
+            following: None,
             names: BTreeSet::new(),
             errors: Vec::new(),
             killed: 0,
@@ -117,8 +135,8 @@ impl Allocations {
             for mapping in mappings.iter() {
                 let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
                 let Some(object) = objects.objects().get(number as usize) else { continue };
-                let functions = self.functions.entry(number).or_insert_with(|| find_allocators(object));
-                if !functions.is_empty() {
+                let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
+                if !functions.allocate.is_empty() {
                     objects_of.insert(number);
                 }
             }
@@ -140,14 +158,21 @@ impl Allocations {
     }
 
     /// When [`Allocations::look`] wants to be called.
-    pub(super) const fn next(&self) -> Instant {
-        self.duty.next
+    pub(super) fn next(&self) -> Instant {
+        let look = self.following.as_ref().and_then(Following::next);
+        look.map_or(self.duty.next, |look| look.min(self.duty.next))
     }
 
     /// Puts probes on or takes them away, by what they cost.
     pub(super) fn look(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         if kernel.has_lost_probes() {
             self.mend(kernel, processes);
+        }
+        if let Some(following) = &mut self.following {
+            following.look(kernel, processes)?;
+        }
+        if Instant::now() < self.duty.next {
+            return Ok(());
         }
         let usage = self.usage(kernel);
         if self.duty.look(Instant::now(), usage) {
@@ -158,15 +183,32 @@ impl Allocations {
 
     /// Begins to record, with the probes that are there.
     pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
-        kernel.take_allocations(true)?;
-        self.duty = Duty::new(Instant::now());
+        let following = Following::new(kernel);
+        kernel.take_allocations(if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
+        self.following = Some(following);
+        self.duty = Duty::new(Instant::now(), self.duty.budget);
         Ok(())
+    }
+
+    /// Whether the blocks have been followed all the time.
+    pub(super) fn follows(&self) -> bool {
+        self.following.as_ref().is_some_and(Following::is_on)
+    }
+
+    /// What there is of blocks at the end: their profile, and their past.
+    pub(super) fn finish_blocks(
+        &mut self,
+        kernel: &Kernel,
+        allocated: &RawProfile,
+        sites: &Sites,
+    ) -> Result<Option<(RawProfile, Live)>, BpfError> {
+        self.following.take().map(|following| following.finish(kernel, allocated, sites)).transpose()
     }
 
     /// Takes all probes away.
     pub(super) fn end(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         self.duty.end(Instant::now());
-        self.turn(kernel, processes)?;
+        self.take_away(kernel, processes)?;
         kernel.end_probes();
         Ok(())
     }
@@ -175,13 +217,21 @@ impl Allocations {
     fn turn(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         if self.duty.is_on {
             self.place_probes(kernel, processes);
-            kernel.take_allocations(true)?;
+            kernel.take_allocations(takes::ALLOCATIONS)?;
             let now = Instant::now();
             (self.duty.since, self.duty.next) = (now, now + WINDOW);
-        } else {
-            kernel.take_allocations(false)?;
-            self.place_probes(kernel, processes);
+            return Ok(());
         }
+        if let Some(following) = &mut self.following {
+            following.end(kernel, IN_WINDOWS)?;
+        }
+        self.take_away(kernel, processes)
+    }
+
+    /// Records no more, and takes the probes away.
+    fn take_away(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        kernel.take_allocations(takes::NOTHING)?;
+        self.place_probes(kernel, processes);
         Ok(())
     }
 
@@ -224,7 +274,8 @@ impl Allocations {
     }
 
     fn trap_ns_each(&self) -> u64 {
-        if self.functions.values().flatten().all(|probe| probe.is_emulated) { TRAP_NS } else { STEP_NS }
+        let mut probes = self.functions.values().flat_map(|allocator| allocator.allocate.iter().chain(&allocator.free));
+        if probes.all(|probe| probe.is_emulated) { TRAP_NS } else { STEP_NS }
     }
 
     /// The part of the recording in which probes were on, 0 to 1.
@@ -263,17 +314,27 @@ impl Allocations {
     }
 
     fn attach(&mut self, kernel: &mut Kernel, processes: &Processes, wanted: &BTreeSet<Place>) {
+        // Not known before the recording begins.
+        let follows = self.following.as_ref().map_or_else(|| kernel.follows_blocks(), Following::is_on);
         for &(pid, object) in wanted {
             if self.attached.contains_key(&(pid, object)) {
                 continue;
             }
             let Some(file) = processes.objects.objects().get(object as usize) else { continue };
             let functions = &self.functions[&object];
-            let enters: Vec<(u64, u64)> = functions.iter().map(|probe| (probe.file_offset, probe.cookie)).collect();
-            match kernel.attach_probes(Probes { file: file.file.as_fd(), pid, enters: &enters }) {
+            let points = |probes: &[AllocProbe]| -> Vec<(u64, u64)> {
+                probes.iter().map(|probe| (probe.file_offset, probe.cookie)).collect()
+            };
+            let enters = points(&functions.allocate);
+            let frees = if follows { points(&functions.free) } else { Vec::new() };
+            match kernel.attach_probes(Probes { file: file.file.as_fd(), pid, enters: &enters, frees: &frees }) {
                 Ok(attached) => {
-                    self.names.extend(functions.iter().map(|probe| probe.function));
+                    self.names.extend(functions.allocate.iter().map(|probe| probe.function));
                     self.attached.insert((pid, object), attached);
+                }
+                // It may have put some there before it was killed.
+                Err(BpfError::HolderGone) => {
+                    self.lost.insert((pid, object));
                 }
                 // It may have ended meanwhile.
                 Err(_) if pid != 0 && !crate::process::is_running(pid) => {}
@@ -286,6 +347,11 @@ impl Allocations {
     /// in the same places are taken away.
     fn mend(&mut self, kernel: &mut Kernel, processes: &Processes) {
         self.killed += 1;
+        if let Some(following) = &mut self.following
+            && let Err(error) = following.end(kernel, "frees not observed: the process that holds probes was killed")
+        {
+            note(&mut self.errors, &error);
+        }
         if self.killed > MOST_KILLED {
             return;
         }
@@ -293,7 +359,8 @@ impl Allocations {
             note(&mut self.errors, &error);
             return;
         }
-        let places: BTreeSet<Place> = std::mem::take(&mut self.attached).into_keys().collect();
+        let mut places = std::mem::take(&mut self.lost);
+        places.extend(std::mem::take(&mut self.attached).into_keys());
         self.attach(kernel, processes, &places);
         if !self.duty.is_on {
             for (_, probes) in std::mem::take(&mut self.attached) {
@@ -301,6 +368,42 @@ impl Allocations {
             }
         }
     }
+}
+
+/// What was counted of blocks by their size, a class a row.
+pub(super) fn sizes(stats: &[(u32, SizeStats)]) -> Table {
+    let row = |(class, stats): &(u32, SizeStats)| {
+        let mut lifetimes = vec![0; HISTOGRAM_BUCKETS];
+        let (mut longest, lived) = (0, stats.lifetimes.iter().enumerate().filter(|(_, blocks)| **blocks > 0));
+        for (bucket, blocks) in lived {
+            // The middle of the bucket, ns.
+            let lived_ns = (3 << bucket) * 250;
+            lifetimes[bucket_of(lived_ns)] += blocks;
+            longest = lived_ns;
+        }
+        let mean_ns = stats.lived_us.saturating_mul(1_000).checked_div(stats.freed).unwrap_or(0);
+        Row {
+            labels: vec![format!("up to {}", 1_u64 << class)],
+            values: vec![stats.bytes, stats.objects, stats.freed, mean_ns],
+            distributions: vec![Histogram::new(&lifetimes, longest)],
+        }
+    };
+    let column = TableColumn::new;
+    let mut table = Table {
+        title: "Sizes of blocks".to_owned(),
+        labels: vec!["size".to_owned()],
+        values: vec![
+            column("bytes", "bytes"),
+            column("allocated", "count"),
+            column("freed", "count"),
+            column("mean_lifetime", "ns"),
+        ],
+        distributions: vec![column("lifetime", "ns")],
+        rows: stats.iter().map(row).collect(),
+        missing: 0,
+    };
+    table.sort();
+    table
 }
 
 /// Makes values of windows values of the whole recording: `factor` times as much.
@@ -324,7 +427,7 @@ fn note(errors: &mut Vec<String>, error: &BpfError) {
 }
 
 impl Duty {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, budget: f64) -> Self {
         Self {
             is_on: true,
             since: now,
@@ -335,6 +438,7 @@ impl Duty {
             slowed: 0.0,
             began: now,
             ended: None,
+            budget,
         }
     }
 
@@ -350,8 +454,14 @@ impl Duty {
         let share = cost_ns as f64 / (cpu_ns as f64).max((now - cycle_began).as_nanos() as f64 * LEAST_CPU).max(1.0);
         if self.is_on {
             self.slowed = self.slowed.max(share);
-            if share <= BUDGET {
+            if share <= self.budget {
                 (self.next, self.cycle) = (now + LOOK, (now, usage));
+                return false;
+            }
+            // A burst may be over soon, and what is off cannot follow blocks any more.
+            let age = now - cycle_began;
+            if (age < LOOK && share <= AT_FIRST * self.budget) || (age < PATIENCE && share <= 2.0 * self.budget) {
+                self.next = now + if age < LOOK { LOOK - age } else { LOOK };
                 return false;
             }
             self.on += now - self.since;
@@ -360,7 +470,7 @@ impl Duty {
             return true;
         }
         // What taking the probes away has cost is in it.
-        let cycle = (now - cycle_began).mul_f64((share / BUDGET).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
+        let cycle = (now - cycle_began).mul_f64((share / self.budget).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
         if now < cycle_began + cycle {
             self.next = (cycle_began + cycle).max(now + WINDOW / 10);
             return false;
@@ -395,10 +505,12 @@ impl Ticks {
 mod tests {
     use super::*;
 
+    const BUDGET: f64 = 0.02;
+
     #[test]
     fn probes_are_on_as_long_as_they_may_be() {
         let began = Instant::now();
-        let mut duty = Duty::new(began);
+        let mut duty = Duty::new(began, BUDGET);
         // One CPU, of which probes take a tenth while they are on: that is five times the budget.
         let (mut now, mut usage) = (began, Usage::default());
         while now < began + Duration::from_secs(200) {
@@ -419,7 +531,7 @@ mod tests {
     #[test]
     fn probes_that_cost_little_stay() {
         let began = Instant::now();
-        let mut duty = Duty::new(began);
+        let mut duty = Duty::new(began, BUDGET);
         for second in 1..10 {
             let now = began + Duration::from_secs(2 * second);
             let usage = Usage { cost_ns: second * 10_000_000, cpu_ns: second * 1_000_000_000 };

@@ -13,6 +13,7 @@ mod files;
 mod gathered;
 mod host;
 mod latencies;
+mod live;
 mod lock_times;
 mod net;
 mod place;

@@ -95,7 +95,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     session.kernel.begin_counted(limits)?;
     session.disks = Disks::read();
-    limits.allocs.then(|| session.begin_allocations()).transpose()?;
+    limits.allocs.then(|| session.begin_allocations(config.alloc_budget)).transpose()?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;

@@ -245,11 +245,6 @@ impl Session {
         self.learn_exec_count(pid);
         let run = self.unwinding.update(&mut self.kernel, pid, &mut self.processes)?;
         let (python_layout, python_runtime) = self.pythons.attach(&mut self.kernel, pid, &mut self.processes)?;
-        if let Some(allocations) = &mut self.allocations
-            && !self.processes.is_bystander(pid)
-        {
-            allocations.update(&mut self.kernel, pid, &mut self.processes);
-        }
         let flags = if self.processes.is_bystander(pid) { 0 } else { PROCESS_TARGET };
         // Read only now: the programs may have changed it while the tables were made.
         let known = self.kernel.process(pid);
@@ -265,6 +260,12 @@ impl Session {
         if known != Some(published) {
             // One that does not fit is walked by frame pointer, and its addresses looked up in what is known of it.
             let _ = self.kernel.set_process(pid, published);
+        }
+        // Only once its stacks can be walked.
+        if let Some(allocations) = &mut self.allocations
+            && !self.processes.is_bystander(pid)
+        {
+            allocations.update(&mut self.kernel, pid, &mut self.processes);
         }
         Ok(())
     }
@@ -294,8 +295,10 @@ impl Session {
     }
 
     /// Puts probes on the allocators of every process that is known.
-    pub(super) fn begin_allocations(&mut self) -> Result<()> {
-        let mut allocations = Allocations::new(self.processes.interest());
+    ///
+    /// `budget`: the part of the targets' CPU time that this may take.
+    pub(super) fn begin_allocations(&mut self, budget: f64) -> Result<()> {
+        let mut allocations = Allocations::new(self.processes.interest(), budget);
         let alive: Vec<u32> = self.processes.alive().filter(|&pid| !self.processes.is_bystander(pid)).collect();
         for pid in alive {
             allocations.update(&mut self.kernel, pid, &mut self.processes);

@@ -24,7 +24,8 @@ use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
 use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
-    Accounting, ByLength, ByNumber, BySize, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
+    Accounting, ByLength, ByNumber, BySize, Capture, Index, Live, OriginSummary, Overhead, Profile, RawProfile,
+    SCHEMA_VERSION, Target,
 };
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
@@ -121,6 +122,8 @@ pub(super) fn summarize(
     if missed_locks > 0 {
         warnings.push(format!("{missed_locks} waits are in no lock of the table: there are too many locks"));
     }
+    let (live_profile, live) = live_blocks(&mut session)?.unzip();
+    let live_profile = live_profile.filter(|profile: &RawProfile| profile.events() > 0);
     // Nothing stays attached while names are looked up, which may take a while.
     drop((session.kernel, session.lifecycle));
     let sources = Sources {
@@ -128,7 +131,8 @@ pub(super) fn summarize(
         jit: &session.processes.jit,
         interpreted: session.pythons.frames(),
     };
-    let raw = session.gathered.into_origins().into_iter().map(|of_origin| of_origin.profile).collect();
+    let raw: Vec<_> =
+        session.gathered.into_origins().into_iter().map(|of_origin| of_origin.profile).chain(live_profile).collect();
     let Symbolized { mut profiles, objects, completed, warnings: of_symbols } = symbolize(raw, &sources, naming);
     warnings.extend(of_symbols);
     let (mut origins, mut accountings) = (BTreeMap::new(), BTreeMap::new());
@@ -142,6 +146,14 @@ pub(super) fn summarize(
     }
     for (profile, completed) in profiles.iter().zip(&completed) {
         let counted = counters.entry(profile.origin).or_default();
+        if profile.origin == Origin::Live {
+            // Every block that was followed is in it, with the chain that its allocation had.
+            let blocks = profile.totals()[0];
+            for outcomes in [&mut counted.user, &mut counted.kernel, &mut counted.whole] {
+                outcomes[Outcome::Complete as usize] = blocks;
+            }
+            counted.hits = blocks;
+        }
         complete(counted, completed);
         let accounting = accounting(profile, counted, &counts);
         warnings.extend(doubts(&accounting));
@@ -188,9 +200,21 @@ pub(super) fn summarize(
         timeline: session.slices.into_timeline(),
         io_latency: session.latencies.into_slices(),
         slow_requests,
+        live,
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })
+}
+
+/// What became of the blocks that were allocated, if allocations were recorded.
+fn live_blocks(session: &mut Session) -> Result<Option<(RawProfile, Live)>> {
+    let allocated = session.gathered.origins().iter().find(|gathered| gathered.profile.origin == Origin::Alloc);
+    match (&mut session.allocations, allocated) {
+        (Some(allocations), Some(OfOrigin { profile, sites, .. })) => {
+            Ok(allocations.finish_blocks(&session.kernel, profile, sites)?)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The accounting of one origin. `counts`: what the events counted themselves, which samples and faults are held against.
@@ -291,6 +315,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
             summary.by_number = Some(ByNumber { measured, weight: choice.block_weight, period: 1 });
         }
+        Origin::Live => "blocks followed to their end".clone_into(&mut summary.event),
         Origin::Alloc => {
             #[expect(clippy::cast_precision_loss, reason = "estimates, of which few digits say something")]
             let variance_kib2 = totals[VARIANCE_COLUMN] as f64;

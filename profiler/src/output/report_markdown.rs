@@ -1,5 +1,6 @@
 //! `report.md`: what an operator reads first.
 
+mod leaks;
 mod ledger;
 mod locks;
 mod slow_requests;
@@ -42,6 +43,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         }
         section.write_locks(writer)?;
         section.write_slow_requests(writer)?;
+        if row.origin == Origin::Alloc {
+            leaks::write(index.live.as_ref(), &report.leaks, writer)?;
+        }
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;

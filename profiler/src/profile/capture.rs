@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, IoLatency, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
+use super::{Accounting, IoLatency, Live, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -61,6 +61,9 @@ pub struct Index {
     /// Requests to block devices that took long, where they were asked for.
     #[serde(default, skip_serializing_if = "SlowRequests::is_empty")]
     pub slow_requests: SlowRequests,
+    /// What became of blocks that were allocated, where allocations were recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
 }
 
 /// What was asked for.

@@ -511,6 +511,7 @@ pub(crate) fn capture() -> Capture {
         timeline: timeline(),
         io_latency: IoLatency::default(),
         slow_requests: SlowRequests::default(),
+        live: None,
     };
     Capture { index, profiles: vec![profile] }
 }

@@ -19,6 +19,7 @@ mod record_fixtures;
 mod record_go;
 mod record_go_servers;
 mod record_lasting;
+mod record_leaks;
 mod record_ledger;
 mod record_locks;
 mod record_names;

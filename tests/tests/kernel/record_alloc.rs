@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Target, Workload, at_work, float, is_emulated, require_bpf, wait_until};
+use profiler_tests::{Captured, Record, Target, Workload, at_work, float, is_emulated, require_bpf};
 
 use crate::record_unwinding::without_frame_pointers;
 use crate::servers::redis;

@@ -8,8 +8,14 @@ use profiler_tests::{Record, Recording, Target, require_bpf, wait_until};
 
 use crate::record_alloc::{allocs, text_of_libc};
 
+/// Records with probes that come and go.
 fn start(pid: u32) -> Recording {
-    let mut record = Record::new().args(["-e", "alloc"]).pid(pid).seconds(60);
+    start_with(pid, "2")
+}
+
+/// Records, for as much of the target's time.
+fn start_with(pid: u32, budget: &str) -> Recording {
+    let mut record = Record::new().args(["-e", "alloc", "--alloc-budget", budget]).pid(pid).seconds(60);
     record.command().process_group(0);
     record.start()
 }
@@ -72,7 +78,7 @@ fn traps_that_a_killed_holder_leaves_are_taken_away() {
     let Some(_kernel) = require_bpf() else { return };
     let target = Target::start(&allocs().build(), &["paced", "60"]);
     let before = text_of_libc(target.pid());
-    let recording = start(target.pid());
+    let recording = start_with(target.pid(), "1000");
     let mut killed = Vec::new();
     for _ in 0..2 {
         let holder = holder_of(&recording);

@@ -40,6 +40,7 @@ fn workloads() -> Vec<Workload> {
         frames("noreturn").flag("-fno-toplevel-reorder").flag("-fno-align-functions"),
     ];
     all.extend([crate::record_alloc::allocs(), crate::record_alloc::allocs_cpp()]);
+    all.push(crate::record_leaks::leaks());
     without.extend(["raised", "timer", "alternate", "deep"].map(frames));
     for name in ["realigned", "restless"] {
         without.push(frames(name));
