@@ -14,19 +14,25 @@ pub enum SizeArgument {
     Second = 2,
     /// The third argument: `posix_memalign`.
     Third = 3,
+    /// The register that Go passes its first argument in, rax: `runtime.mallocgc`. Source: the Go internal ABI, amd64.
+    GoFirst = 4,
 }
 
 /// The bits of a cookie that hold a [`SizeArgument`].
-pub const SIZE_ARGUMENT_MASK: u64 = 3;
+pub const SIZE_ARGUMENT_MASK: u64 = 7;
 
 /// A call whose first argument is null is not counted: it goes on to a function that has a probe.
-pub const NULL_IS_ANOTHER: u64 = 1 << 2;
+pub const NULL_IS_ANOTHER: u64 = 1 << 3;
 
 /// The function writes the address to where its first argument points, and returns 0: `posix_memalign`.
-pub const RETURNS_BY_FIRST: u64 = 1 << 3;
+pub const RETURNS_BY_FIRST: u64 = 1 << 4;
 
 /// The first argument is a block that the call frees: `realloc`.
-pub const FREES_FIRST: u64 = 1 << 4;
+pub const FREES_FIRST: u64 = 1 << 5;
+
+/// What becomes of the block cannot be seen: a collector frees it. Nor may the return be seen: Go's runtime moves stacks, and
+/// knows no other return addresses than its own.
+pub const NOT_FOLLOWED: u64 = 1 << 6;
 
 /// Values of [`Control::takes_allocations`](crate::config::Control::takes_allocations).
 pub mod takes {
@@ -171,7 +177,7 @@ mod tests {
         assert_eq!(size_of::<LiveBlock>(), 64);
         assert_eq!(size_of::<Allocating>(), 32 + 64);
         assert_eq!(size_of::<LiveKey>(), 16);
-        assert_eq!(SizeArgument::Third as u64 & !SIZE_ARGUMENT_MASK, 0);
+        assert_eq!(SizeArgument::GoFirst as u64 & !SIZE_ARGUMENT_MASK, 0);
     }
 
     #[test]

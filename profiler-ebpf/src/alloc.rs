@@ -18,8 +18,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use profiler_common::alloc::{
-    Allocating, FREES_FIRST, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES, NULL_IS_ANOTHER, RETURNS_BY_FIRST,
-    SIZE_ARGUMENT_MASK, SIZE_SHIFT, SizeArgument, SizeStats, takes,
+    Allocating, FREES_FIRST, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES, NOT_FOLLOWED, NULL_IS_ANOTHER,
+    RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT, SizeArgument, SizeStats, takes,
 };
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
@@ -41,6 +41,7 @@ use crate::window::{self, Window};
 const FIRST: u64 = SizeArgument::First as u64;
 const FIRST_BY_SECOND: u64 = SizeArgument::FirstBySecond as u64;
 const SECOND: u64 = SizeArgument::Second as u64;
+const GO_FIRST: u64 = SizeArgument::GoFirst as u64;
 
 /// Takes a call of a function that allocates. Its cookie: see [`profiler_common::alloc`].
 #[uprobe]
@@ -103,19 +104,24 @@ fn enter(context: &ProbeContext) -> bool {
         FIRST => first,
         FIRST_BY_SECOND => first.wrapping_mul(argument(1)),
         SECOND => argument(1),
+        // SAFETY: the context is the thread's registers.
+        GO_FIRST => unsafe { (*context.regs).rax },
         _ => argument(2),
     };
     let Some(counters) = COUNTERS.get_ptr_mut(Origin::Alloc as u32) else { return false };
     let written_at = if cookie & RETURNS_BY_FIRST != 0 { first } else { 0 };
     let size = if size > MOST_BYTES { 0 } else { size };
-    take(context, counters, size, (taken == takes::BLOCKS).then_some(written_at))
+    let is_followed = taken == takes::BLOCKS && cookie & NOT_FOLLOWED == 0;
+    let follow = is_followed.then_some(written_at);
+    take(context, counters, size, follow, cookie & NOT_FOLLOWED == 0)
 }
 
 /// Counts an allocation, and keeps it if its size or chance says so; tells whether it is kept and to be followed.
 ///
-/// `follow`: where its function writes the block's address, if the block is to be followed.
+/// `follow`: where its function writes the block's address, if the block is to be followed; `may_return`: whether the return
+/// may be seen at all, as the program for Python asks for.
 #[inline(always)]
-fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Option<u64>) -> bool {
+fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Option<u64>, may_return: bool) -> bool {
     let running = Task::running();
     let Some(task) = running.in_namespace() else { return false };
     if !task.is_wanted() {
@@ -200,8 +206,10 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
     let user = stack::begin(&task, process, scratch);
     if user.is_none() {
         unwind::walk(Programs::Alloc);
-        // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
-        unsafe { ALLOC_PYTHON.tail_call(context, python::slot(scratch)) };
+        if may_return {
+            // SAFETY: the map holds programs of this type. The call returns where there is none, which is so without Python.
+            unsafe { ALLOC_PYTHON.tail_call(context, python::slot(scratch)) };
+        }
     }
     allocating.block.stack = conclude::<false>(&window, &task, outcomes, scratch, user);
     window.leave();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::alloc::{FREES_FIRST, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
+use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
 
 use super::probe_point::probe_point;
 use crate::process::ObjectFile;
@@ -100,6 +100,9 @@ const DELETE: [&str; 12] = [
 /// In the C library of GNU, and in no other.
 const GLIBC: &str = "__libc_malloc";
 
+/// What all that a Go program allocates on its heap comes through.
+const GO: &str = "runtime.mallocgc";
+
 /// What a function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -132,8 +135,13 @@ fn names() -> BTreeMap<&'static str, Role> {
 pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
-    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC]).collect();
+    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, GO]).collect();
     let found = symbols(&sections, &wanted);
+    if let Some(&symbol) = found.get(GO) {
+        let cookie = SizeArgument::GoFirst as u64 | NOT_FOLLOWED;
+        let probe = probe(object, &sections, GO, symbol, SizeArgument::GoFirst, cookie);
+        return Allocator { allocate: probe.into_iter().collect(), free: Vec::new() };
+    }
     if !PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str())) {
         return Allocator::default();
     }

@@ -27,6 +27,7 @@ fn needed(argument: SizeArgument) -> &'static [Register] {
         SizeArgument::First => &[Register::RSP, Register::RDI],
         SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RSP, Register::RDI, Register::RSI],
         SizeArgument::Third => &[Register::RSP, Register::RDI, Register::RDX],
+        SizeArgument::GoFirst => &[Register::RSP, Register::RAX],
     }
 }
 

@@ -453,7 +453,10 @@ impl Duty {
         #[expect(clippy::cast_precision_loss, reason = "a share, of which few digits say something")]
         let share = cost_ns as f64 / (cpu_ns as f64).max((now - cycle_began).as_nanos() as f64 * LEAST_CPU).max(1.0);
         if self.is_on {
-            self.slowed = self.slowed.max(share);
+            // One that waits most of the time is not held up.
+            #[expect(clippy::cast_precision_loss, reason = "a share, of which few digits say something")]
+            let of_time = cost_ns as f64 / (cpu_ns as f64).max((now - cycle_began).as_nanos() as f64).max(1.0);
+            self.slowed = self.slowed.max(of_time);
             if share <= self.budget {
                 (self.next, self.cycle) = (now + LOOK, (now, usage));
                 return false;

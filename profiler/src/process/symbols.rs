@@ -22,6 +22,8 @@ pub(crate) struct Symbol {
 /// The symbols of these names that the file defines, in either table.
 pub(crate) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap<&'n str, Symbol> {
     let mut found = HashMap::new();
+    let wanted: HashMap<&[u8], &'n str> = names.iter().map(|name| (name.as_bytes(), *name)).collect();
+    let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let content = |section| sections.content(section, MAX_TABLE_BYTES).ok();
     for table in &sections.headers {
         if table.sh_type(LE) != elf::SHT_DYNSYM && table.sh_type(LE) != elf::SHT_SYMTAB {
@@ -32,12 +34,12 @@ pub(crate) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap
         let count = symbols.len() / size_of::<elf::Sym64<LE>>();
         let Ok((symbols, _)) = object::pod::slice_from_bytes::<elf::Sym64<LE>>(&symbols, count) else { continue };
         for symbol in symbols.iter().filter(|symbol| symbol.st_shndx.get(LE) != elf::SHN_UNDEF) {
-            let Some(text) = strings.get(symbol.st_name.get(LE) as usize..) else { continue };
-            for name in names {
-                if text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0)) {
-                    let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
-                    found.insert(*name, Symbol { address, size });
-                }
+            let start = symbol.st_name.get(LE) as usize;
+            let Some(text) = strings.get(start..strings.len().min(start + longest + 1)) else { continue };
+            let Some(end) = memchr::memchr(0, text) else { continue };
+            if let Some(name) = wanted.get(&text[..end]) {
+                let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
+                found.insert(*name, Symbol { address, size });
             }
         }
     }

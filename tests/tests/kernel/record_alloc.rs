@@ -19,6 +19,15 @@ pub(crate) fn allocs_cpp() -> Workload {
     without_frame_pointers(Workload::cpp("allocs").called("allocs-cpp"))
 }
 
+/// The same in Rust and in Go.
+pub(crate) fn allocs_rust() -> Workload {
+    Workload::rust("allocs").called("allocs-rust")
+}
+
+pub(crate) fn allocs_go() -> Option<Workload> {
+    Workload::go("allocs").map(|workload| workload.called("allocs-go"))
+}
+
 /// Checks that each function has its share of what the program says, within two points.
 fn check_shares(captured: &Captured, parts: &[(&str, &str)]) {
     let truth = captured.truth();
@@ -73,6 +82,21 @@ fn operator_new_is_counted_once() {
     let Some(_kernel) = require_bpf() else { return };
     let captured = Record::new().args(["-e", "alloc"]).program(&allocs_cpp().build(), &[&at_work(4)]).run();
     check_shares(&captured, &[("one_here()", "one"), ("many_here()", "many")]);
+}
+
+#[test]
+fn rust_and_go_allocate_where_they_say() {
+    let Some(_kernel) = require_bpf() else { return };
+    let record = || Record::new().args(["-e", "alloc", "--alloc-budget", "1000"]);
+    let captured = record().program(&allocs_rust().build(), &[&at_work(3)]).run();
+    check_shares(&captured, &[("allocs_rust::small_here", "small"), ("allocs_rust::zeroed_here", "zeroed")]);
+    let Some(go) = allocs_go() else { return };
+    let captured = record().program(&go.build(), &[&at_work(3)]).run();
+    let shares = [("main.smallHere", "small"), ("main.largeHere", "large")];
+    check_shares(&captured, &shares);
+    assert!(captured.report["origins"]["alloc"]["event"].as_str().is_some_and(|event| event.contains("runtime.mallocgc")));
+    // What a collector frees is not followed.
+    assert!(captured.report["origins"]["live"].is_null());
 }
 
 #[test]
