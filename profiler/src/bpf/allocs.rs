@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{RawTracePoint, UProbe};
-use profiler_common::alloc::{LiveBlock, LiveKey, SIZE_CLASSES, SizeStats};
+use profiler_common::alloc::{LiveBlock, LiveKey, SIZE_CLASSES, SIZE_SHIFT, SizeStats};
 use profiler_common::config::Control;
 use profiler_common::wait::Threshold;
 
@@ -22,6 +22,10 @@ use super::session::{SessionObject, map_descriptors};
 const ENTER: &str = "alloc_enter";
 const SESSION: &str = "alloc_session";
 const FREE: &str = "alloc_free";
+
+/// What sizes are held against at first, bytes: a program that starts allocates thousands of small blocks, all on stacks that
+/// are not known yet. It falls where there are few.
+const FIRST_THRESHOLD: u64 = 1024;
 
 /// The program that sees threads end, and its tracepoint.
 const END: (&str, &str) = ("alloc_end", "sched_process_exit");
@@ -105,6 +109,9 @@ impl Kernel {
             return Err(BpfError::NoUprobes);
         }
         self.pythons.expect(PythonProgram::ALLOC);
+        let first = Threshold { now_ns: FIRST_THRESHOLD << SIZE_SHIFT, ..Threshold::default() };
+        let written = self.allocs.threshold.set(0, Shared(first), 0);
+        written.map_err(|error| BpfError::map("write", "ALLOC_THRESHOLD", error))?;
         let mut holder = ProbeHolder::start().map_err(BpfError::NoHolder)?;
         if self.allocs.session.is_some() {
             let program = self.load_session_program(SESSION)?;

@@ -131,11 +131,10 @@ impl Following {
         if !self.is_on() || now < self.next {
             return Ok(());
         }
-        let blocks = kernel.live_blocks()?;
+        let (blocks, mut gone) = of_last_program(kernel.live_blocks()?);
         self.note(&blocks);
         // What a process had that has ended is nobody's, while others go on.
-        let gone: Vec<LiveKey> =
-            blocks.iter().filter(|(_, block)| !processes.knows(block.pid)).map(|(key, _)| *key).collect();
+        gone.extend(blocks.iter().filter(|(_, block)| !processes.knows(block.pid)).map(|(key, _)| *key));
         kernel.forget_blocks(&gone);
         self.next = now + self.interval;
         Ok(())
@@ -175,7 +174,7 @@ impl Following {
         if let Some(undecided) = self.ended {
             return Ok((profile, Live { undecided, ..Live::default() }));
         }
-        let blocks = kernel.live_blocks()?;
+        let (blocks, _) = of_last_program(kernel.live_blocks()?);
         self.note(&blocks);
         let mut spans = Spans::default();
         for (_, block) in &blocks {
@@ -229,6 +228,18 @@ impl Spans {
     fn site(&self, span: u64) -> (Option<StackId>, u32) {
         self.sites[usize::try_from(span - 1).unwrap_or(0)]
     }
+}
+
+/// The blocks of the programs that processes run, and the keys of those that an exec has taken away.
+fn of_last_program(blocks: Vec<(LiveKey, LiveBlock)>) -> (Vec<(LiveKey, LiveBlock)>, Vec<LiveKey>) {
+    let mut last: HashMap<(u32, u64), u32> = HashMap::new();
+    for (_, block) in &blocks {
+        let last = last.entry((block.pid, block.start_time_ns)).or_default();
+        *last = block.exec_count.max(*last);
+    }
+    let is_last = |(_, block): &(LiveKey, LiveBlock)| last[&(block.pid, block.start_time_ns)] == block.exec_count;
+    let (kept, gone): (Vec<_>, Vec<_>) = blocks.into_iter().partition(is_last);
+    (kept, gone.into_iter().map(|(key, _)| key).collect())
 }
 
 /// What a site held each time, and what of it is there at the end.
@@ -300,4 +311,37 @@ fn copy_site(
     };
     let frames: Vec<u32> = frames.into_iter().map(|frame| profile.frames.intern(frame)).collect();
     (profile.stacks.intern(frames.into_boxed_slice()), profile.threads.intern(thread))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(address: u64, exec_count: u32, bytes: u64, born_ns: u64) -> (LiveKey, LiveBlock) {
+        let key = LiveKey { address, pid: 7, reserved: 0 };
+        (key, LiveBlock { pid: 7, exec_count, bytes, size: bytes, born_ns, stack: 300, ..LiveBlock::default() })
+    }
+
+    #[test]
+    fn an_exec_takes_all_blocks_away() {
+        let (kept, gone) = of_last_program(vec![block(16, 1, 10, 0), block(32, 2, 10, 0), block(48, 1, 10, 0)]);
+        assert_eq!(kept, [block(32, 2, 10, 0)]);
+        assert_eq!(gone.iter().map(|key| key.address).collect::<Vec<_>>(), [16, 48]);
+    }
+
+    #[test]
+    fn the_past_says_what_is_still_there() {
+        let first = vec![block(16, 1, 100, 5), block(32, 1, 100, 5)];
+        let at_end = vec![block(16, 1, 100, 5), block(64, 1, 50, 15)];
+        let held = |blocks: &[(LiveKey, LiveBlock)]| {
+            let mut sites: HashMap<SiteKey, Held> = HashMap::new();
+            blocks.iter().for_each(|(_, block)| sites.entry(SiteKey::of(block)).or_default().add(block));
+            sites
+        };
+        let seen = [(10, held(&first)), (20, held(&at_end))];
+        let past = past(&seen, &[10, 20], &at_end, &mut Spans::default(), &Sites::default());
+        let bytes = |held: &[Held]| held.iter().map(|held| held.bytes).collect::<Vec<_>>();
+        let [(1, held, kept)] = past.as_slice() else { panic!("one site") };
+        assert_eq!((bytes(held), bytes(kept)), (vec![200, 150], vec![100, 150]));
+    }
 }

@@ -94,7 +94,9 @@ fn rust_and_go_allocate_where_they_say() {
     let captured = record().program(&go.build(), &[&at_work(3)]).run();
     let shares = [("main.smallHere", "small"), ("main.largeHere", "large")];
     check_shares(&captured, &shares);
-    assert!(captured.report["origins"]["alloc"]["event"].as_str().is_some_and(|event| event.contains("runtime.mallocgc")));
+    assert!(
+        captured.report["origins"]["alloc"]["event"].as_str().is_some_and(|event| event.contains("runtime.mallocgc"))
+    );
     // What a collector frees is not followed.
     assert!(captured.report["origins"]["live"].is_null());
 }
