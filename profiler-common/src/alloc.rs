@@ -109,7 +109,7 @@ pub struct LiveBlock {
 
 /// How many allocations a CPU should keep in [`SLOT_NS`](crate::wait::SLOT_NS) while blocks are followed: probes are there all
 /// the time then, and each that is kept costs 5 us and the trap at its return.
-pub const KEPT_BLOCKS: u64 = 120;
+pub const KEPT_BLOCKS: u64 = 60;
 
 /// Blocks that are followed at once: 10 MB. Of allocations some thousands a second are kept.
 pub const MAX_LIVE: u32 = 1 << 16;

@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const MOST_OFF: Duration = Duration::from_secs(30);
 
 /// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, and where it does not.
-const TRAP_NS: u64 = 450;
+const TRAP_NS: u64 = 500;
 const STEP_NS: u64 = 9_000;
 
 /// How often the process that holds the probes is started again.
