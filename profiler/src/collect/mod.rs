@@ -2,6 +2,7 @@
 //!
 //! Input: a validated [`RecordConfig`]. Output: a [`Recording`]. Prints nothing and writes no file.
 
+mod alloc_duty;
 mod allocations;
 mod blocks;
 mod calls;
