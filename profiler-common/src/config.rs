@@ -168,8 +168,9 @@ impl Config {
 pub struct Control {
     /// Which of the two generations of maps is written, 0 or 1.
     pub window: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What is taken of allocations, an [`alloc::takes`](crate::alloc::takes): their probes come and go one by one, and are
+    /// to be on and off at once.
+    pub takes_allocations: u32,
     /// When the recording began, in ns of the monotonic clock: a thread that is switched in for the first time has
     /// waited since then. 0 while there is none.
     pub began_ns: u64,

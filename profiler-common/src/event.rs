@@ -31,6 +31,10 @@ pub enum Origin {
     FileIo = 7,
     /// Messages of sockets.
     Net = 8,
+    /// Allocations of memory.
+    Alloc = 9,
+    /// What was allocated and is there still.
+    Live = 10,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -61,7 +65,7 @@ pub struct OriginRow {
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 9] = [
+pub static ORIGINS: [OriginRow; 11] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -189,6 +193,35 @@ pub static ORIGINS: [OriginRow; 9] = [
         event: "message",
         total: "of sockets",
         reasons_title: "Kinds of message",
+    },
+    OriginRow {
+        origin: Origin::Alloc,
+        name: "alloc",
+        unit: "bytes",
+        primary: 1,
+        also: &[],
+        // Allocations that were kept; bytes and allocations, those that the kept ones stand for included; variance of the
+        // bytes.
+        columns: &[("samples", "count"), ("alloc_space", "bytes"), ("alloc_objects", "count"), ("variance", "KiB2")],
+        reasons: &[],
+        kernel_stacks: false,
+        event: "allocation",
+        total: "allocated",
+        reasons_title: "",
+    },
+    OriginRow {
+        origin: Origin::Live,
+        name: "live",
+        unit: "bytes",
+        primary: 1,
+        also: &[],
+        // Blocks that were kept; bytes and blocks, those that the kept ones stand for included; variance of the bytes.
+        columns: &[("samples", "count"), ("inuse_space", "bytes"), ("inuse_objects", "count"), ("variance", "KiB2")],
+        reasons: &[],
+        kernel_stacks: false,
+        event: "block",
+        total: "in use",
+        reasons_title: "",
     },
 ];
 

@@ -69,7 +69,8 @@ pub(crate) fn count(counters: &mut Counters, outcomes: Outcomes) {
 #[inline(always)]
 fn bump(outcomes: &mut [u64; Outcome::COUNT], outcome: u64) {
     if let Some(counter) = outcomes.get_mut(outcome as usize) {
-        *counter += 1;
+        // SAFETY: a reference is valid and aligned. Atomic: threads may be preempted in some programs.
+        unsafe { atomic::add(counter, 1) };
     }
 }
 
@@ -104,7 +105,7 @@ pub(crate) fn add(
 /// Adds the event whose user chain is in the scratch space, or is `user`, and gives the scratch space back. Of what is recorded
 /// when the kernel's own chain has been left, or would be that of every event.
 ///
-/// `PYTHON`: whether the chain has a Python part.
+/// Returns the reference of the chain. `PYTHON`: whether the chain has a Python part.
 #[inline(always)]
 pub(crate) fn conclude<const PYTHON: bool>(
     window: &Window,
@@ -112,15 +113,17 @@ pub(crate) fn conclude<const PYTHON: bool>(
     counters: &mut Counters,
     scratch: &mut Scratch,
     user: Option<Chain>,
-) {
+) -> u64 {
     let user = match user {
         Some(chain) => chain,
         None => stack::end::<PYTHON>(task, scratch),
     };
     let columns = scratch.parts[0].columns;
     let outcomes = add(window, task, columns, scratch, user, Chain::EMPTY);
+    let reference = scratch.key.user_stack;
     scratch.claimed = 0;
     count(counters, outcomes);
+    reference
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@
 #![feature(core_intrinsics)]
 
 mod aggregate;
+mod alloc;
 mod atomic;
 mod bench;
 mod block;

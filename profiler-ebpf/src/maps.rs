@@ -3,6 +3,7 @@
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use profiler_common::alloc::{Allocating, LiveBlock, LiveKey, SIZE_CLASSES, SizeStats};
 use profiler_common::block::{
     self, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockHistograms, BlockKey, BlockMissed, BlockRequest, BlockRow,
     BlockTally, BlockWaitKey, BlockWaitStats, BlockWaiter, DirtyFile, REQUEST_PLACES, STRUCT_BYTES, SlowRequest,
@@ -161,6 +162,31 @@ pub(crate) static CALL_THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 
 /// What is known of a CPU's calls. Written and read by `syscall`.
 #[map]
 pub(crate) static CALL_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
+/// Threads that allocate. Written by `alloc`. One element where allocations are not recorded.
+#[map]
+pub(crate) static ALLOCATING: Array<Allocating> = Array::with_max_entries(1, 0);
+
+/// What sizes are held against. Written and read by `alloc`, read by user space.
+#[map]
+pub(crate) static ALLOC_THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 0);
+
+/// What is known of a CPU's allocations. Written and read by `alloc`.
+#[map]
+pub(crate) static ALLOC_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
+/// Blocks that were kept and have not been freed. Written by `alloc`, read by user space, which removes those of processes
+/// that have ended. One element where allocations are not recorded.
+#[map]
+pub(crate) static LIVE: HashMap<LiveKey, LiveBlock> = HashMap::with_max_entries(1, 0);
+
+/// Blocks that were kept and are not in `LIVE`: there is no room, or a signal came between.
+#[map]
+pub(crate) static LIVE_MISSED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What is counted of blocks by their size. Written by `alloc`, read by user space.
+#[map]
+pub(crate) static SIZE_STATS: PerCpuArray<SizeStats> = PerCpuArray::with_max_entries(SIZE_CLASSES, 0);
 
 /// Files whose names were sent. Written and read by `file_name`. One element where nobody asks for files.
 #[map]
@@ -335,6 +361,9 @@ pub(crate) static FILE_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX
 /// The same for requests to block devices, and for pages that become dirty.
 #[map]
 pub(crate) static BLOCK_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+/// The same for allocations.
+#[map]
+pub(crate) static ALLOC_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
@@ -360,6 +389,8 @@ pub(crate) enum Programs {
     File = 6,
     /// Of sockets.
     Net = 7,
+    /// Of allocations: threads that run such a program may be preempted.
+    Alloc = 8,
 }
 
 /// Who asks for names of files: programs of one kind do not run inside each other.

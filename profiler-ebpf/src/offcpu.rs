@@ -255,7 +255,7 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     let (queued, intervals) = if all { (queued, u64::from(blocked > 0) + u64::from(queued > 0)) } else { (0, 0) };
     counters.hits += intervals;
     counters.period_sum += if all { waited } else { 0 };
-    let threshold = threshold(&THRESHOLD, pace, now);
+    let threshold = threshold(&THRESHOLD, pace, now, KEPT_IN_A_SLOT);
     let mut waker = 0;
     let points = match place {
         Some((index, entry)) => {
@@ -347,8 +347,10 @@ fn lose(counters: &mut Counters, intervals: u64, is_lock: bool, outcome: Outcome
 
 /// The threshold that an interval is held against: raised as soon as a CPU keeps more intervals than it should, and
 /// lowered when no CPU has kept about as many for a while.
+///
+/// `kept_in_a_slot`: how many a CPU should keep in [`SLOT_NS`].
 #[inline(always)]
-pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64) -> u64 {
+pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64, kept_in_a_slot: u64) -> u64 {
     let Some(shared) = shared.get_ptr_mut(0) else { return MOST_THRESHOLD_NS };
     // SAFETY: the pointers are to a map element that every CPU writes, hence volatile: a change that is overwritten by that
     // of another CPU is made again a slot later.
@@ -356,17 +358,17 @@ pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64) ->
         let before = core::ptr::read_volatile(&raw const (*shared).now_ns);
         let mut threshold = before;
         let elapsed = now.saturating_sub(pace.slot_ns);
-        if elapsed >= SLOT_NS || pace.kept >= 2 * KEPT_IN_A_SLOT {
+        if elapsed >= SLOT_NS || pace.kept >= 2 * kept_in_a_slot {
             let changed_at = core::ptr::read_volatile(&raw const (*shared).changed_at_ns);
             let needed_at = core::ptr::read_volatile(&raw const (*shared).needed_at_ns);
-            if pace.kept > KEPT_IN_A_SLOT - KEPT_IN_A_SLOT / 4 {
+            if pace.kept > kept_in_a_slot - kept_in_a_slot / 4 {
                 core::ptr::write_volatile(&raw mut (*shared).needed_at_ns, now);
             }
             if changed_at > pace.slot_ns {
                 // What was kept says nothing of it yet.
-            } else if pace.kept >= 2 * KEPT_IN_A_SLOT {
+            } else if pace.kept >= 2 * kept_in_a_slot {
                 threshold *= 2;
-            } else if pace.kept > KEPT_IN_A_SLOT + KEPT_IN_A_SLOT / 8 {
+            } else if pace.kept > kept_in_a_slot + kept_in_a_slot / 8 {
                 threshold += threshold / 4;
             } else if now.saturating_sub(needed_at) > 16 * SLOT_NS {
                 threshold >>= 4;

@@ -13,7 +13,7 @@ use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use profiler_common::system_call::{Call, CallKey, MAX_ERROR, OTHER_CALL, RT_SIGRETURN, reason_of};
-use profiler_common::wait::Cell;
+use profiler_common::wait::{Cell, KEPT_IN_A_SLOT};
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
@@ -159,7 +159,7 @@ fn choose(
     let Some(pace) = CALL_PACE.get_ptr_mut(0) else { return };
     // SAFETY: the element is this CPU's, and programs of this type do not interrupt each other.
     let pace = unsafe { &mut *pace };
-    let threshold = threshold(&CALL_THRESHOLD, pace, now);
+    let threshold = threshold(&CALL_THRESHOLD, pace, now, KEPT_IN_A_SLOT);
     let points = points(&mut call.cell, elapsed, threshold);
     if points == 0 {
         counters.sampled_out += 1;

@@ -3,6 +3,7 @@
 //! The maps are arrays: a look-up in a hash map is a call, which costs as much as all the rest.
 
 use aya_ebpf::maps::Array;
+use profiler_common::alloc::Allocating;
 use profiler_common::event::RING_THREAD;
 use profiler_common::file::FileCall;
 use profiler_common::system_call::Call;
@@ -11,7 +12,7 @@ use profiler_common::wait::{EndedThread, WAIT_PLACES, Wait};
 use crate::aggregate;
 use crate::atomic;
 use crate::config::config;
-use crate::maps::{CALLS, ENDS_LOST, FILE_CALLS, PACE, WAITS};
+use crate::maps::{ALLOCATING, CALLS, ENDS_LOST, FILE_CALLS, PACE, WAITS};
 use crate::recorded::Recorded;
 use crate::task::Task;
 
@@ -53,6 +54,7 @@ macro_rules! of_thread {
 of_thread!(Wait, WAITS, since_ns);
 of_thread!(Call, CALLS, since_ns);
 of_thread!(FileCall, FILE_CALLS, since_ns);
+of_thread!(Allocating, ALLOCATING, return_at);
 
 /// A thread's element.
 #[inline(always)]
@@ -118,6 +120,9 @@ pub(crate) fn leave(task: &Task, old_tid: u32) {
     }
     if let Some(call) = find::<FileCall>(old_tid) {
         remove(call);
+    }
+    if let Some(allocating) = find::<Allocating>(old_tid) {
+        remove(allocating);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! See ARCHITECTURE.md for the picture. This library is what the `profiler` command and its tests share.
 
+pub mod alloc;
 pub mod analyze;
 pub mod bpf;
 pub mod cli;

@@ -4,6 +4,7 @@
 //! everything is ordered by value and then by name.
 
 mod hotspots;
+mod leaks;
 mod ledger;
 mod locks;
 mod objects;
@@ -26,6 +27,7 @@ pub fn analyze(capture: &Capture) -> Report {
         ledger: ledger::ledger(capture),
         locks: locks::locks(capture),
         slow_requests: slow_requests::slow_requests(capture),
+        leaks: leaks::leaks(capture),
         ..Report::default()
     };
     for profile in &capture.profiles {

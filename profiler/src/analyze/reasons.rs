@@ -32,7 +32,13 @@ pub fn classify(profile: &mut Profile) {
             Origin::Lock => (without_scheduler(stack, &names), locks::kind(profile, sample) as u16),
             Origin::Syscall => (stack, reason_of(named_call(sample.reason.saturating_sub(1)))),
             Origin::BlockIo => (without_scheduler(without_tracing(stack, &names), &names), sample.reason),
-            Origin::Cpu | Origin::Fault | Origin::Waker | Origin::FileIo | Origin::Net => (stack, sample.reason),
+            Origin::Cpu
+            | Origin::Fault
+            | Origin::Waker
+            | Origin::FileIo
+            | Origin::Net
+            | Origin::Alloc
+            | Origin::Live => (stack, sample.reason),
         };
         let next = u32::try_from(first_leaf + leaves.len()).unwrap_or(u32::MAX);
         let leaf = *leaves.entry(reason).or_insert(next);

@@ -273,6 +273,15 @@ struct BatchAttributes {
     flags: u64,
 }
 
+/// `BPF_MAP_DELETE_ELEM`, and the part of `union bpf_attr` that it takes.
+const MAP_DELETE: libc::c_long = 3;
+#[repr(C)]
+struct RemoveAttributes {
+    map: u32,
+    reserved: u32,
+    key: u64,
+}
+
 impl<K: Copy, V: Copy> Batch<K, V> {
     pub(super) fn new(map: Map, name: &'static str) -> Result<Self, BpfError> {
         let Map::HashMap(map) = map else { return Err(BpfError::Missing(name)) };
@@ -282,6 +291,16 @@ impl<K: Copy, V: Copy> Batch<K, V> {
     /// Removes and returns every entry.
     pub(super) fn take_all(&mut self) -> Result<Vec<(K, V)>, BpfError> {
         self.all(LOOKUP_AND_DELETE_BATCH)
+    }
+
+    /// Removes an entry, if it is there.
+    pub(super) fn remove(&self, key: &K) {
+        let mut attributes = RemoveAttributes {
+            map: u32::try_from(self.map.fd().as_fd().as_raw_fd()).unwrap_or(0),
+            reserved: 0,
+            key: std::ptr::from_ref(key) as u64,
+        };
+        let _ = bpf(MAP_DELETE, &mut attributes);
     }
 
     /// Returns every entry.

@@ -55,6 +55,21 @@ pub enum BpfError {
          /sys/kernel/tracing, and a kernel built with CONFIG_FTRACE_SYSCALLS=y; without them there is no -e fileio"
     )]
     NoTracepoints(io::Error),
+    /// There are no probes of user space.
+    #[error("this kernel has no uprobes (CONFIG_UPROBES=y): allocations cannot be recorded here; -e cpu can")]
+    NoUprobes,
+    /// The process that holds the probes cannot be started.
+    #[error("cannot start the process that holds probes: {0}")]
+    NoHolder(io::Error),
+    /// It was killed.
+    #[error("the process that holds the probes was killed")]
+    HolderGone,
+    /// A probe cannot be put in its place.
+    #[error("cannot put a probe into a file of the target: {0}")]
+    Probe(io::Error),
+    /// A program for the returns of functions does not load.
+    #[error("cannot load a BPF program for sessions of uprobes: {0}")]
+    Session(String),
     /// The object does not load.
     #[error("cannot load the BPF object: {0}")]
     Load(Box<aya::EbpfError>),

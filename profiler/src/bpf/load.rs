@@ -7,6 +7,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, Program, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use profiler_common::alloc::{MAX_LIVE, SizeStats};
 use profiler_common::block::{
     BlockHistograms, BlockRequest, BlockTally, MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES,
     MAX_REQUESTS, MAX_WAITERS, REQUEST_PLACES, SlowRequest, SlowWakeUp,
@@ -25,6 +26,7 @@ use profiler_common::unwind::{Packed, Rule};
 use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAITS, Threshold, recorded_waits};
 
 use super::BpfError;
+use super::allocs::Allocs;
 use super::blocks::{Blocks, link_casts};
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
@@ -90,13 +92,17 @@ pub struct Limits {
     pub files: bool,
     /// Whether sockets are recorded: 20 MB for what is counted exactly.
     pub net: bool,
+    /// Whether allocations are recorded: 16 MB for the threads and for the blocks that are followed.
+    pub allocs: bool,
 }
 
 impl Limits {
     /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
     /// `Programs` in profiler-ebpf/src/maps.rs.
     const fn scratch_slots(self) -> u32 {
-        if self.net {
+        if self.allocs {
+            9
+        } else if self.net {
             8
         } else if self.files {
             7
@@ -132,6 +138,7 @@ impl Default for Limits {
             slower_ns: 0,
             files: false,
             net: false,
+            allocs: false,
         }
     }
 }
@@ -160,6 +167,7 @@ impl Plain for NumberPace {}
 impl Plain for NetTimes {}
 impl Plain for NetCounts {}
 impl Plain for FileHistogram {}
+impl Plain for SizeStats {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
 unsafe impl<T: Plain> aya::Pod for Shared<T> {}
@@ -196,6 +204,7 @@ pub struct Kernel {
     pub(super) call_threshold: Array<MapData, Shared<Threshold>>,
     pub(super) net: Net,
     pub(super) files: Files,
+    pub(super) allocs: Allocs,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -236,6 +245,8 @@ impl Kernel {
             .map_max_entries("LOCKS", if limits.waits & recorded_waits::LOCKS == 0 { 1 } else { MAX_LOCKS })
             .map_max_entries("CALLS", if limits.calls { MAX_WAITS } else { 1 })
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
+            .map_max_entries("ALLOCATING", if limits.allocs { MAX_WAITS } else { 1 })
+            .map_max_entries("LIVE", if limits.allocs { MAX_LIVE } else { 1 })
             .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
             .map_max_entries("NET_STATS", if limits.net { MAX_NET_STATS } else { 1 })
             .map_max_entries("NET_TIMES", if limits.net { MAX_NET_TIMED * NetTime::COUNT } else { 1 })
@@ -259,7 +270,9 @@ impl Kernel {
         if limits.blocks {
             link_casts(object.get_or_insert_with(|| OBJECT.to_vec()))?;
         }
-        let mut ebpf = loader.load(object.as_deref().unwrap_or(OBJECT)).map_err(load_error)?;
+        let object = object.as_deref().unwrap_or(OBJECT);
+        let mut ebpf = loader.load(object).map_err(load_error)?;
+        let allocs = Allocs::new(&mut ebpf, limits.allocs.then_some(object))?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
         let generations = [
             Generation::new(take(&mut ebpf, "RECORDS_0")?, take(&mut ebpf, "SENT_0")?)?,
@@ -317,6 +330,7 @@ impl Kernel {
                 unseen: Vec::new(),
             },
             files: Files::new(&mut ebpf, &config.file)?,
+            allocs,
             ebpf,
             _statistics: statistics,
         })
@@ -497,7 +511,8 @@ impl Kernel {
     /// Time inside our programs in ns, and how often they ran; zeros where the kernel keeps no statistics.
     #[must_use]
     pub fn run_time(&self) -> (u64, u64) {
-        self.run_time_of(|_| true)
+        let (known, own) = (self.run_time_of(|_| true), self.allocs.run_time());
+        (known.0 + own.0, known.1 + own.1)
     }
 
     /// The same of the programs whose names are `wanted`.

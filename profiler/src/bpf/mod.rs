@@ -1,7 +1,9 @@
 //! The only place that knows eBPF and perf events: loading, attaching, maps, what the kernel can do.
 //!
-//! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it.
+//! Everything is held by descriptors of this process and nothing is pinned, so that nothing outlives it; probes in the code of
+//! targets are held by another process, which outlives it only to take them away (`holder`).
 
+mod allocs;
 mod blocks;
 mod btf;
 mod calls;
@@ -10,6 +12,7 @@ mod drain;
 mod error;
 mod faults;
 mod files;
+mod holder;
 mod kernel_types;
 mod lifecycle;
 mod load;
@@ -19,16 +22,19 @@ mod probe;
 mod pythons;
 mod runs;
 mod sampler;
+mod session;
 mod shards;
 mod space;
 mod syscall;
 mod tables;
 mod waits;
 
+pub use allocs::{AttachedProbes, Probes};
 pub use drain::{Drained, NamedFile, Remainder, Stacks};
 pub use error::BpfError;
 pub use faults::{FaultPrograms, Faults};
 pub use files::{CountedFile, FileCounts};
+pub use holder::hold_probes;
 pub use kernel_types::read_task_offsets;
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use load::{Kernel, Limits, Selection, map_bytes};
@@ -37,4 +43,4 @@ pub use probe::{Check, Verdict, checks};
 pub use runs::Run;
 pub use sampler::{Counts, Sampler, SamplingEvent, max_sample_rate, online_cpus};
 pub use tables::{PlacedTable, TableParts};
-pub use waits::{WaitHook, Waiting};
+pub use waits::{WaitHook, Waiting, monotonic_ns};

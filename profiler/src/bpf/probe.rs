@@ -67,6 +67,7 @@ pub fn checks() -> Vec<Check> {
         block_io(),
         files(),
         sockets(),
+        allocations(),
         following_processes(),
         kernel_symbols(),
         mapped_files(),
@@ -203,6 +204,15 @@ fn block_io() -> Check {
 fn loads(limits: Limits, load: impl FnOnce(&mut Kernel) -> Result<(), BpfError>) -> Result<(), BpfError> {
     let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, ..limits };
     load(&mut Kernel::load(&Selection::All, limits, 0, std::process::id())?)
+}
+
+fn allocations() -> Check {
+    const NAME: &str = "allocations";
+    if fs::exists(super::holder::UPROBES).unwrap_or(false) {
+        Check::ok(NAME, "uprobes")
+    } else {
+        Check::degraded(NAME, "no uprobes (CONFIG_UPROBES)", "-e alloc does not work")
+    }
 }
 
 fn following_processes() -> Check {

@@ -1,13 +1,16 @@
 //! Layouts of Python that the programs know, and the programs that walk by them: loaded when the first process with one
 //! comes, which nobody else pays for.
 
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
 use aya::Ebpf;
-use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{Program, ProgramFd};
+use aya::maps::{Array, Map, MapData};
+use aya::programs::Program;
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
 
 use super::BpfError;
-use super::load::{Kernel, Shared, program_error, typed};
+use super::load::{Kernel, Shared, program_error, take, typed};
+use super::syscall::bpf;
 
 /// A program that goes on with a Python chain where another one has begun, and the map of its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +20,17 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
-    const ALL: [Self; 8] =
-        [Self::CPU, Self::OFF_CPU, Self::OFF_CPU_PROBE, Self::FAULT, Self::SYSCALL, Self::BLOCK, Self::FILE, Self::NET];
+    const ALL: [Self; 9] = [
+        Self::CPU,
+        Self::OFF_CPU,
+        Self::OFF_CPU_PROBE,
+        Self::FAULT,
+        Self::SYSCALL,
+        Self::BLOCK,
+        Self::FILE,
+        Self::NET,
+        Self::ALLOC,
+    ];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
     /// For waits.
@@ -33,18 +45,31 @@ impl PythonProgram {
     pub(super) const FILE: Self = Self { program: "file_python", map: "FILE_PYTHON" };
     /// For requests to block devices.
     pub(super) const BLOCK: Self = Self { program: "block_python", map: "BLOCK_PYTHON" };
+    /// For allocations.
+    pub(super) const ALLOC: Self = Self { program: "alloc_python", map: "ALLOC_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
+}
+
+/// `BPF_MAP_UPDATE_ELEM`, and the part of `union bpf_attr` that it takes: aya writes only programs that it has loaded itself.
+const MAP_UPDATE: libc::c_long = 2;
+#[repr(C)]
+struct UpdateAttributes {
+    map: i32,
+    reserved: u32,
+    key: *const u32,
+    value: *const i32,
+    flags: u64,
 }
 
 /// A [`PythonProgram`] and what is known of it.
 struct Walk {
     names: PythonProgram,
-    slots: ProgramArray<MapData>,
+    slots: MapData,
     /// Whether something that is attached calls it.
     expected: bool,
     /// Once it is loaded.
-    loaded: Option<ProgramFd>,
+    loaded: Option<OwnedFd>,
 }
 
 /// The layouts and the programs.
@@ -59,7 +84,8 @@ impl Pythons {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
         let mut walks = Vec::new();
         for names in PythonProgram::ALL {
-            walks.push(Walk { names, slots: typed(ebpf, names.map)?, expected: false, loaded: None });
+            let Map::ProgramArray(slots) = take(ebpf, names.map)? else { return Err(BpfError::Missing(names.map)) };
+            walks.push(Walk { names, slots, expected: false, loaded: None });
         }
         Ok(Self { layouts: typed(ebpf, "PYTHON_LAYOUTS")?, walks, known: Vec::new() })
     }
@@ -110,13 +136,28 @@ impl Kernel {
         }
         let Walk { slots, loaded, .. } = &mut self.pythons.walks[walk];
         match loaded {
-            Some(program) => slots.set(slot, program, 0).map_err(|error| BpfError::map("write", names.map, error)),
+            Some(program) => {
+                let program = program.as_raw_fd();
+                let mut attributes = UpdateAttributes {
+                    map: slots.fd().as_fd().as_raw_fd(),
+                    reserved: 0,
+                    key: &raw const slot,
+                    value: &raw const program,
+                    flags: 0,
+                };
+                let written = bpf(MAP_UPDATE, &mut attributes).map(drop);
+                written.map_err(|error| BpfError::map("write", names.map, error))
+            }
             None => Ok(()),
         }
     }
 
-    fn load_walk(&mut self, names: PythonProgram) -> Result<ProgramFd, BpfError> {
+    fn load_walk(&mut self, names: PythonProgram) -> Result<OwnedFd, BpfError> {
         let name = names.program;
+        // A program is continued by one of its own kind.
+        if names == PythonProgram::ALLOC && self.follows_blocks() {
+            return self.load_session_program(name);
+        }
         let failed = |cause| program_error("load", name, cause);
         let program = self.ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
         match program {
@@ -124,9 +165,11 @@ impl Kernel {
             Program::RawTracePoint(program) => program.load(),
             Program::TracePoint(program) => program.load(),
             Program::KProbe(program) => program.load(),
+            Program::UProbe(program) => program.load(),
             _ => return Err(BpfError::Missing(name)),
         }
         .map_err(failed)?;
-        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
+        let descriptor = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+        descriptor.map_err(|error| BpfError::map("duplicate", name, error))
     }
 }

@@ -208,6 +208,12 @@ impl Kernel {
     }
 }
 
+/// Now, ns, by the clock that the programs take times from.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
 /// Now, by one of the kernel's clocks.
 pub(super) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

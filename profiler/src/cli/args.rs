@@ -18,13 +18,16 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Sample a process, a command, a cgroup or the host, and write flamegraph, pprof profile and report
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
     Report(ReportArgs),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed
     Inspect(InspectArgs),
+    /// Hold probes for another profiler, which starts this one with a socket for its standard input
+    #[command(hide = true)]
+    HoldProbes,
 }
 
 /// What to record. Without a target there is nothing to do, so one of them is asked for.
@@ -54,7 +57,7 @@ pub(super) struct RecordArgs {
     pub(super) all_cpus: bool,
     /// What to record, separated by commas: cpu, the stacks on the CPUs; offcpu, what threads waited for; lock, the locks
     /// they waited for, and who held them; fault, page faults; syscall, system calls; blockio, requests to block devices;
-    /// fileio, reads, writes, syncs and opens of files; net, messages of sockets
+    /// fileio, reads, writes, syncs and opens of files; net, messages of sockets; alloc, memory that is allocated
     #[arg(
         short = 'e',
         long = "events",
@@ -71,6 +74,10 @@ pub(super) struct RecordArgs {
     /// With -e blockio: list every request that takes at least so long, up to 10,000: 10ms, 500us
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) slower: Option<Duration>,
+    /// With -e alloc: how much of the target's CPU time it may take, percent; where more is needed for every call, it is
+    /// recorded in windows
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse_percent)]
+    pub(super) alloc_budget: f64,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
@@ -131,6 +138,8 @@ pub(super) enum Event {
     Fileio,
     /// Requests to block devices
     Blockio,
+    /// Allocations of memory
+    Alloc,
 }
 
 impl Event {
@@ -145,6 +154,7 @@ impl Event {
             Self::Net => Origin::Net,
             Self::Fileio => Origin::FileIo,
             Self::Blockio => Origin::BlockIo,
+            Self::Alloc => Origin::Alloc,
         }
     }
 }
@@ -175,6 +185,12 @@ pub(super) struct InspectArgs {
     /// Print it as JSON, with every function that cannot be followed
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// A part of something, in percent: more than nothing, and as much as ten times all of it.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number: use for instance 2 or 0.5".to_owned())?;
+    if number > 0.0 && number <= 1_000.0 { Ok(number) } else { Err("must be more than 0 and at most 1000".to_owned()) }
 }
 
 /// `5`, `5s`, `1.5m`, `500ms`, `10us`, `2h`.

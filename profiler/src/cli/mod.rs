@@ -11,6 +11,7 @@ mod record;
 mod report;
 
 use std::io::Write;
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,10 +24,11 @@ const COULD_NOT_RUN: u8 = 2;
 pub fn main() -> ExitCode {
     let args = args::Args::parse();
     let result = match args.command {
-        args::Command::Record(args) => record::run(args),
+        args::Command::Record(args) => record::run(*args),
         args::Command::Report(args) => report::run(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
+        args::Command::HoldProbes => hold_probes(),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -36,6 +38,12 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Runs as the process that holds probes.
+fn hold_probes() -> CommandResult {
+    crate::bpf::hold_probes(std::io::stdin().as_fd());
+    Ok(0)
 }
 
 /// An error and the exit code it gives.

@@ -123,7 +123,10 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
     if slower_ns > 0 && !origins.contains(&Origin::BlockIo) {
         bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
     }
-    Ok((RecordConfig { target, origins, wakers, slower_ns, rate_hz, duration, limits, cache, naming }, name))
+    let alloc_budget = args.alloc_budget / 100.0;
+    let config =
+        RecordConfig { target, origins, alloc_budget, wakers, slower_ns, rate_hz, duration, limits, cache, naming };
+    Ok((config, name))
 }
 
 /// Says what was recorded and where it is.

@@ -2,6 +2,7 @@
 
 use profiler_common::event::Origin;
 
+use super::live::Sites;
 use super::place::{Corrections, LateChains};
 use crate::profile::RawProfile;
 
@@ -13,6 +14,8 @@ pub(super) struct OfOrigin {
     pub(super) corrections: Corrections,
     /// The chains of what is under way, where that may go on in a later window.
     pub(super) late: LateChains,
+    /// Where the stacks are, by how blocks of memory name them: of allocations.
+    pub(super) sites: Sites,
 }
 
 /// The origins that were asked for.
@@ -25,6 +28,7 @@ impl Gathered {
             profile: RawProfile::new(origin),
             corrections: Corrections::default(),
             late: LateChains::default(),
+            sites: Sites::default(),
         };
         Self(origins.iter().map(of_origin).collect())
     }

@@ -2,6 +2,8 @@
 //!
 //! Input: a validated [`RecordConfig`]. Output: a [`Recording`]. Prints nothing and writes no file.
 
+mod alloc_duty;
+mod allocations;
 mod blocks;
 mod calls;
 mod command;
@@ -12,6 +14,7 @@ mod files;
 mod gathered;
 mod host;
 mod latencies;
+mod live;
 mod lock_times;
 mod net;
 mod place;

@@ -33,7 +33,7 @@ pub(super) fn place_window(
     finisher.processes.learn_exec_counts(&exec_counts, &recorded);
     let mut chains: HashMap<ChainKey, Vec<u32>> = HashMap::new();
     for (key, value) in &drained.records {
-        let Some(OfOrigin { profile, corrections, late }) = gathered.of(key.origin) else { continue };
+        let Some(OfOrigin { profile, corrections, late, sites }) = gathered.of(key.origin) else { continue };
         let events = value.columns[0];
         // A record without values was begun: what it is for will be added when it is done, in this window or in a later one.
         let is_begun = value.columns == [0; COLUMNS];
@@ -91,6 +91,9 @@ pub(super) fn place_window(
             thread_name: comm(&value.thread_comm),
             cgroup: finisher.processes.cgroup(key.pid),
         });
+        if key.origin == Origin::Alloc as u16 {
+            sites.learn(key, stack, thread);
+        }
         profile.add(stack, thread, key.reason, key.span, &value.columns);
     }
 }

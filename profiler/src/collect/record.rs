@@ -73,12 +73,14 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         net: asked_for(Origin::Net),
         blocks: asked_for(Origin::BlockIo),
         slower_ns: config.slower_ns,
+        allocs: asked_for(Origin::Alloc),
         ..config.limits
     };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
     let events = LoadedEvents::load(&mut kernel, config, event)?;
     let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
     kernel.load_counted(limits)?;
+    limits.allocs.then(|| kernel.load_alloc_programs()).transpose()?;
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
@@ -93,6 +95,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     session.kernel.begin_counted(limits)?;
     session.disks = Disks::read();
+    limits.allocs.then(|| session.begin_allocations(config.alloc_budget)).transpose()?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;

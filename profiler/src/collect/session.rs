@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
+use super::allocations::Allocations;
 use super::command::RunningCommand;
 use super::disks::Disks;
 use super::events::Events;
@@ -68,6 +69,8 @@ pub(super) struct Session {
     pub(super) latencies: Latencies,
     /// What the devices had counted when the recording began, where requests to them are recorded.
     pub(super) disks: Disks,
+    /// Where allocations are recorded, if they are.
+    pub(super) allocations: Option<Allocations>,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
@@ -86,6 +89,7 @@ pub(super) struct Session {
 enum Wake {
     Window,
     Ring,
+    Allocations,
     Lifecycle,
     End,
     Deadline,
@@ -114,6 +118,7 @@ impl Session {
             slow_wake_ups: HashMap::new(),
             latencies: Latencies::default(),
             disks: Disks::default(),
+            allocations: None,
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),
@@ -161,6 +166,7 @@ impl Session {
                 early = Some(Instant::now());
                 windows.reset_after(EARLY_WINDOW);
             }
+            let look = self.allocations.as_ref().map(Allocations::next);
             let wake = tokio::select! {
                 biased;
                 _ = stop.interrupt.recv() => Wake::Signal,
@@ -170,6 +176,7 @@ impl Session {
                 ready = any_readable(&lifecycle) => { ready?; Wake::Lifecycle }
                 ready = any_readable(&ends) => { ready?; Wake::End }
                 ready = ring.readable() => { ready?.clear_ready(); Wake::Ring }
+                () = until(look) => Wake::Allocations
             };
             match wake {
                 Wake::Signal => return Ok(true),
@@ -183,6 +190,11 @@ impl Session {
                 Wake::End => {
                     if self.ended() {
                         return Ok(false);
+                    }
+                }
+                Wake::Allocations => {
+                    if let Some(allocations) = &mut self.allocations {
+                        allocations.look(&mut self.kernel, &self.processes)?;
                     }
                 }
                 Wake::Ring => {
@@ -249,6 +261,12 @@ impl Session {
             // One that does not fit is walked by frame pointer, and its addresses looked up in what is known of it.
             let _ = self.kernel.set_process(pid, published);
         }
+        // Only once its stacks can be walked.
+        if let Some(allocations) = &mut self.allocations
+            && !self.processes.is_bystander(pid)
+        {
+            allocations.update(&mut self.kernel, pid, &mut self.processes);
+        }
         Ok(())
     }
 
@@ -274,6 +292,20 @@ impl Session {
         {
             self.processes.set_first_exec_count(pid, process.first_exec_count);
         }
+    }
+
+    /// Puts probes on the allocators of every process that is known.
+    ///
+    /// `budget`: the part of the targets' CPU time that this may take.
+    pub(super) fn begin_allocations(&mut self, budget: f64) -> Result<()> {
+        let mut allocations = Allocations::new(self.processes.interest(), budget);
+        let alive: Vec<u32> = self.processes.alive().filter(|&pid| !self.processes.is_bystander(pid)).collect();
+        for pid in alive {
+            allocations.update(&mut self.kernel, pid, &mut self.processes);
+        }
+        allocations.begin(&mut self.kernel)?;
+        self.allocations = Some(allocations);
+        Ok(())
     }
 
     /// Whether there is nothing left to wait for.
@@ -312,10 +344,21 @@ impl Session {
             self.kernel.remove_process(pid);
             self.unwinding.forget(&mut self.kernel, pid);
             self.pythons.forget(pid);
+            if let Some(allocations) = &mut self.allocations {
+                allocations.forget(&mut self.kernel, pid, &self.processes);
+            }
         }
         self.pythons.end_window();
         self.kernel.end_table_window();
         Ok(())
+    }
+}
+
+/// Waits until a moment; for ever where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

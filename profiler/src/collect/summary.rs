@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use profiler_common::alloc::SIZE_SHIFT;
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
 use profiler_common::number_pace::Chosen;
 
+use super::allocations::{Allocations, scale};
 use super::blocks;
 use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
@@ -22,7 +24,8 @@ use super::warnings::{doubts, warnings};
 use crate::analyze::{attribute, classify};
 use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
+    Accounting, ByLength, ByNumber, BySize, Capture, Index, Live, OriginSummary, Overhead, Profile, RawProfile,
+    SCHEMA_VERSION, Target,
 };
 use crate::symbolize::{Options, Sources, Symbolized, symbolize};
 
@@ -53,6 +56,9 @@ pub(super) fn summarize(
     }
     let counts = events.stop();
     session.kernel.end_counted(facts.limits)?;
+    if let Some(allocations) = &mut session.allocations {
+        allocations.end(&mut session.kernel, &session.processes)?;
+    }
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -88,6 +94,8 @@ pub(super) fn summarize(
     let (lock_times, locks_left_out_ns) = if has_locks { locks.into_rows() } else { (Vec::new(), 0) };
     let (tables, of_tables) = tables(&mut session, facts.limits, facts.duration)?;
     let highest = |chosen| session.kernel.highest_weight(chosen);
+    let allocators = session.allocations.as_ref().map_or_else(Vec::new, Allocations::names).join(", ");
+    let trap_ns = session.allocations.as_ref().map_or(0, |allocations| allocations.trap_ns(&session.kernel));
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
@@ -97,6 +105,8 @@ pub(super) fn summarize(
         net_weight: highest(Chosen::Net)?,
         file_weight: highest(Chosen::FileIo)?,
         net_hook: session.kernel.net_hook(),
+        alloc_threshold: session.kernel.highest_alloc_threshold(),
+        alloc_share: session.allocations.as_ref().map_or(1.0, Allocations::share),
     };
     let slow_requests = blocks::slow_requests(&mut session, facts.limits.slower_ns);
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
@@ -112,6 +122,8 @@ pub(super) fn summarize(
     if missed_locks > 0 {
         warnings.push(format!("{missed_locks} waits are in no lock of the table: there are too many locks"));
     }
+    let (live_profile, live) = live_blocks(&mut session)?.unzip();
+    let live_profile = live_profile.filter(|profile: &RawProfile| profile.events() > 0);
     // Nothing stays attached while names are looked up, which may take a while.
     drop((session.kernel, session.lifecycle));
     let sources = Sources {
@@ -119,22 +131,38 @@ pub(super) fn summarize(
         jit: &session.processes.jit,
         interpreted: session.pythons.frames(),
     };
-    let raw = session.gathered.into_origins().into_iter().map(|of_origin| of_origin.profile).collect();
+    let raw: Vec<_> =
+        session.gathered.into_origins().into_iter().map(|of_origin| of_origin.profile).chain(live_profile).collect();
     let Symbolized { mut profiles, objects, completed, warnings: of_symbols } = symbolize(raw, &sources, naming);
     warnings.extend(of_symbols);
     let (mut origins, mut accountings) = (BTreeMap::new(), BTreeMap::new());
     profiles.iter_mut().for_each(classify);
+    for profile in profiles.iter_mut().filter(|profile| profile.origin == Origin::Alloc) {
+        scale(profile, choice.alloc_share.recip());
+    }
     let mended = attribute(&mut profiles, &lock_times);
     if let Some(counters) = counters.get_mut(&Origin::Waker) {
         mend(counters, &mended);
     }
     for (profile, completed) in profiles.iter().zip(&completed) {
         let counted = counters.entry(profile.origin).or_default();
+        if profile.origin == Origin::Live {
+            // Every block that was followed is in it, with the chain that its allocation had.
+            let blocks = profile.totals()[0];
+            for outcomes in [&mut counted.user, &mut counted.kernel, &mut counted.whole] {
+                outcomes[Outcome::Complete as usize] = blocks;
+            }
+            counted.hits = blocks;
+        }
         complete(counted, completed);
         let accounting = accounting(profile, counted, &counts);
         warnings.extend(doubts(&accounting));
         let name = profile.origin.row().name.to_owned();
-        origins.insert(name.clone(), origin_summary(profile, &facts, counted, choice));
+        let mut summary = origin_summary(profile, &facts, counted, choice);
+        if profile.origin == Origin::Alloc {
+            summary.event.clone_from(&allocators);
+        }
+        origins.insert(name.clone(), summary);
         accountings.insert(name, accounting);
     }
     let samples: u64 = profiles.iter().map(|profile| profile.totals()[0]).sum();
@@ -160,7 +188,7 @@ pub(super) fn summarize(
             bpf_ns,
             bpf_runs,
             bpf_ns_per_sample,
-            trap_ns: 0,
+            trap_ns,
             agent_cpu_ns: nanoseconds(agent_cpu),
             peak_rss_bytes,
             bpf_map_bytes,
@@ -172,9 +200,21 @@ pub(super) fn summarize(
         timeline: session.slices.into_timeline(),
         io_latency: session.latencies.into_slices(),
         slow_requests,
+        live,
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })
+}
+
+/// What became of the blocks that were allocated, if allocations were recorded.
+fn live_blocks(session: &mut Session) -> Result<Option<(RawProfile, Live)>> {
+    let allocated = session.gathered.origins().iter().find(|gathered| gathered.profile.origin == Origin::Alloc);
+    match (&mut session.allocations, allocated) {
+        (Some(allocations), Some(OfOrigin { profile, sites, .. })) => {
+            Ok(allocations.finish_blocks(&session.kernel, profile, sites)?)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The accounting of one origin. `counts`: what the events counted themselves, which samples and faults are held against.
@@ -210,6 +250,10 @@ struct Choice {
     net_weight: u64,
     /// The most operations on files that one of them counts for.
     file_weight: u64,
+    /// The highest threshold that sizes were held against, in 64ths of a byte.
+    alloc_threshold: u64,
+    /// The part of the recording in which allocations were seen.
+    alloc_share: f64,
 }
 
 /// What one origin recorded, in all.
@@ -224,6 +268,7 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
         rate_hz: 0,
         by_length: None,
         by_number: None,
+        by_size: None,
     };
     match profile.origin {
         Origin::Cpu => {
@@ -269,6 +314,17 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             summary.event = Kernel::BLOCK_HOOKS.to_owned();
             let measured = counters.hits.saturating_sub(counters.filtered + counters.idle);
             summary.by_number = Some(ByNumber { measured, weight: choice.block_weight, period: 1 });
+        }
+        Origin::Live => "blocks followed to their end".clone_into(&mut summary.event),
+        Origin::Alloc => {
+            #[expect(clippy::cast_precision_loss, reason = "estimates, of which few digits say something")]
+            let variance_kib2 = totals[VARIANCE_COLUMN] as f64;
+            summary.by_size = Some(BySize {
+                threshold_bytes: choice.alloc_threshold >> SIZE_SHIFT,
+                measured_bytes: counters.period_sum,
+                standard_error_bytes: variance_kib2.sqrt() * 1024.0,
+                share_of_time: choice.alloc_share,
+            });
         }
     }
     summary

@@ -7,6 +7,7 @@ use anyhow::Result;
 use profiler_common::block::BlockMissed;
 use profiler_common::event::Origin;
 
+use super::allocations::{self, Allocations};
 use super::disks::{DEVICES, Disks};
 use super::session::Session;
 use super::{blocks, calls, files, net};
@@ -51,6 +52,9 @@ pub(super) fn tables(
         let counted = session.kernel.take_net()?;
         warnings.extend(net::warnings(&counted));
         add(Origin::Net.row().name, net::table(&counted));
+    }
+    if session.allocations.as_ref().is_some_and(Allocations::follows) {
+        add(Origin::Alloc.row().name, allocations::sizes(&session.kernel.size_stats()?));
     }
     Ok((tables, warnings))
 }

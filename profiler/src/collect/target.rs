@@ -25,6 +25,8 @@ pub struct RecordConfig {
     pub target: TargetSelection,
     /// What to record of it, in the order of their numbers.
     pub origins: Vec<Origin>,
+    /// The part of the target's CPU time that recording allocations may take.
+    pub alloc_budget: f64,
     /// Whether to record who ends waits, where these are recorded.
     pub wakers: bool,
     /// The least latency of requests to block devices that are listed one by one, ns; 0 where none are.

@@ -4,6 +4,7 @@ use profiler_common::block::BlockMissed;
 use profiler_common::counters::Counters;
 use profiler_common::event::Origin;
 
+use super::allocations::Allocations;
 use super::processes::Interest;
 use super::session::Session;
 use super::summary::Facts;
@@ -74,6 +75,7 @@ pub(super) fn warnings(
     }
     warnings.extend(session.pythons.warnings());
     warnings.extend(session.slices.warning());
+    warnings.extend(session.allocations.iter().flat_map(Allocations::warnings));
     if let [first, rest @ ..] = session.processes.unreadable.as_slice() {
         let more = if rest.is_empty() { String::new() } else { format!(", and of {} more processes", rest.len()) };
         warnings.push(format!(

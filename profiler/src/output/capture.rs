@@ -41,6 +41,9 @@ pub enum CaptureError {
     /// A timeline whose columns are not of one length.
     #[error("{INDEX_FILE}: the columns of the timeline are not of one length")]
     Timeline,
+    /// Figures of live blocks that cannot be.
+    #[error("{INDEX_FILE}: the figures of live blocks are out of range")]
+    Live,
     /// Latencies whose numbers cannot be.
     #[error("{INDEX_FILE}: the latencies of requests to block devices are out of range")]
     IoLatency,
@@ -99,6 +102,10 @@ pub(super) fn rounded(index: &Index) -> Index {
         accounting.expected = thousandths(accounting.expected);
         accounting.not_delivered = thousandths(accounting.not_delivered);
     }
+    for by_size in index.origins.values_mut().filter_map(|summary| summary.by_size.as_mut()) {
+        by_size.standard_error_bytes = thousandths(by_size.standard_error_bytes);
+        by_size.share_of_time = (by_size.share_of_time * 1e6).round() / 1e6;
+    }
     for by_length in index.origins.values_mut().filter_map(|summary| summary.by_length.as_mut()) {
         by_length.standard_error_ns = thousandths(by_length.standard_error_ns);
     }
@@ -142,6 +149,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
     }
     if !index.timeline.is_consistent() {
         return Err(CaptureError::Timeline);
+    }
+    if index.live.as_ref().is_some_and(|live| !live.is_sound()) {
+        return Err(CaptureError::Live);
     }
     if !index.io_latency.is_sound() {
         return Err(CaptureError::IoLatency);

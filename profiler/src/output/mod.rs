@@ -8,6 +8,7 @@ pub mod capture;
 mod chart;
 pub mod flamegraph;
 pub mod folded;
+mod heap;
 pub mod io_latency_csv;
 pub mod io_latency_svg;
 mod json;
@@ -72,6 +73,9 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
         let mut bytes = Vec::new();
         flamegraph::write_wall([cpu, offcpu], &folded, index, &mut bytes)?;
         files.push(OutputFile { name: "wall.svg".to_owned(), bytes });
+    }
+    if let (Some(allocated), Some(in_use)) = (of(Origin::Alloc), of(Origin::Live)) {
+        files.push(OutputFile { name: heap::FILE.to_owned(), bytes: heap::encode(allocated, in_use, index) });
     }
     if let (Some(offcpu), Some(waker)) = (of(Origin::OffCpu), of(Origin::Waker)) {
         let chained = chain_wakers(offcpu, waker);

@@ -18,6 +18,7 @@ mod encode;
 mod layout;
 
 pub use decode::{DecodeError, MAX_BYTES, decode, decode_message};
+pub(super) use encode::encode_as;
 pub use encode::{Meta, encode, encode_message};
 
 use crate::profile::{FrameKind, JIT_OBJECT, KERNEL_OBJECT};

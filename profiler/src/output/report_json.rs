@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
-    Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
+    Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Histogram, Host, Hotspot, Index, Leak, Ledger,
+    LockShare, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target,
+    ThreadShare, Timeline, Verdict,
 };
 
 /// Writes the report of a capture.
@@ -17,6 +18,7 @@ use crate::profile::{
 ///
 /// When `writer` fails.
 pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
+    let decided = index.live.as_ref().is_some_and(|live| live.undecided.is_empty());
     let document = Document {
         schema_version: SCHEMA_VERSION,
         profiler_version: &index.profiler_version,
@@ -36,6 +38,10 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
         slow_requests: &report.slow_requests,
+        live: index.live.as_ref().map(|live| InUse { undecided: &live.undecided, missed: live.missed }),
+        leaks: &report.leaks,
+        potential_leak: decided.then(|| report.leaks.iter().any(|leak| leak.verdict == Verdict::Leak)),
+        growth_rate_percent: index.live.as_ref().and_then(|_| growth_percent(&index.timeline)),
         warnings: &index.warnings,
         timeline: &index.timeline,
     };
@@ -66,9 +72,35 @@ struct Document<'a> {
     locks: &'a [LockShare],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     slow_requests: &'a [SlowShare],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<InUse<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    leaks: &'a [Leak],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    potential_leak: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth_rate_percent: Option<f64>,
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Timeline::is_empty")]
     timeline: &'a Timeline,
+}
+
+/// How much is known of blocks that were allocated.
+#[derive(Serialize)]
+struct InUse<'a> {
+    /// Why it is not known what was freed.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    undecided: &'a str,
+    missed: u64,
+}
+
+/// How much more memory was resident at the end than at the start, percent; `None` where that is not known.
+fn growth_percent(timeline: &Timeline) -> Option<f64> {
+    let resident = timeline.column(Column::TargetRss)?;
+    let mut known = resident.iter().flatten();
+    let (first, last) = (*known.next()?, *known.next_back()?);
+    #[expect(clippy::cast_precision_loss, reason = "a rate, rounded to hundredths")]
+    (first > 0).then(|| ((last as f64 / first as f64 - 1.0) * 1e4).round() / 1e2)
 }
 
 /// What an origin recorded, in all.
@@ -85,6 +117,9 @@ struct Origin<'a> {
     /// How events were chosen, where that is by their number.
     #[serde(skip_serializing_if = "Option::is_none")]
     by_number: Option<ByNumber>,
+    /// How allocations were chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_size: Option<BySize>,
     /// CPUs in use on average: samples times period by duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpus: Option<f64>,
@@ -109,6 +144,7 @@ impl<'a> Origin<'a> {
             rate_hz: summary.rate_hz,
             by_length: summary.by_length,
             by_number: summary.by_number,
+            by_size: summary.by_size,
             cpus: super::cpus(index, name).map(thousandths),
             threads: breakdown.map_or(0, |breakdown| breakdown.threads),
             processes: breakdown.map_or(0, |breakdown| breakdown.processes),

@@ -1,5 +1,6 @@
 //! `report.md`: what an operator reads first.
 
+mod leaks;
 mod ledger;
 mod locks;
 mod slow_requests;
@@ -14,7 +15,7 @@ use profiler_common::event::{Origin, OriginRow};
 
 use self::text::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
-use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report};
+use crate::profile::{Accounting, Breakdown, BySize, Hotspot, Index, OriginSummary, Report};
 
 /// Functions in each table.
 const HOTSPOTS: usize = 10;
@@ -42,6 +43,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         }
         section.write_locks(writer)?;
         section.write_slow_requests(writer)?;
+        if row.origin == Origin::Alloc {
+            leaks::write(index.live.as_ref(), &report.leaks, writer)?;
+        }
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;
@@ -141,6 +145,9 @@ impl Section<'_> {
                 }
             }
         }
+        if let Some(by_size) = &summary.by_size {
+            self.write_choice_by_size(by_size, writer)?;
+        }
         let total = breakdown.total;
         if total == 0 {
             return writeln!(writer, "There are no samples: the target may have been idle.\n");
@@ -203,6 +210,26 @@ impl Section<'_> {
             return Ok(());
         }
         locks::write(&self.report.locks, self.summary.total, writer)
+    }
+
+    fn write_choice_by_size(&self, by_size: &BySize, writer: &mut impl Write) -> io::Result<()> {
+        let (threshold, measured) = (bytes(by_size.threshold_bytes), bytes(by_size.measured_bytes));
+        if by_size.share_of_time < 1.0 {
+            write!(
+                writer,
+                "Probes were there in windows, {} of the time, so that the target does not slow down; what was allocated \
+                 then, {measured}, stands for all. ",
+                ratio(by_size.share_of_time, 1.0)
+            )?;
+        } else {
+            write!(writer, "In all it was {measured}, through {}. ", code(&self.summary.event))?;
+        }
+        writeln!(
+            writer,
+            "Every allocation of {threshold} or more is in it with its own size; smaller ones are there by chance, others \
+             counting for them. The standard error of the estimate by that is at most {}.",
+            bytes(nanoseconds(by_size.standard_error_bytes))
+        )
     }
 
     fn write_slow_requests(&self, writer: &mut impl Write) -> io::Result<()> {

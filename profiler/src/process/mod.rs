@@ -14,6 +14,7 @@ mod object;
 mod object_table;
 mod perf_map;
 mod proc_file;
+pub(crate) mod symbols;
 mod usage;
 
 pub(crate) use go::{GoCode, LineTable};

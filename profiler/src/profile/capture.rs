@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, IoLatency, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
+use super::{Accounting, IoLatency, Live, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -61,6 +61,9 @@ pub struct Index {
     /// Requests to block devices that took long, where they were asked for.
     #[serde(default, skip_serializing_if = "SlowRequests::is_empty")]
     pub slow_requests: SlowRequests,
+    /// What became of blocks that were allocated, where allocations were recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
 }
 
 /// What was asked for.
@@ -125,6 +128,22 @@ pub struct OriginSummary {
     /// How events were chosen, for an origin that keeps some of many.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub by_number: Option<ByNumber>,
+    /// How allocations were chosen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by_size: Option<BySize>,
+}
+
+/// How allocations were chosen by their size, as intervals are by their length, and in which part of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BySize {
+    /// The highest threshold there was, bytes: every allocation of as many, while there were probes, is in the profile.
+    pub threshold_bytes: u64,
+    /// The exact sum of all allocations while there were probes, bytes.
+    pub measured_bytes: u64,
+    /// Standard error of the origin's total, bytes, by the choice alone.
+    pub standard_error_bytes: f64,
+    /// The part of the recording in which there were probes, 0 to 1: what was allocated then stands for all.
+    pub share_of_time: f64,
 }
 
 /// How intervals were chosen by their length: one of `d` is kept with probability `min(1, d / threshold)` and counts for

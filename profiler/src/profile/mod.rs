@@ -9,6 +9,7 @@ mod chain;
 mod intern;
 mod io_latency;
 mod ledger;
+mod live;
 mod locks;
 mod raw;
 mod report;
@@ -18,13 +19,14 @@ mod timeline;
 
 pub use accounting::{Accounting, ChainAccounting};
 pub use capture::{
-    ByLength, ByNumber, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
+    ByLength, ByNumber, BySize, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
     TargetKind,
 };
 pub use chain::chain_wakers;
 pub use intern::Interner;
 pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
+pub use live::{Leak, Live, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES, Verdict};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FrameKind, Ledger, LockShare, SlowRequest};
+use super::{FrameKind, Leak, Ledger, LockShare, SlowRequest};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Report {
     /// Requests to block devices that took long, longest first.
     #[serde(default)]
     pub slow_requests: Vec<SlowShare>,
+    /// Sites that hold memory, leaks first.
+    #[serde(default)]
+    pub leaks: Vec<Leak>,
 }
 
 /// A request to a block device that took long, with who asked for it.

@@ -8,7 +8,6 @@ mod layout;
 mod lines;
 mod merge;
 mod runtime;
-mod symbols;
 
 pub use code::{Function, read_function, was_replaced};
 pub use merge::{Chain, merge};

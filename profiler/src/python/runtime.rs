@@ -6,9 +6,9 @@ use profiler_common::python::PythonLayout;
 use thiserror::Error;
 
 use super::layout::{CodeLayout, DEBUG_OFFSETS_BYTES, of_debug_offsets, of_version};
-use super::symbols::{bytes_at, symbols};
 use crate::process::ObjectFile;
 use crate::process::elf::Sections;
+use crate::process::symbols::{bytes_at, symbols};
 
 /// The function whose native frame stands for a run of Python frames.
 const EVAL: &str = "_PyEval_EvalFrameDefault";

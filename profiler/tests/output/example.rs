@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use profiler::profile::{
-    Accounting, ByLength, ByNumber, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram, Host,
-    Index, IoCell, IoLatency, Line, Location, Object, ObjectSummary, OriginSummary, Overhead, Profile, Row,
-    SCHEMA_VERSION, Sample, SlowRequest, SlowRequests, Table, TableColumn, Target, TargetKind, Thread, ThreadTime,
-    Timeline, marker_name,
+    Accounting, ByLength, ByNumber, BySize, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram,
+    Host, Index, IoCell, IoLatency, Line, Live, LiveSite, Location, Object, ObjectSummary, OriginSummary, Overhead,
+    Profile, Row, SCHEMA_VERSION, Sample, SlowRequest, SlowRequests, Table, TableColumn, Target, TargetKind, Thread,
+    ThreadTime, Timeline, marker_name,
 };
 use profiler_common::block::BlockOperation;
 use profiler_common::counters::Outcome;
@@ -156,6 +156,7 @@ pub(crate) fn capture_with_waits() -> Capture {
         rate_hz: 0,
         by_length: Some(ByLength { threshold_ns: 250_000, measured_ns: 6_200_000_000, standard_error_ns: 300_000.0 }),
         by_number: None,
+        by_size: None,
     };
     capture.index.origins.insert("offcpu".to_owned(), summary);
     capture.index.accounting.insert("offcpu".to_owned(), accounting);
@@ -208,6 +209,7 @@ pub(crate) fn capture_with_calls() -> Capture {
         rate_hz: 0,
         by_length: Some(ByLength { threshold_ns: 32_000, measured_ns: 9_060_000, standard_error_ns: 25_000.0 }),
         by_number: None,
+        by_size: None,
     };
     let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
     let accounting = Accounting {
@@ -245,6 +247,87 @@ pub(crate) fn capture_with_calls() -> Capture {
     capture.index.origins.insert("syscall".to_owned(), summary);
     capture.index.accounting.insert("syscall".to_owned(), accounting);
     capture.profiles.push(calls);
+    capture
+}
+
+/// The capture that holds [`profile`] and blocks of memory: a site that leaks, and one that replaces what it holds.
+pub(crate) fn capture_with_blocks() -> Capture {
+    let mut capture = capture();
+    let profile = |origin, samples: [(u32, u64, [u64; 4]); 2]| {
+        let names = ["malloc", "leak|it", "fill_cache", "main"];
+        let frame =
+            |function: u32| location(FrameKind::Native, Some(0), 0x1100 * (u64::from(function) + 1), &[(function, 5)]);
+        let sample = |(stack, span, values)| Sample { stack, thread: 0, reason: 0, span, values };
+        Profile {
+            functions: names.map(|name| Function { name: name.to_owned(), file: String::new() }).to_vec(),
+            objects: vec![object("/opt/app/server", "bb02", 0x1000, 0x9000, 0x400)],
+            locations: (0..4).map(frame).collect(),
+            stacks: vec![vec![0, 1, 3], vec![0, 2, 3]],
+            threads: vec![thread(42, 42, "server", "server")],
+            samples: samples.map(sample).to_vec(),
+            ..Profile::new(origin)
+        }
+    };
+    let profiles = [
+        profile(Origin::Alloc, [(0, 0, [150, 300_000, 1_500, 290]), (1, 0, [900, 9_000_000, 9_000, 0])]),
+        profile(Origin::Live, [(0, 1, [150, 300_000, 1_500, 290]), (1, 2, [100, 1_000_000, 1_000, 0])]),
+    ];
+    for profile in profiles {
+        let [n, total, ..] = profile.totals();
+        let is_live = profile.origin == Origin::Live;
+        let summary = OriginSummary {
+            unit: "bytes".to_owned(),
+            total,
+            n,
+            event: if is_live { "blocks followed to their end" } else { "malloc, realloc" }.to_owned(),
+            rate_hz: 0,
+            by_length: None,
+            by_number: None,
+            by_size: (!is_live).then_some(BySize {
+                threshold_bytes: 2_000,
+                measured_bytes: 9_310_000,
+                standard_error_bytes: 17_438.0,
+                share_of_time: 1.0,
+            }),
+        };
+        let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
+        let accounting = Accounting {
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            expected: n as f64,
+            hits: n,
+            complete: n,
+            user: chain.clone(),
+            kernel: chain,
+            ..Accounting::default()
+        };
+        assert!(accounting.adds_up());
+        let name = profile.origin.row().name.to_owned();
+        capture.index.origins.insert(name.clone(), summary);
+        capture.index.accounting.insert(name, accounting);
+        capture.profiles.push(profile);
+    }
+    let seconds = 0..=10_u64;
+    let leaked: Vec<u64> = seconds.clone().map(|second| second * 30_000).collect();
+    let leak = LiveSite {
+        span: "0x1".to_owned(),
+        allocated_bytes: 300_000,
+        variance_kib2: leaked.iter().map(|bytes| bytes / 500).collect(),
+        kept_variance_kib2: leaked.iter().map(|bytes| bytes / 500).collect(),
+        kept_bytes: leaked.clone(),
+        bytes: leaked,
+    };
+    let cache = LiveSite {
+        span: "0x2".to_owned(),
+        allocated_bytes: 9_000_000,
+        bytes: vec![1_000_000; 11],
+        variance_kib2: vec![1_000; 11],
+        kept_bytes: seconds.clone().map(|second| second * 100_000).collect(),
+        kept_variance_kib2: seconds.clone().map(|second| second * 100).collect(),
+    };
+    let at_ns = seconds.map(|second| second * 1_000_000_000).collect();
+    let live = Live { undecided: String::new(), missed: 3, at_ns, sites: vec![cache, leak] };
+    assert!(live.is_sound());
+    capture.index.live = Some(live);
     capture
 }
 
@@ -288,6 +371,7 @@ pub(crate) fn capture_with_requests() -> Capture {
         rate_hz: 0,
         by_length: None,
         by_number: Some(ByNumber { measured: 307, weight: 10, period: 1 }),
+        by_size: None,
     };
     let chain = ChainAccounting { complete: n, ..ChainAccounting::default() };
     let accounting = Accounting {
@@ -479,6 +563,7 @@ pub(crate) fn capture() -> Capture {
                 rate_hz: 99,
                 by_length: None,
                 by_number: None,
+                by_size: None,
             },
         )]),
         tables: BTreeMap::new(),
@@ -507,6 +592,7 @@ pub(crate) fn capture() -> Capture {
         timeline: timeline(),
         io_latency: IoLatency::default(),
         slow_requests: SlowRequests::default(),
+        live: None,
     };
     Capture { index, profiles: vec![profile] }
 }

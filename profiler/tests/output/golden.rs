@@ -78,6 +78,11 @@ fn a_capture_of_requests_is_written_as_blessed() {
 }
 
 #[test]
+fn the_files_of_a_capture_with_blocks_of_memory() {
+    golden(&example::capture_with_blocks(), "blocks");
+}
+
+#[test]
 fn latencies_of_slices_that_are_not_there_are_refused() {
     let mut capture = example::capture_with_requests();
     capture.index.io_latency.cells[0].slice = 3;
@@ -106,7 +111,12 @@ fn a_capture_without_samples_is_written_as_blessed() {
 
 #[test]
 fn every_other_file_follows_from_the_capture() {
-    for capture in [example::capture_with_waits(), example::capture_with_calls(), example::capture_with_requests()] {
+    for capture in [
+        example::capture_with_waits(),
+        example::capture_with_calls(),
+        example::capture_with_requests(),
+        example::capture_with_blocks(),
+    ] {
         let written = files(&capture, &analyze(&capture)).unwrap();
         let again = read_back(&written).unwrap();
         for (again, profile) in again.profiles.iter().zip(&capture.profiles) {

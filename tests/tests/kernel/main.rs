@@ -8,6 +8,8 @@
 mod bpf_tables;
 mod commands;
 mod leaves_nothing;
+mod record_alloc;
+mod record_alloc_killed;
 mod record_blockio;
 mod record_cpu;
 mod record_errors;
@@ -17,6 +19,7 @@ mod record_fixtures;
 mod record_go;
 mod record_go_servers;
 mod record_lasting;
+mod record_leaks;
 mod record_ledger;
 mod record_locks;
 mod record_names;

@@ -39,6 +39,9 @@ fn workloads() -> Vec<Workload> {
         frames("noreturn").flag("-fno-toplevel-reorder"),
         frames("noreturn").flag("-fno-toplevel-reorder").flag("-fno-align-functions"),
     ];
+    all.extend([crate::record_alloc::allocs(), crate::record_alloc::allocs_cpp(), crate::record_alloc::allocs_rust()]);
+    all.extend(crate::record_alloc::allocs_go());
+    all.push(crate::record_leaks::leaks());
     without.extend(["raised", "timer", "alternate", "deep"].map(frames));
     for name in ["realigned", "restless"] {
         without.push(frames(name));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 
 use flate2::{Compression, GzBuilder};
+use profiler_common::event::OriginRow;
 use prost::Message as _;
 
 use super::{ORIGIN_COMMENT, default_kind, label, layout};
@@ -62,7 +63,12 @@ fn accounting(accounting: &Accounting) -> String {
 /// The gzipped file.
 #[must_use]
 pub fn encode(profile: &Profile, meta: &Meta) -> Vec<u8> {
-    let message = encode_message(profile, meta).encode_to_vec();
+    encode_as(profile, profile.origin.row(), meta)
+}
+
+/// The gzipped file of a profile whose values are what `row` says, not its origin's.
+pub(in super::super) fn encode_as(profile: &Profile, row: &OriginRow, meta: &Meta) -> Vec<u8> {
+    let message = message_as(profile, row, meta).encode_to_vec();
     // No time and no file name in the header: the same profile gives the same bytes.
     let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
     // Writing to memory cannot fail.
@@ -73,9 +79,12 @@ pub fn encode(profile: &Profile, meta: &Meta) -> Vec<u8> {
 /// The message in the file.
 #[must_use]
 pub fn encode_message(profile: &Profile, meta: &Meta) -> proto::Profile {
+    message_as(profile, profile.origin.row(), meta)
+}
+
+fn message_as(profile: &Profile, row: &OriginRow, meta: &Meta) -> proto::Profile {
     let profile = &profile.canonical();
     let mut strings = Strings::new();
-    let row = profile.origin.row();
     let sample_type = row
         .columns
         .iter()

@@ -7,21 +7,23 @@ use object::elf;
 use object::endian::LittleEndian as LE;
 use object::read::elf::SectionHeader;
 
-use crate::process::elf::{Sections, has_content};
+use super::elf::{Sections, has_content};
 
 /// Largest table that is read. CPython's are below 1 MiB; those of a program it is built into may be larger.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
 /// Where a symbol is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Symbol {
-    pub(super) address: u64,
-    pub(super) size: u64,
+pub(crate) struct Symbol {
+    pub(crate) address: u64,
+    pub(crate) size: u64,
 }
 
 /// The symbols of these names that the file defines, in either table.
-pub(super) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap<&'n str, Symbol> {
+pub(crate) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap<&'n str, Symbol> {
     let mut found = HashMap::new();
+    let wanted: HashMap<&[u8], &'n str> = names.iter().map(|name| (name.as_bytes(), *name)).collect();
+    let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let content = |section| sections.content(section, MAX_TABLE_BYTES).ok();
     for table in &sections.headers {
         if table.sh_type(LE) != elf::SHT_DYNSYM && table.sh_type(LE) != elf::SHT_SYMTAB {
@@ -32,12 +34,12 @@ pub(super) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap
         let count = symbols.len() / size_of::<elf::Sym64<LE>>();
         let Ok((symbols, _)) = object::pod::slice_from_bytes::<elf::Sym64<LE>>(&symbols, count) else { continue };
         for symbol in symbols.iter().filter(|symbol| symbol.st_shndx.get(LE) != elf::SHN_UNDEF) {
-            let Some(text) = strings.get(symbol.st_name.get(LE) as usize..) else { continue };
-            for name in names {
-                if text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0)) {
-                    let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
-                    found.insert(*name, Symbol { address, size });
-                }
+            let start = symbol.st_name.get(LE) as usize;
+            let Some(text) = strings.get(start..strings.len().min(start + longest + 1)) else { continue };
+            let Some(end) = memchr::memchr(0, text) else { continue };
+            if let Some(name) = wanted.get(&text[..end]) {
+                let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
+                found.insert(*name, Symbol { address, size });
             }
         }
     }
@@ -45,7 +47,7 @@ pub(super) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap
 }
 
 /// The bytes that the file has at a virtual address.
-pub(super) fn bytes_at(sections: &Sections<'_>, address: u64, size: usize) -> Option<Vec<u8>> {
+pub(crate) fn bytes_at(sections: &Sections<'_>, address: u64, size: usize) -> Option<Vec<u8>> {
     let section = sections.headers.iter().find(|section| {
         let start = section.sh_addr(LE);
         has_content(section) && start != 0 && (start..start.saturating_add(section.sh_size(LE))).contains(&address)

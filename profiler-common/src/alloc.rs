@@ -1,0 +1,191 @@
+//! Allocations: how the programs are told where a call has its size, and what is known of a thread that allocates.
+
+use crate::wait::Cell;
+
+/// Where a function of an allocator is given the size, as its probe's cookie says. Registers are those of the System V ABI.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SizeArgument {
+    /// The first argument: `malloc`.
+    First = 0,
+    /// The first argument times the second: `calloc`.
+    FirstBySecond = 1,
+    /// The second argument: `realloc`, `aligned_alloc`.
+    Second = 2,
+    /// The third argument: `posix_memalign`.
+    Third = 3,
+    /// The register that Go passes its first argument in, rax: `runtime.mallocgc`. Source: the Go internal ABI, amd64.
+    GoFirst = 4,
+}
+
+/// The bits of a cookie that hold a [`SizeArgument`].
+pub const SIZE_ARGUMENT_MASK: u64 = 7;
+
+/// A call whose first argument is null is not counted: it goes on to a function that has a probe.
+pub const NULL_IS_ANOTHER: u64 = 1 << 3;
+
+/// The function writes the address to where its first argument points, and returns 0: `posix_memalign`.
+pub const RETURNS_BY_FIRST: u64 = 1 << 4;
+
+/// The first argument is a block that the call frees: `realloc`.
+pub const FREES_FIRST: u64 = 1 << 5;
+
+/// What becomes of the block cannot be seen: a collector frees it. Nor may the return be seen: Go's runtime moves stacks, and
+/// knows no other return addresses than its own.
+pub const NOT_FOLLOWED: u64 = 1 << 6;
+
+/// Values of [`Control::takes_allocations`](crate::config::Control::takes_allocations).
+pub mod takes {
+    /// Nothing.
+    pub const NOTHING: u32 = 0;
+    /// Allocations.
+    pub const ALLOCATIONS: u32 = 1;
+    /// Also what becomes of them.
+    pub const BLOCKS: u32 = 2;
+}
+
+/// What sizes are shifted by to be held against a threshold, whose least and greatest values are those of times: one byte
+/// in 64ths.
+pub const SIZE_SHIFT: u32 = 6;
+
+/// No size is taken for larger: more cannot be had.
+pub const MOST_BYTES: u64 = 1 << 48;
+
+/// A thread that allocates: an element of the `ALLOCATING` map, which is an array as `WAITS` is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allocating {
+    /// Where the thread is in its cell, along the bytes that it allocates.
+    pub cell: Cell,
+    /// The thread, as the initial pid namespace numbers it; 0 in an element that is free.
+    pub tid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Where the return address of a call is that was kept, and whose block is not known yet; 0 when there is none.
+    pub return_at: u64,
+    /// Where its function writes the address of the block; 0 for one that returns it.
+    pub written_at: u64,
+    /// What is known of the block.
+    pub block: LiveBlock,
+}
+
+/// A block of memory: the key of `LIVE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LiveKey {
+    /// Its address.
+    pub address: u64,
+    /// The process, as the initial pid namespace numbers it.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A block that was kept and has not been freed: the value of `LIVE`. Process and stack are those of its record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveBlock {
+    /// When it was allocated, ns of the monotonic clock.
+    pub born_ns: u64,
+    /// Bytes that it stands for.
+    pub bytes: u64,
+    /// Blocks that it stands for.
+    pub objects: u64,
+    /// Its own size, bytes.
+    pub size: u64,
+    /// Reference of its user stack.
+    pub stack: u64,
+    /// Start time of the process, ns.
+    pub start_time_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// Its exec count.
+    pub exec_count: u32,
+    /// Generation of its mappings.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// How many allocations a CPU should keep in [`SLOT_NS`](crate::wait::SLOT_NS) while blocks are followed: probes are there all
+/// the time then, and each that is kept costs 5 us and the trap at its return.
+pub const KEPT_BLOCKS: u64 = 60;
+
+/// Blocks that are followed at once: 10 MB. Of allocations some thousands a second are kept.
+pub const MAX_LIVE: u32 = 1 << 16;
+
+/// Classes of sizes: powers of two, by the highest.
+pub const SIZE_CLASSES: u32 = 48;
+
+/// Buckets of lifetimes: powers of two of microseconds, by the highest; the last is 36 minutes.
+pub const LIFETIMES: usize = 32;
+
+/// What was counted of the blocks of a class of sizes that were kept, by what they stand for: an element of `SIZE_STATS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeStats {
+    /// Allocations.
+    pub objects: u64,
+    /// And their bytes.
+    pub bytes: u64,
+    /// Blocks that were freed.
+    pub freed: u64,
+    /// How long they were there, microseconds in all.
+    pub lived_us: u64,
+    /// How many of them lived how long.
+    pub lifetimes: [u64; LIFETIMES],
+}
+
+impl SizeStats {
+    /// Nothing.
+    pub const NONE: Self = Self { objects: 0, bytes: 0, freed: 0, lived_us: 0, lifetimes: [0; LIFETIMES] };
+
+    /// Adds what another CPU has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+        self.freed += other.freed;
+        self.lived_us = self.lived_us.saturating_add(other.lived_us);
+        for (sum, lived) in self.lifetimes.iter_mut().zip(other.lifetimes) {
+            *sum += lived;
+        }
+    }
+
+    /// The class of a size: the greatest has `1 << class` bytes, and more than half of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn class(size: u64) -> u32 {
+        let class = u64::BITS - size.saturating_sub(1).leading_zeros();
+        if class < SIZE_CLASSES { class } else { SIZE_CLASSES - 1 }
+    }
+
+    /// The bucket of a lifetime in microseconds: less than `1 << bucket`, and at least half of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bucket(lived_us: u64) -> usize {
+        let bucket = (u64::BITS - lived_us.leading_zeros()) as usize;
+        if bucket < LIFETIMES { bucket } else { LIFETIMES - 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_has_no_hidden_padding() {
+        assert_eq!(size_of::<LiveBlock>(), 64);
+        assert_eq!(size_of::<Allocating>(), 32 + 64);
+        assert_eq!(size_of::<LiveKey>(), 16);
+        assert_eq!(SizeArgument::GoFirst as u64 & !SIZE_ARGUMENT_MASK, 0);
+    }
+
+    #[test]
+    fn a_class_ends_with_its_power_of_two() {
+        let classes = [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (4096, 12), (4097, 13), (u64::MAX, 47)];
+        for (size, class) in classes {
+            assert_eq!(SizeStats::class(size), class, "{size}");
+        }
+        assert_eq!([0, 1, 2, 3, 1 << 40].map(SizeStats::bucket), [0, 1, 2, 2, 31]);
+    }
+}

@@ -1,0 +1,387 @@
+//! Where allocations are recorded: the allocators that processes map, and when probes are on them.
+//!
+//! A probe is a trap at every call, whatever becomes of the call, and the target pays for it. So the probes are there all the
+//! time only while they cost no more than the budget, a part of the target's own CPU time; else in windows, as long apart as
+//! it takes, and what they see stands for the time in between.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use profiler_common::alloc::{SizeStats, takes};
+use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
+
+use super::alloc_duty::{Duty, Usage, WINDOW};
+use super::live::{Following, Sites};
+use super::processes::{Interest, Processes};
+use crate::alloc::{AllocProbe, Allocator, find_allocator};
+use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
+use crate::process::{ProcessFiles, Ticks};
+use crate::profile::{Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
+
+/// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, and where it does not.
+const TRAP_NS: u64 = 500;
+const STEP_NS: u64 = 9_000;
+
+/// How often the process that holds the probes is started again.
+const MOST_KILLED: u32 = 8;
+
+/// Why blocks are not followed any more.
+const IN_WINDOWS: &str = "frees not observed: probes were there in windows, since all the time would have cost the target more \
+                          than the budget; --alloc-budget allows more";
+
+/// Processes whose CPU time is read.
+const MAX_PROCESSES: usize = 300;
+
+/// Errors that are kept.
+const MAX_ERRORS: usize = 4;
+
+/// The part of the target's time that probes may take while they are there before the total is doubted.
+const SLOWED: f64 = 0.2;
+
+/// Where probes are: the process, or 0 for all, and the object.
+type Place = (u32, u32);
+
+/// Allocators, and the probes on them.
+pub(super) struct Allocations {
+    /// Functions by object.
+    functions: HashMap<u32, Allocator>,
+    /// Objects with allocators, by process.
+    objects: BTreeMap<u32, BTreeSet<u32>>,
+    files: HashMap<u32, ProcessFiles>,
+    attached: BTreeMap<Place, AttachedProbes>,
+    /// Where the process that holds the probes was killed while it put them there.
+    lost: BTreeSet<Place>,
+    /// Whether one probe serves all processes that map an object.
+    for_all: bool,
+    duty: Duty,
+    /// What becomes of the blocks.
+    following: Option<Following>,
+    /// Functions that have had probes.
+    names: BTreeSet<&'static str>,
+    errors: Vec<String>,
+    /// How often the process that holds the probes was killed.
+    killed: u32,
+}
+
+impl Allocations {
+    pub(super) fn new(interest: Interest, budget: f64) -> Self {
+        Self {
+            functions: HashMap::new(),
+            objects: BTreeMap::new(),
+            files: HashMap::new(),
+            attached: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            for_all: interest == Interest::Everybody,
+            duty: Duty::new(Instant::now(), budget),
+            following: None,
+            names: BTreeSet::new(),
+            errors: Vec::new(),
+            killed: 0,
+        }
+    }
+
+    /// Looks for allocators in what a process maps now.
+    pub(super) fn update(&mut self, kernel: &mut Kernel, pid: u32, processes: &mut Processes) {
+        let mut objects_of = BTreeSet::new();
+        if let Some((mappings, objects)) = processes.mappings(pid) {
+            for mapping in mappings.iter() {
+                let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
+                let Some(object) = objects.objects().get(number as usize) else { continue };
+                let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
+                if !functions.allocate.is_empty() {
+                    objects_of.insert(number);
+                }
+            }
+        }
+        if self.files.len() < MAX_PROCESSES
+            && let Ok(files) = ProcessFiles::open(pid)
+        {
+            self.files.entry(pid).or_insert(files);
+        }
+        self.objects.insert(pid, objects_of);
+        self.place_probes(kernel, processes);
+    }
+
+    /// Forgets a process that has ended.
+    pub(super) fn forget(&mut self, kernel: &mut Kernel, pid: u32, processes: &Processes) {
+        self.objects.remove(&pid);
+        self.files.remove(&pid);
+        self.place_probes(kernel, processes);
+    }
+
+    /// When [`Allocations::look`] wants to be called.
+    pub(super) fn next(&self) -> Instant {
+        let look = self.following.as_ref().and_then(Following::next);
+        look.map_or(self.duty.next, |look| look.min(self.duty.next))
+    }
+
+    /// Puts probes on or takes them away, by what they cost.
+    pub(super) fn look(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        if kernel.has_lost_probes() {
+            self.mend(kernel, processes);
+        }
+        if let Some(following) = &mut self.following {
+            following.look(kernel, processes)?;
+        }
+        if Instant::now() < self.duty.next {
+            return Ok(());
+        }
+        let usage = self.usage(kernel);
+        if self.duty.look(Instant::now(), usage) {
+            self.turn(kernel, processes)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to record, with the probes that are there.
+    pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
+        let following = Following::new(kernel);
+        kernel.take_allocations(if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
+        self.following = Some(following);
+        self.duty = Duty::new(Instant::now(), self.duty.budget);
+        Ok(())
+    }
+
+    /// Whether the blocks have been followed all the time.
+    pub(super) fn follows(&self) -> bool {
+        self.following.as_ref().is_some_and(Following::is_on)
+    }
+
+    /// What there is of blocks at the end: their profile, and their past.
+    pub(super) fn finish_blocks(
+        &mut self,
+        kernel: &Kernel,
+        allocated: &RawProfile,
+        sites: &Sites,
+    ) -> Result<Option<(RawProfile, Live)>, BpfError> {
+        self.following.take().map(|following| following.finish(kernel, allocated, sites)).transpose()
+    }
+
+    /// Takes all probes away.
+    pub(super) fn end(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        self.duty.end(Instant::now());
+        self.take_away(kernel, processes)?;
+        kernel.end_probes();
+        Ok(())
+    }
+
+    /// Puts all probes on and then records, or the other way round.
+    fn turn(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        if self.duty.is_on {
+            self.place_probes(kernel, processes);
+            kernel.take_allocations(takes::ALLOCATIONS)?;
+            let now = Instant::now();
+            (self.duty.since, self.duty.next) = (now, now + WINDOW);
+            return Ok(());
+        }
+        if let Some(following) = &mut self.following {
+            following.end(kernel, IN_WINDOWS)?;
+        }
+        self.take_away(kernel, processes)
+    }
+
+    /// Records no more, and takes the probes away.
+    fn take_away(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
+        kernel.take_allocations(takes::NOTHING)?;
+        self.place_probes(kernel, processes);
+        Ok(())
+    }
+
+    /// The functions that have had probes.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.names.iter().copied().collect()
+    }
+
+    /// What a reader must know.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.errors.clone();
+        if self.names.is_empty() {
+            warnings.push(
+                "no allocator was found: no file of the target has a symbol of one (malloc, or jemalloc's, mimalloc's or \
+                 tcmalloc's own); of a program that is linked statically the symbols are needed, and Go has none"
+                    .to_owned(),
+            );
+        }
+        if self.killed > 0 {
+            warnings.push(format!(
+                "the process that holds probes was killed, {} times: another one has taken its probes away; allocations in \
+                 between are missing{}",
+                self.killed,
+                if self.killed > MOST_KILLED { ", and traps may have stayed in the targets: restart them" } else { "" }
+            ));
+        }
+        if self.duty.slowed > SLOWED {
+            warnings.push(format!(
+                "the target allocates so much that probes took {:.0} % of its time while they were there: it allocated less \
+                 then, so that the total of allocations is too low; their shares hold",
+                self.duty.slowed * 100.0
+            ));
+        }
+        warnings
+    }
+
+    /// Time in the traps of the probes, ns, as they were measured elsewhere.
+    pub(super) fn trap_ns(&self, kernel: &Kernel) -> u64 {
+        kernel.alloc_run_time().1 * self.trap_ns_each()
+    }
+
+    fn trap_ns_each(&self) -> u64 {
+        let mut probes = self.functions.values().flat_map(|allocator| allocator.allocate.iter().chain(&allocator.free));
+        if probes.all(|probe| probe.is_emulated) { TRAP_NS } else { STEP_NS }
+    }
+
+    /// The part of the recording in which probes were on, 0 to 1.
+    pub(super) fn share(&self) -> f64 {
+        let recorded = self.duty.ended.unwrap_or_else(Instant::now) - self.duty.began;
+        (self.duty.on.as_secs_f64() / recorded.as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    }
+
+    fn usage(&self, kernel: &Kernel) -> Usage {
+        let (bpf_ns, runs) = kernel.alloc_run_time();
+        let mut buffer = Vec::new();
+        let stats = self.files.values().filter_map(|files| files.stat(&mut buffer));
+        Usage { cost_ns: bpf_ns + runs * self.trap_ns_each(), cpu_ns: stats.map(|stat| stat.own.cpu_ns()).sum() }
+    }
+
+    /// Makes the probes those that are wanted now.
+    fn place_probes(&mut self, kernel: &mut Kernel, processes: &Processes) {
+        let mut wanted: BTreeSet<Place> = BTreeSet::new();
+        if self.duty.is_on {
+            for (&pid, objects) in &self.objects {
+                wanted.extend(objects.iter().map(|&object| (if self.for_all { 0 } else { pid }, object)));
+            }
+        }
+        let gone: Vec<Place> = self.attached.keys().filter(|place| !wanted.contains(*place)).copied().collect();
+        for place in gone {
+            if let Some(probes) = self.attached.remove(&place)
+                && let Err(BpfError::HolderGone) = kernel.detach_probes(&probes)
+            {
+                self.attached.insert(place, probes);
+            }
+        }
+        self.attach(kernel, processes, &wanted);
+        if kernel.has_lost_probes() {
+            self.mend(kernel, processes);
+        }
+    }
+
+    fn attach(&mut self, kernel: &mut Kernel, processes: &Processes, wanted: &BTreeSet<Place>) {
+        // Not known before the recording begins.
+        let follows = self.following.as_ref().map_or_else(|| kernel.follows_blocks(), Following::is_on);
+        for &(pid, object) in wanted {
+            if self.attached.contains_key(&(pid, object)) {
+                continue;
+            }
+            let Some(file) = processes.objects.objects().get(object as usize) else { continue };
+            let functions = &self.functions[&object];
+            let points = |probes: &[AllocProbe]| -> Vec<(u64, u64)> {
+                probes.iter().map(|probe| (probe.file_offset, probe.cookie)).collect()
+            };
+            let enters = points(&functions.allocate);
+            let frees = if follows { points(&functions.free) } else { Vec::new() };
+            match kernel.attach_probes(Probes { file: file.file.as_fd(), pid, enters: &enters, frees: &frees }) {
+                Ok(attached) => {
+                    self.names.extend(functions.allocate.iter().map(|probe| probe.function));
+                    self.attached.insert((pid, object), attached);
+                }
+                // It may have put some there before it was killed.
+                Err(BpfError::HolderGone) => {
+                    self.lost.insert((pid, object));
+                }
+                // It may have ended meanwhile.
+                Err(_) if pid != 0 && !crate::process::is_running(pid) => {}
+                Err(error) => note(&mut self.errors, &error),
+            }
+        }
+    }
+
+    /// Goes on when the process that held the probes was killed: what it left in the targets goes when probes that were put
+    /// in the same places are taken away.
+    fn mend(&mut self, kernel: &mut Kernel, processes: &Processes) {
+        self.killed += 1;
+        if let Some(following) = &mut self.following
+            && let Err(error) = following.end(kernel, "frees not observed: the process that holds probes was killed")
+        {
+            note(&mut self.errors, &error);
+        }
+        if self.killed > MOST_KILLED {
+            return;
+        }
+        if let Err(error) = kernel.restart_holder() {
+            note(&mut self.errors, &error);
+            return;
+        }
+        let mut places = std::mem::take(&mut self.lost);
+        places.extend(std::mem::take(&mut self.attached).into_keys());
+        self.attach(kernel, processes, &places);
+        if !self.duty.is_on {
+            for (_, probes) in std::mem::take(&mut self.attached) {
+                let _ = kernel.detach_probes(&probes);
+            }
+        }
+    }
+}
+
+/// What was counted of blocks by their size, a class a row.
+pub(super) fn sizes(stats: &[(u32, SizeStats)]) -> Table {
+    let row = |(class, stats): &(u32, SizeStats)| {
+        let mut lifetimes = vec![0; HISTOGRAM_BUCKETS];
+        let (mut longest, lived) = (0, stats.lifetimes.iter().enumerate().filter(|(_, blocks)| **blocks > 0));
+        for (bucket, blocks) in lived {
+            // The middle of the bucket, ns.
+            let lived_ns = (3 << bucket) * 250;
+            lifetimes[bucket_of(lived_ns)] += blocks;
+            longest = lived_ns;
+        }
+        let mean_ns = stats.lived_us.saturating_mul(1_000).checked_div(stats.freed).unwrap_or(0);
+        Row {
+            labels: vec![format!("up to {}", 1_u64 << class)],
+            values: vec![stats.bytes, stats.objects, stats.freed, mean_ns],
+            distributions: vec![Histogram::new(&lifetimes, longest)],
+        }
+    };
+    let column = TableColumn::new;
+    let mut table = Table {
+        title: "Sizes of blocks".to_owned(),
+        labels: vec!["size".to_owned()],
+        values: vec![
+            column("bytes", "bytes"),
+            column("allocated", "count"),
+            column("freed", "count"),
+            column("mean_lifetime", "ns"),
+        ],
+        distributions: vec![column("lifetime", "ns")],
+        rows: stats.iter().map(row).collect(),
+        missing: 0,
+    };
+    table.sort();
+    table
+}
+
+/// Makes values of windows values of the whole recording: `factor` times as much.
+pub(super) fn scale(profile: &mut Profile, factor: f64) {
+    #[expect(clippy::cast_precision_loss, reason = "estimates, of which few digits say something")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and saturating")]
+    let scaled = |value: u64, factor: f64| if factor > 1.0 { (value as f64 * factor).round() as u64 } else { value };
+    for sample in &mut profile.samples {
+        // Bytes and allocations, and a variance.
+        sample.values[1] = scaled(sample.values[1], factor);
+        sample.values[2] = scaled(sample.values[2], factor);
+        sample.values[3] = scaled(sample.values[3], factor * factor);
+    }
+}
+
+fn note(errors: &mut Vec<String>, error: &BpfError) {
+    let error = format!("some allocations are missing: {error}");
+    if errors.len() < MAX_ERRORS && !errors.contains(&error) {
+        errors.push(error);
+    }
+}
+
+impl Ticks {
+    /// CPU time, ns: a tick is a hundredth of a second wherever /proc has them (`USER_HZ`).
+    const fn cpu_ns(&self) -> u64 {
+        (self.user + self.system) * 10_000_000
+    }
+}

@@ -1,0 +1,31 @@
+//! Allocates vectors of known sizes, each size in a function of its own, for as many seconds as it is told.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+#[inline(never)]
+fn small_here() {
+    black_box(Vec::<u8>::with_capacity(black_box(300)));
+}
+
+#[inline(never)]
+fn zeroed_here() {
+    black_box(vec![0_u8; black_box(900)]);
+}
+
+fn main() {
+    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).expect("seconds");
+    println!("ready");
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let (mut small, mut zeroed) = (0, 0);
+    while Instant::now() < end {
+        for _ in 0..20 {
+            small_here();
+            zeroed_here();
+            small += 300;
+            zeroed += 900;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("{{\"small\": {small}, \"zeroed\": {zeroed}}}");
+}

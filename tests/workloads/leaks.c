@@ -1,0 +1,67 @@
+/* Holds memory in four ways, each in a function of its own, and says at the end what each holds.
+ *
+ * Argument: seconds. Beside 12,000 pairs of malloc and free a second: 20 kB a second that are never freed, a cache of 10 MB
+ * that fills in the first third and stays, and one of 1 MB whose entries are replaced. It computes all the time, so that the
+ * calls are a small part of it. */
+#include "workload.h"
+
+enum { PAIRS = 12, LEAKED = 200, ENTRY = 1000, ENTRIES = 10000, REPLACED = 1000 };
+
+static void *volatile kept;
+static void *volatile cache[ENTRIES], *volatile replaced[REPLACED];
+static uint64_t leaked, cached, churned, held;
+
+APART void leak_here(void) {
+    kept = malloc(LEAKED);
+    NO_TAIL_CALL();
+    leaked += LEAKED;
+}
+
+APART void fill_here(uint64_t entry) {
+    cache[entry] = malloc(ENTRY);
+    NO_TAIL_CALL();
+    cached += ENTRY;
+}
+
+APART void replace_here(uint64_t entry) {
+    if (replaced[entry] == NULL) {
+        held += ENTRY;
+    }
+    free(replaced[entry]);
+    replaced[entry] = malloc(ENTRY);
+    NO_TAIL_CALL();
+}
+
+APART void churn_here(void) {
+    kept = malloc(100);
+    NO_TAIL_CALL();
+    churned += 100;
+    free(kept);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        return 2;
+    }
+    uint64_t length = seconds_to_ns(argv[1]), start = clock_ns(CLOCK_MONOTONIC), now = start, filled = 0, next = 0;
+    say_ready();
+    for (uint64_t tick = 0; now < start + length; tick++) {
+        while ((now = clock_ns(CLOCK_MONOTONIC)) < start + tick * 1000000) {
+        }
+        for (int i = 0; i < PAIRS; i++) {
+            churn_here();
+        }
+        if (tick % 10 == 0) {
+            leak_here();
+        }
+        for (uint64_t wanted = (now - start) * ENTRIES / (length / 3); filled < wanted && filled < ENTRIES; filled++) {
+            fill_here(filled);
+        }
+        if (tick % 5 == 0) {
+            replace_here(next++ % REPLACED);
+        }
+    }
+    printf("{\"leaked\": %lu, \"cached\": %lu, \"replaced\": %lu, \"churned\": %lu, \"wall_ns\": %lu}\n", leaked, cached,
+           held, churned, now - start);
+    return 0;
+}
