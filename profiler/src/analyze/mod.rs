@@ -3,18 +3,25 @@
 //! Reads a [`Capture`], fills a [`Report`]. Makes no system call. The ids of a profile do not show in the result:
 //! everything is ordered by value and then by name.
 
+mod counters;
+mod diff;
 mod hotspots;
 mod ledger;
 mod locks;
 mod objects;
 mod reasons;
+mod significance;
+mod slices;
 mod slow_requests;
 mod threads;
 mod wakers;
 
 use std::collections::BTreeMap;
 
+pub use counters::{counters, work};
+pub use diff::{Worked, diff};
 pub use reasons::classify;
+pub use slices::function_slices;
 pub use wakers::attribute;
 
 use crate::profile::{Breakdown, Capture, FrameKind, Profile, Report};

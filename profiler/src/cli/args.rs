@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use profiler_common::event::Origin;
 
+use super::diff::DiffArgs;
+
 /// A kernel-level profiler for production Linux hosts.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -21,6 +23,8 @@ pub(super) enum Command {
     Record(RecordArgs),
     /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
     Report(ReportArgs),
+    /// Say which functions and stacks have changed from one capture to another, beyond chance
+    Diff(DiffArgs),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed

@@ -3,9 +3,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where a person is spoken to")]
 
 mod args;
+mod diff;
 mod doctor;
 mod files;
 mod inspect;
+mod load;
 mod progress;
 mod record;
 mod report;
@@ -25,6 +27,7 @@ pub fn main() -> ExitCode {
     let result = match args.command {
         args::Command::Record(args) => record::run(args),
         args::Command::Report(args) => report::run(&args),
+        args::Command::Diff(args) => diff::run(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
     };
@@ -54,7 +57,12 @@ type CommandResult = Result<u8, Failure>;
 
 /// Prints to standard output; a reader that has gone is no error.
 fn print(text: &str) -> std::io::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`].
+fn print_bytes(bytes: &[u8]) -> std::io::Result<()> {
+    match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }

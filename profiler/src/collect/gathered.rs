@@ -1,8 +1,11 @@
 //! What the records of a recording have come to so far, by origin.
 
+use std::time::Duration;
+
 use profiler_common::event::Origin;
 
 use super::place::{Corrections, LateChains};
+use super::sliced::SlicedStacks;
 use crate::profile::RawProfile;
 
 /// What the records of one origin have come to.
@@ -13,6 +16,8 @@ pub(super) struct OfOrigin {
     pub(super) corrections: Corrections,
     /// The chains of what is under way, where that may go on in a later window.
     pub(super) late: LateChains,
+    /// Values by stack and slice.
+    pub(super) sliced: SlicedStacks,
 }
 
 /// The origins that were asked for.
@@ -25,6 +30,7 @@ impl Gathered {
             profile: RawProfile::new(origin),
             corrections: Corrections::default(),
             late: LateChains::default(),
+            sliced: SlicedStacks::default(),
         };
         Self(origins.iter().map(of_origin).collect())
     }
@@ -37,6 +43,11 @@ impl Gathered {
     /// The profile of an origin, if it was asked for.
     pub(super) fn profile(&self, origin: Origin) -> Option<&RawProfile> {
         self.0.iter().map(|gathered| &gathered.profile).find(|profile| profile.origin == origin)
+    }
+
+    /// Ends a window of every origin. `elapsed`: since the start of the recording.
+    pub(super) fn end_window(&mut self, elapsed: Duration) {
+        self.0.iter_mut().for_each(|gathered| gathered.sliced.end_window(elapsed));
     }
 
     /// Events of all origins.

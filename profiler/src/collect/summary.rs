@@ -19,7 +19,7 @@ use super::session::Session;
 use super::tables::tables;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
-use crate::analyze::{attribute, classify};
+use crate::analyze::{attribute, classify, function_slices};
 use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
     Accounting, ByLength, ByNumber, Capture, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, Target,
@@ -119,10 +119,21 @@ pub(super) fn summarize(
         jit: &session.processes.jit,
         interpreted: session.pythons.frames(),
     };
-    let raw = session.gathered.into_origins().into_iter().map(|of_origin| of_origin.profile).collect();
+    let gathered = session.gathered.into_origins().into_iter();
+    let (raw, sliced): (_, Vec<_>) = gathered.map(|of_origin| (of_origin.profile, of_origin.sliced)).unzip();
     let Symbolized { mut profiles, objects, completed, warnings: of_symbols } = symbolize(raw, &sources, naming);
     warnings.extend(of_symbols);
     let (mut origins, mut accountings) = (BTreeMap::new(), BTreeMap::new());
+    // Before reasons give the stacks other numbers. Wakers have their values only once waits are attributed to them.
+    let function_slices = profiles
+        .iter()
+        .zip(sliced)
+        .filter(|(profile, _)| profile.origin != Origin::Waker)
+        .map(|(profile, sliced)| {
+            let (lengths_ns, values) = sliced.finish(facts.duration);
+            (profile.origin.row().name.to_owned(), function_slices(profile, lengths_ns, values))
+        })
+        .collect();
     profiles.iter_mut().for_each(classify);
     let mended = attribute(&mut profiles, &lock_times);
     if let Some(counters) = counters.get_mut(&Origin::Waker) {
@@ -172,6 +183,7 @@ pub(super) fn summarize(
         timeline: session.slices.into_timeline(),
         io_latency: session.latencies.into_slices(),
         slow_requests,
+        function_slices,
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

@@ -6,11 +6,13 @@
 
 pub mod capture;
 mod chart;
+pub mod diff;
 pub mod flamegraph;
 pub mod folded;
 pub mod io_latency_csv;
 pub mod io_latency_svg;
 mod json;
+mod markdown;
 mod numbers;
 pub mod pprof;
 pub mod pprof_proto;

@@ -4,7 +4,6 @@ mod ledger;
 mod locks;
 mod slow_requests;
 mod table;
-mod text;
 mod timeline;
 
 use std::io::{self, Write};
@@ -12,7 +11,7 @@ use std::io::{self, Write};
 use profiler_common::counters::Outcome;
 use profiler_common::event::{Origin, OriginRow};
 
-use self::text::{code, name, prose};
+use super::markdown::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
 use crate::profile::{Accounting, Breakdown, Hotspot, Index, OriginSummary, Report};
 

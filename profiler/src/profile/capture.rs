@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, IoLatency, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
+use super::{Accounting, FunctionSlices, IoLatency, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -61,6 +61,9 @@ pub struct Index {
     /// Requests to block devices that took long, where they were asked for.
     #[serde(default, skip_serializing_if = "SlowRequests::is_empty")]
     pub slow_requests: SlowRequests,
+    /// Values by function and slice, by origin name; empty in captures of versions that had none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub function_slices: BTreeMap<String, FunctionSlices>,
 }
 
 /// What was asked for.
@@ -91,6 +94,8 @@ pub enum TargetKind {
     Comm,
     /// The whole host.
     Host,
+    /// Whatever another program made a profile of.
+    Imported,
 }
 
 /// Where a recording ran.

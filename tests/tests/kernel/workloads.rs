@@ -5,8 +5,8 @@ use profiler_tests::Workload;
 /// Every program that a kernel test runs. A test in a virtual machine fails where one is missing here.
 fn workloads() -> Vec<Workload> {
     let mut all: Vec<_> = [
-        "burn", "bursts", "calls", "disk", "ends", "family", "faults", "files", "heir", "inlined", "jit", "locks",
-        "many", "mappings", "opens", "phases", "sockets", "split", "syscalls", "waits",
+        "burn", "bursts", "calls", "disk", "ends", "family", "faults", "files", "halves", "heir", "inlined", "jit",
+        "locks", "many", "mappings", "opens", "phases", "sockets", "split", "syscalls", "waits",
     ]
     .map(Workload::c)
     .into();
