@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use profiler_common::event::Origin;
 
 use super::diff::DiffArgs;
+use super::export::{ExportArgs, ImportArgs};
 
 /// A kernel-level profiler for production Linux hosts.
 #[derive(Debug, Parser)]
@@ -25,6 +26,10 @@ pub(super) enum Command {
     Report(ReportArgs),
     /// Say which functions and stacks have changed from one capture to another, beyond chance
     Diff(DiffArgs),
+    /// Write a capture's profiles in the formats of other programs
+    Export(ExportArgs),
+    /// Make a capture of a profile of pprof or the text of perf script, to report, compare and export it
+    Import(ImportArgs),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed

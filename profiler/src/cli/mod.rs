@@ -5,6 +5,7 @@
 mod args;
 mod diff;
 mod doctor;
+mod export;
 mod files;
 mod inspect;
 mod load;
@@ -28,6 +29,8 @@ pub fn main() -> ExitCode {
         args::Command::Record(args) => record::run(args),
         args::Command::Report(args) => report::run(&args),
         args::Command::Diff(args) => diff::run(&args),
+        args::Command::Export(args) => export::run(&args),
+        args::Command::Import(args) => export::run_import(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
     };

@@ -7,8 +7,10 @@
 pub mod capture;
 mod chart;
 pub mod diff;
+pub mod export;
 pub mod flamegraph;
 pub mod folded;
+pub mod import;
 pub mod io_latency_csv;
 pub mod io_latency_svg;
 mod json;

@@ -29,5 +29,6 @@ mod record_syscall;
 mod record_targets;
 mod record_timeline;
 mod record_unwinding;
+mod saved;
 mod servers;
 mod workloads;
