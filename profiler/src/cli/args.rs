@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use profiler_common::event::Origin;
 
+use super::check::{BaselineArgs, CheckArgs, TrendArgs};
 use super::diff::DiffArgs;
 use super::export::{ExportArgs, ImportArgs};
 
@@ -26,6 +27,12 @@ pub(super) enum Command {
     Report(ReportArgs),
     /// Say which functions and stacks have changed from one capture to another, beyond chance
     Diff(DiffArgs),
+    /// Hold a capture against budgets and a baseline: a gate by its exit code
+    Check(CheckArgs),
+    /// Keep captures to compare with
+    Baseline(BaselineArgs),
+    /// Say where a metric goes over many captures
+    Trend(TrendArgs),
     /// Write a capture's profiles in the formats of other programs
     Export(ExportArgs),
     /// Make a capture of a profile of pprof or the text of perf script, to report, compare and export it
@@ -165,6 +172,9 @@ pub(super) struct ReportArgs {
     /// Directory to write to [default: the capture's own]
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
+    /// Patterns and thresholds of findings: a TOML file, before those that are built in
+    #[arg(long, value_name = "FILE")]
+    pub(super) rules: Option<PathBuf>,
     /// Print report.json
     #[arg(long)]
     pub(super) json: bool,

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where a person is spoken to")]
 
 mod args;
+mod check;
 mod diff;
 mod doctor;
 mod export;
@@ -31,6 +32,9 @@ pub fn main() -> ExitCode {
         args::Command::Diff(args) => diff::run(&args),
         args::Command::Export(args) => export::run(&args),
         args::Command::Import(args) => export::run_import(&args),
+        args::Command::Check(args) => check::run(&args),
+        args::Command::Baseline(args) => check::run_baseline(&args),
+        args::Command::Trend(args) => check::run_trend(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
     };

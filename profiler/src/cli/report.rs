@@ -4,14 +4,14 @@ use anyhow::Context as _;
 
 use super::args::ReportArgs;
 use super::files::OutputDirectory;
-use super::{CommandResult, load, print};
-use crate::analyze::analyze;
+use super::{CommandResult, check, load, print};
+use crate::analyze::analyze_by;
 use crate::output;
 
 /// Runs it.
 pub(super) fn run(args: &ReportArgs) -> CommandResult {
     let capture = load::capture(&args.directory)?;
-    let report = analyze(&capture);
+    let report = analyze_by(&capture, &check::rules(args.rules.as_deref())?);
     let files = output::derived(&capture, &report).context("cannot make the output")?;
     if args.json {
         let json = files.iter().find(|file| file.name == "report.json").map(|file| file.bytes.as_slice());

@@ -6,6 +6,7 @@
 
 pub mod capture;
 mod chart;
+pub mod check;
 pub mod diff;
 pub mod export;
 pub mod flamegraph;

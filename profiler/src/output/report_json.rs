@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, ByLength, ByNumber, Callgraph, Histogram, Host, Hotspot, Index, Ledger, LockShare, ObjectShare,
-    Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
+    Accounting, ByLength, ByNumber, Callgraph, Finding, Histogram, Host, Hotspot, Index, Ledger, LockShare,
+    ObjectShare, Overhead, PlanStep, ProcessShare, Report, SCHEMA_VERSION, Score, SlowShare, Table, TableColumn,
+    Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -36,6 +37,9 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
         slow_requests: &report.slow_requests,
+        findings: &report.findings,
+        plan: &report.plan,
+        score: report.score.as_ref(),
         warnings: &index.warnings,
         timeline: &index.timeline,
     };
@@ -66,6 +70,10 @@ struct Document<'a> {
     locks: &'a [LockShare],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     slow_requests: &'a [SlowShare],
+    findings: &'a [Finding],
+    plan: &'a [PlanStep],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<&'a Score>,
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Timeline::is_empty")]
     timeline: &'a Timeline,

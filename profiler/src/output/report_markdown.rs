@@ -1,5 +1,6 @@
 //! `report.md`: what an operator reads first.
 
+mod findings;
 mod ledger;
 mod locks;
 mod slow_requests;
@@ -27,6 +28,7 @@ const ROWS: usize = 15;
 /// When `writer` fails.
 pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
     write_header(index, writer)?;
+    findings::write(report, writer)?;
     if let Some(ledger) = &report.ledger {
         ledger::write(ledger, writer)?;
     }

@@ -6,7 +6,9 @@ mod accounting;
 mod canonical;
 mod capture;
 mod chain;
+mod check;
 mod diff;
+mod finding;
 mod intern;
 mod io_latency;
 mod ledger;
@@ -24,7 +26,9 @@ pub use capture::{
     TargetKind,
 };
 pub use chain::chain_wakers;
+pub use check::{Check, Direction, Trend};
 pub use diff::{Change, Diff, DiffRules, DiffSide, Verdict};
+pub use finding::{Deduction, Finding, FindingKind, PlanStep, Score, Severity};
 pub use intern::Interner;
 pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};

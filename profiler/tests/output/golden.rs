@@ -167,7 +167,8 @@ fn a_hostile_timeline_is_refused_or_drawn() {
         capture.index.timeline.length_ns.fill(times);
         for name in ["timeline.svg", "timeline.csv", "report.md"] {
             let text = written_as(&capture, name);
-            assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+            let words: Vec<&str> = text.split(|character: char| !character.is_alphanumeric()).collect();
+            assert!(!words.contains(&"NaN") && !words.contains(&"inf"), "{text}");
         }
     }
     capture.index.timeline.columns.values_mut().next().unwrap().pop();

@@ -7,6 +7,7 @@
 
 mod bpf_tables;
 mod commands;
+mod findings;
 mod leaves_nothing;
 mod record_blockio;
 mod record_cpu;

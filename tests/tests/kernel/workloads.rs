@@ -14,6 +14,7 @@ fn workloads() -> Vec<Workload> {
     all.extend([
         Workload::c("burn").called("burn-stripped").flag("-s"),
         Workload::c("plugin").called("libplugin.so").flag("-shared").flag("-fPIC"),
+        Workload::c("seeded"),
         Workload::c("threads"),
         Workload::cpp("split").called("split-cpp"),
         Workload::c("inlined").flag("-Wl,--build-id"),
