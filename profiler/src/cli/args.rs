@@ -120,6 +120,9 @@ pub(super) struct RecordArgs {
     /// Leave the arguments of generics and templates out of names
     #[arg(long)]
     pub(super) short_names: bool,
+    /// Leave arguments, paths, peers and the host's name out, so that the files can be shared
+    #[arg(long)]
+    pub(super) redact: bool,
     /// Print what was recorded as JSON: the directory, the samples, the accounting
     #[arg(long)]
     pub(super) json: bool,
@@ -172,6 +175,9 @@ pub(super) struct ReportArgs {
     /// Directory to write to [default: the capture's own]
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
+    /// Write a whole capture without arguments, paths, peers and the host's name, which can be shared
+    #[arg(long, requires = "output")]
+    pub(super) redact: bool,
     /// Patterns and thresholds of findings: a TOML file, before those that are built in
     #[arg(long, value_name = "FILE")]
     pub(super) rules: Option<PathBuf>,

@@ -40,6 +40,7 @@ fn record_and_write(args: RecordArgs) -> CommandResult {
     let recording = runtime.block_on(record(&config, &mut |progress| line.update(progress)))?;
     drop(line);
     let Recording { capture, command, interrupted } = recording;
+    let capture = if args.redact { capture.redacted() } else { capture };
     let (report, files) = make_files(&capture);
     let written = files.and_then(|files| directory.write(&files));
     let told = written.and_then(|()| tell(&capture, &report, &directory, args.json));

@@ -14,6 +14,7 @@ mod io_latency;
 mod ledger;
 mod locks;
 mod raw;
+mod redact;
 mod report;
 mod slices;
 mod slow_request;
