@@ -18,7 +18,12 @@ use crate::profile::{
 ///
 /// When `writer` fails.
 pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
-    let document = Document {
+    json::write(&document(index, report), writer)
+}
+
+/// The report as it is put into JSON.
+pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Serialize + use<'a> {
+    Document {
         schema_version: SCHEMA_VERSION,
         profiler_version: &index.profiler_version,
         target: &index.target,
@@ -42,8 +47,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         score: report.score.as_ref(),
         warnings: &index.warnings,
         timeline: &index.timeline,
-    };
-    json::write(&document, writer)
+    }
 }
 
 #[derive(Serialize)]

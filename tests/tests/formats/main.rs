@@ -13,6 +13,8 @@ use profiler_common::event::Origin;
 use profiler_tests::{find_program, missing, scratch, tools};
 use serde_json::Value;
 
+mod page;
+
 #[path = "../../../profiler/tests/output/example.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests of what is written, which use more of it")]
 mod example;
