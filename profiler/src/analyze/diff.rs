@@ -49,7 +49,7 @@ pub fn diff(origin: &str, per: &str, before: &[Worked<'_>], after: &[Worked<'_>]
         let (error, freedom) = error_of_difference(before, after);
         let difference = after.mean - before.mean;
         let t = if error > 0.0 { difference / error } else { 0.0 };
-        let change = Change {
+        Change {
             name: name.to_owned(),
             object: object.to_owned(),
             before: before.mean,
@@ -60,10 +60,9 @@ pub fn diff(origin: &str, per: &str, before: &[Worked<'_>], after: &[Worked<'_>]
             p_value: two_sided(t, freedom),
             detectable: freedom,
             verdict: Verdict::Unchanged,
-        };
-        change
+        }
     };
-    let parts = |values: &dyn Fn(&Recording<'_>) -> (f64, Option<(f64, f64)>)| {
+    let parts = |values: &dyn Fn(&Recording<'_>) -> Estimate| {
         sides.each_ref().map(|side| side.recordings.iter().map(|recording| recording.part(values(recording))).collect())
     };
     let total = compare("everything", "", parts(&|recording| (recording.total, recording.variance_of_total())));
@@ -122,6 +121,9 @@ fn judge<'a>(changes: impl Iterator<Item = &'a mut Change>, rules: &DiffRules) -
     }
     tested
 }
+
+/// A value, its variance and the degrees of freedom of that; no variance where it is not known.
+type Estimate = (f64, Option<(f64, f64)>);
 
 /// What tells a function: its name and that of its object's file.
 type Name = (String, String);
@@ -216,7 +218,7 @@ impl<'a> Recording<'a> {
         Some(Self { profile, slices, work, is_time, total, event, functions, stacks })
     }
 
-    fn part(&self, (value, variance): (f64, Option<(f64, f64)>)) -> Part {
+    fn part(&self, (value, variance): Estimate) -> Part {
         // Of the samples of a clock, it is by chance whose they are, but not how many there are.
         let others = if self.is_time { 1.0 } else { 1.0 - value / self.total.max(f64::MIN_POSITIVE) };
         Part {
@@ -237,19 +239,19 @@ impl<'a> Recording<'a> {
         self.variance(self.slices.map(|slices| &slices.totals))
     }
 
-    fn own(&self, name: &Name) -> (f64, Option<(f64, f64)>) {
+    fn own(&self, name: &Name) -> Estimate {
         let Some(values) = self.functions.get(name) else { return (0.0, self.like(0.0)) };
         let value = float(values.own);
         (value, self.variance(values.own_slices.as_ref()).or_else(|| self.like(value)))
     }
 
-    fn all(&self, name: &Name) -> (f64, Option<(f64, f64)>) {
+    fn all(&self, name: &Name) -> Estimate {
         let Some(values) = self.functions.get(name) else { return (0.0, self.like(0.0)) };
         let value = float(values.all);
         (value, self.variance(values.all_slices.as_ref()).or_else(|| self.like(value)))
     }
 
-    fn stack(&self, frames: &Vec<String>) -> (f64, Option<(f64, f64)>) {
+    fn stack(&self, frames: &Vec<String>) -> Estimate {
         let value = float(self.stacks.get(frames).copied().unwrap_or(0));
         (value, self.like(value))
     }

@@ -16,7 +16,6 @@ use serde_json::Value;
 mod page;
 
 #[path = "../../../profiler/tests/output/example.rs"]
-#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests of what is written, which use more of it")]
 mod example;
 
 /// Runs a program to its end; panics with what it said when it fails.

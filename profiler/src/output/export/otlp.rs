@@ -87,12 +87,15 @@ fn text(text: &str) -> any_value::Value {
     any_value::Value::StringValue(plain(text))
 }
 
+/// Mapping, address, lines (function and number) and attributes.
+type Location = (i32, u64, Vec<(i32, i64)>, Vec<i32>);
+
 /// What everything is an index into. Numbers of 31 bits are enough for what a profile numbers by 32.
 struct Tables {
     strings: Interner<String>,
     functions: Interner<(i32, i32)>,
     mappings: Interner<(u64, u64, u64, i32, Vec<i32>)>,
-    locations: Interner<(i32, u64, Vec<(i32, i64)>, Vec<i32>)>,
+    locations: Interner<Location>,
     stacks: Interner<Vec<i32>>,
     /// By what is the same: key, and the value as text.
     attributes: Interner<(i32, String)>,
@@ -186,7 +189,7 @@ impl Tables {
             attribute_indices,
         };
         let line = |(function_index, line)| otlp::Line { function_index, line, column: 0 };
-        let location = |(mapping_index, address, lines, attribute_indices): (i32, u64, Vec<(i32, i64)>, Vec<i32>)| {
+        let location = |(mapping_index, address, lines, attribute_indices): Location| {
             let lines = lines.into_iter().map(line).collect();
             otlp::Location { mapping_index, address, lines, attribute_indices }
         };

@@ -33,6 +33,9 @@ pub(super) fn read(bytes: &[u8], name: &str) -> Result<Imported, ImportError> {
     Ok(Imported { capture, lengths_ns: Vec::new(), sliced: Vec::new() })
 }
 
+/// Makes the values of an origin's columns of a sample's.
+type Columns = Box<dyn Fn(&[i64]) -> Vec<i64>>;
+
 /// Gives a message the columns of an origin. `period_ns`: between two samples; 0 when that is not known.
 fn adopt(message: &mut proto::Profile, period_ns: u64) -> Result<(), ImportError> {
     let strings = &message.string_table;
@@ -46,7 +49,7 @@ fn adopt(message: &mut proto::Profile, period_ns: u64) -> Result<(), ImportError
     let (contentions, delay) = (place("count", &["contentions"]), place("nanoseconds", &["delay"]));
     let period = i64::try_from(period_ns).unwrap_or(0);
     let of = |values: &[i64], place: usize| values.get(place).copied().unwrap_or(0);
-    let (origin, columns): (Origin, Box<dyn Fn(&[i64]) -> Vec<i64>>) = match (count, time, contentions, delay) {
+    let (origin, columns): (Origin, Columns) = match (count, time, contentions, delay) {
         (_, _, Some(contentions), Some(delay)) => {
             (Origin::OffCpu, Box::new(move |v| vec![of(v, contentions), of(v, delay), of(v, contentions), 0]))
         }
