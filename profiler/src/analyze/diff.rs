@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::Weighted;
 use super::hotspots::{Functions, Key, Totals};
-use super::significance::{Part, detectable, error_of_difference, holm, rate, two_sided, variance_of_sum};
+use super::significance::{Part, detectable, error_of_difference, holm, rate, total, two_sided, variance_of_sum};
 use crate::profile::{Capture, Change, Diff, DiffRules, DiffSide, FrameKind, FunctionSlices, Profile, Verdict};
 
 /// What a function or stack must have on one side to be tested, as a part of the least effect that counts: with less, it
@@ -262,7 +262,7 @@ impl<'a> Recording<'a> {
         let slices = self.slices?;
         let of = |values: &Vec<u64>| {
             let (variance, freedom) = self.variance(Some(values))?;
-            let sum = float(values.iter().sum());
+            let sum = total(values);
             (sum > 0.0).then(|| (variance / (sum * self.event), freedom))
         };
         let followed = slices.functions.iter().filter_map(|slice| of(&slice.self_values));
@@ -345,7 +345,7 @@ fn file_of(path: &str) -> String {
 fn add(sums: &mut Option<Vec<u64>>, values: &[u64]) {
     match sums {
         None => *sums = Some(values.to_vec()),
-        Some(sums) => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+        Some(sums) => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.saturating_add(*value)),
     }
 }
 

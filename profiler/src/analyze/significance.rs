@@ -137,10 +137,10 @@ pub(super) fn holm(p_values: &[f64]) -> Vec<f64> {
     corrected
 }
 
-fn total(values: &[u64]) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "sums of counts, of which few digits matter")]
-    let total = values.iter().sum::<u64>() as f64;
-    total
+/// The sum of values, which a damaged file may make larger than 64 bits.
+#[expect(clippy::cast_precision_loss, reason = "sums of counts, of which few digits matter")]
+pub(super) fn total(values: &[u64]) -> f64 {
+    values.iter().map(|&value| value as f64).sum()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of slices and functions")]

@@ -81,6 +81,9 @@ pub(super) struct RecordArgs {
         default_value = "cpu"
     )]
     pub(super) events: Vec<Event>,
+    /// Record everything that a production host bears: cpu, offcpu, lock, blockio, fileio and net, on one clock
+    #[arg(long, conflicts_with = "events")]
+    pub(super) all: bool,
     /// With -e offcpu: also who ends waits, with the stack that did
     #[arg(long)]
     pub(super) wakers: bool,
@@ -153,6 +156,9 @@ pub(super) enum Event {
 }
 
 impl Event {
+    /// What `--all` stands for. Page faults and all system calls can come a million times a second.
+    pub(super) const ALL: [Self; 6] = [Self::Cpu, Self::Offcpu, Self::Lock, Self::Blockio, Self::Fileio, Self::Net];
+
     /// Its origin.
     pub(super) const fn origin(self) -> Origin {
         match self {

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use crate::profile::StackId;
 
 /// Most slices: a variance needs dozens, and twice as many say no more.
-const MAX_SLICES: usize = 120;
+const MAX_SLICES: usize = 64;
 
 /// Values of one origin's stacks by slice.
 #[derive(Clone, Debug, Default)]

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Most functions and slices of a file that is read: many times what is written.
+const MAX_FUNCTIONS: usize = 10_000;
+const MAX_SLICES: usize = 10_000;
+
 /// An origin's values by function and slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSlices {
@@ -30,6 +34,9 @@ impl FunctionSlices {
     /// Whether every list has a value for each slice and no sum leaves 64 bits, which a damaged file may not grant.
     #[must_use]
     pub fn is_sound(&self) -> bool {
+        if self.functions.len() > MAX_FUNCTIONS || self.length_ns.len() > MAX_SLICES {
+            return false;
+        }
         let functions = self.functions.iter().flat_map(|function| [&function.self_values, &function.total_values]);
         [&self.length_ns, &self.totals].into_iter().chain(functions).all(|list| {
             list.len() == self.length_ns.len()

@@ -9,7 +9,7 @@ fn record(which: &str) -> Captured {
     let program = Workload::c("seeded").build();
     Record::new()
         .rate(499)
-        .args(["-e", "cpu,offcpu,lock,syscall,fileio,net,blockio"])
+        .args(["--all"])
         .program(&program, &[which, "3", directory.path().to_str().expect("a path")])
         .run()
 }

@@ -128,6 +128,71 @@ fn what_is_exported_as_perf_script_can_be_imported_and_compared() {
 }
 
 #[test]
+fn a_gate_passes_fails_or_says_why_it_cannot_tell() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let captured = Record::new().rate(999).program(&Workload::c("halves").build(), &["3", "0"]).run();
+    let slower = Record::new().rate(999).program(&Workload::c("halves").build(), &["3", "100"]).run();
+    let (capture, slower_path) = (captured.path().display().to_string(), slower.path().display().to_string());
+    let store = directory.path().join("store").display().to_string();
+    let budgets = directory.path().join("budgets.toml").display().to_string();
+    let gate = |arguments: &[&str]| {
+        let ended = run_profiler(arguments);
+        (ended.code(), ended.stdout + &ended.stderr)
+    };
+    let budget = |text: &str| fs::write(&budgets, format!("[[budget]]\n{text}\n")).expect("write the budgets");
+    budget("metric = \"self:half_here\"\nmax = 60\nunit = \"%\"");
+    assert_eq!(gate(&["check", &capture, "--budgets", &budgets]).0, 0);
+    let (code, said) = gate(&["check", &slower_path, "--budgets", &budgets, "--format", "github"]);
+    assert!(code == 1 && said.starts_with("::error title=self%3Ahalf_here::"), "{code} {said}");
+    let (code, said) = gate(&["check", &slower_path, "--budgets", &budgets, "--format", "junit"]);
+    assert!(code == 1 && said.contains("failures=\"1\""), "{code} {said}");
+    budget("metric = \"wait:disk\"\nmax = 1");
+    let (code, said) = gate(&["check", &capture, "--budgets", &budgets]);
+    assert!(code == 2 && said.contains("record what it is of"), "{code} {said}");
+    // Against what was kept, by units of work.
+    let (code, said) = gate(&["check", &capture, "--baseline", "main", "--store", &store]);
+    assert!(code == 2 && said.contains("baseline save main"), "{code} {said}");
+    assert_eq!(gate(&["baseline", "save", "../main", &capture, "--store", &store]).0, 2);
+    for _ in 0..2 {
+        assert_eq!(gate(&["baseline", "save", "main", &capture, "--store", &store]).0, 0);
+    }
+    assert_eq!(gate(&["baseline", "list", "--store", &store]), (0, "main\n".to_owned()));
+    let units = |captured: &profiler_tests::Captured| captured.truth()["units"].as_u64().expect("units").to_string();
+    let works = [format!("{0},{0}", units(&captured)), format!("{},{}", units(&captured), units(&slower))];
+    let check =
+        |path: &str, work: &str| gate(&["check", path, "--baseline", "main", "--store", &store, "--work", work]);
+    let (code, said) = check(&capture, &works[0]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = check(&slower_path, &works[1]);
+    assert!(code == 1 && said.contains("half_here"), "{code} {said}");
+    let (code, said) = gate(&["trend", &store.replace("store", "store/main"), "--metric", "score"]);
+    assert!(code == 0 && said.contains("insufficient"), "{code} {said}");
+}
+
+#[test]
+fn what_is_shared_has_no_path_and_can_be_used() {
+    let Some(_kernel) = require_bpf() else { return };
+    let directory = scratch();
+    let captured = Record::new()
+        .args(["-e", "cpu,fileio", "--redact"])
+        .program(&Workload::c("files").build(), &["each", directory.path().to_str().expect("a path")]);
+    let captured = captured.run();
+    for name in ["capture.json", "report.json", "report.md", "report.html", "cpu.folded", "fileio.svg"] {
+        let text = fs::read_to_string(captured.path().join(name)).expect("a file");
+        let parent = directory.path().to_str().expect("a path");
+        assert!(!text.contains(parent) && !text.contains("/lib/"), "{name}");
+    }
+    let ended = run_profiler(&["report", &captured.path().display().to_string(), "--json"]);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!(report["host"]["name"], "");
+    assert!(
+        report["tables"]["fileio"]["rows"][0]["labels"]["file"].as_str().is_some_and(|file| file.starts_with("file-"))
+    );
+}
+
+#[test]
 fn commands_on_what_is_no_capture_say_what_to_do() {
     let directory = scratch();
     let path = directory.path().display().to_string();

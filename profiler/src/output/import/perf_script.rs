@@ -22,7 +22,7 @@ const MAX_FRAMES: usize = 1 << 12;
 /// Longest line, in bytes: the longest names are those of C++ templates.
 const MAX_LINE: usize = 1 << 20;
 /// Most slices that the samples are divided into.
-const MAX_SLICES: u64 = 120;
+const MAX_SLICES: u64 = 64;
 
 pub(super) fn read(bytes: &[u8], name: &str) -> Result<Imported, ImportError> {
     let mut events = Events::default();
