@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::Weighted;
 use super::hotspots::{Functions, Key, Totals};
-use super::significance::{Part, detectable, error_of_difference, holm, rate, total, two_sided, variance_of_sum};
+use super::significance::{Part, detectable, error_of_difference, holm, one_sided, rate, total, variance_of_sum};
 use crate::profile::{Capture, Change, Diff, DiffRules, DiffSide, FrameKind, FunctionSlices, Profile, Verdict};
 
 /// What a function or stack must have on one side to be tested, as a part of the least effect that counts: with less, it
@@ -57,7 +57,7 @@ pub fn diff(origin: &str, per: &str, before: &[Worked<'_>], after: &[Worked<'_>]
             effect: difference / everything,
             relative: (before.mean > 0.0).then(|| difference / before.mean),
             standard_error: error / everything,
-            p_value: two_sided(t, freedom),
+            p_value: one_sided(t, freedom),
             detectable: freedom,
             verdict: Verdict::Unchanged,
         }

@@ -87,13 +87,11 @@ pub(super) fn rate(parts: &[Part], run_noise: impl Fn(f64) -> f64) -> Rate {
     within /= work * work;
     let count = float(parts.len());
     if parts.len() >= 3 {
-        // Measured between recordings, each weighted by its work.
+        // Measured between recordings, each weighted by its work: that has what varies within them in it.
         let squares: f64 = parts.iter().map(|part| (part.value - mean * part.work).powi(2)).sum();
-        let between = squares * count / (count - 1.0) / (work * work);
-        if between > within {
-            return Rate { mean, variance: between, freedom: count - 1.0 };
-        }
-        return Rate { mean, variance: within, freedom };
+        let between = squares * count / (count - 1.0);
+        let least: f64 = parts.iter().map(|part| part.least).sum();
+        return Rate { mean, variance: between.max(least) / (work * work), freedom: count - 1.0 };
     }
     Rate { mean, variance: within + run_noise(mean).powi(2) / count.max(1.0), freedom }
 }
@@ -107,19 +105,24 @@ pub(super) fn error_of_difference(before: Rate, after: Rate) -> (f64, f64) {
     (variance.sqrt(), freedom.clamp(1.0, 1e6))
 }
 
-/// The chance that `t` is as far from 0 as this or farther, on either side.
-pub(super) fn two_sided(t: f64, freedom: f64) -> f64 {
+/// The chance that `t` is as far from 0 as this or farther, on its side.
+pub(super) fn one_sided(t: f64, freedom: f64) -> f64 {
     match StudentsT::new(0.0, 1.0, freedom) {
-        Ok(distribution) if t.is_finite() => (2.0 * distribution.sf(t.abs())).clamp(0.0, 1.0),
+        Ok(distribution) if t.is_finite() => distribution.sf(t.abs()).clamp(0.0, 0.5),
         _ => 1.0,
     }
+}
+
+/// As [`one_sided`], on either side.
+pub(super) fn two_sided(t: f64, freedom: f64) -> f64 {
+    (2.0 * one_sided(t, freedom)).min(1.0)
 }
 
 /// How many standard errors a difference must have to be found four times in five, among `tested` hypotheses.
 pub(super) fn detectable(significance: f64, tested: usize, freedom: f64) -> f64 {
     const POWER: f64 = 0.8;
     let Ok(distribution) = StudentsT::new(0.0, 1.0, freedom) else { return f64::INFINITY };
-    let each = significance / (2.0 * float(tested.max(1)));
+    let each = significance / float(tested.max(1));
     distribution.inverse_cdf(1.0 - each) + distribution.inverse_cdf(POWER)
 }
 
@@ -162,7 +165,7 @@ mod tests {
         near(two_sided(1.96, 1e6), 0.05, 1e-4);
         near(two_sided(0.0, 3.0), 1.0, 1e-12);
         // 3.169 and 0.879 of Student's distribution with 10 degrees of freedom.
-        near(detectable(0.01, 1, 10.0), 3.169 + 0.879, 2e-3);
+        near(detectable(0.005, 1, 10.0), 3.169 + 0.879, 2e-3);
         assert!(detectable(0.01, 100, 10.0) > detectable(0.01, 10, 10.0));
         assert_eq!(two_sided(f64::NAN, 3.0), 1.0);
     }
@@ -203,7 +206,7 @@ mod tests {
     fn recordings_that_differ_say_more_than_their_slices() {
         let part = |value| Part { value, variance: Some((1.0, 50.0)), least: 0.0, event: 0.0, work: 1.0 };
         let rate_of = |values: [f64; 3]| rate(&values.map(part), |_| 0.0);
-        near(rate_of([100.0, 100.0, 100.0]).variance, 3.0 / 9.0, 1e-9);
+        near(rate_of([100.0, 100.0, 100.0]).variance, 0.0, 1e-9);
         // The variance of the mean of three that deviate by 10.
         let far = rate_of([90.0, 100.0, 110.0]);
         near(far.variance, 100.0 / 3.0, 1e-9);

@@ -55,7 +55,7 @@ pub(super) struct WorkArgs {
 /// When a change counts.
 #[derive(Clone, Debug, ClapArgs)]
 pub(super) struct RuleArgs {
-    /// Chance, in all, of reporting a change where there is none
+    /// Chance, in all, of reporting a regression where there is none
     #[arg(long, value_name = "P", default_value_t = DiffRules::default().significance, value_parser = parse_part)]
     significance: f64,
     /// Least change that counts, in per cent of everything

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// What two sides are compared by, and when a change counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiffRules {
-    /// The chance, in all, that a change is reported where there is none.
+    /// The chance, in all, that a regression is reported where there is none; it is as much for an improvement.
     pub significance: f64,
     /// Least change that counts, as part of all values before, 0 to 1.
     pub least_effect: f64,
@@ -93,7 +93,7 @@ pub struct Change {
     pub relative: Option<f64>,
     /// Standard error of `after - before`, as part of everything before.
     pub standard_error: f64,
-    /// The chance of such a difference where there is none, corrected for the number of hypotheses.
+    /// The chance of such a difference, on its side, where there is none, corrected for the number of hypotheses.
     pub p_value: f64,
     /// The smallest change that would have been found four times in five, as part of everything before.
     pub detectable: f64,
