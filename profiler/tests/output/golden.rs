@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use profiler::analyze::analyze;
 use profiler::output::capture::{self, CaptureError};
 use profiler::output::{OutputFile, derived};
-use profiler::profile::{Capture, Column, Fold, Index, Report, Timeline};
+use profiler::profile::{Capture, Column, Fold, FunctionSlices, Index, Report, Timeline};
 
 use crate::example;
 
@@ -85,6 +85,15 @@ fn latencies_of_slices_that_are_not_there_are_refused() {
     capture.index.io_latency.cells[0].slice = 3;
     let files = capture::write(&capture).unwrap();
     assert!(matches!(read_back(&files), Err(CaptureError::IoLatency)));
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused() {
+    let mut capture = example::capture();
+    let slices = FunctionSlices { length_ns: vec![1, 2], totals: vec![3], functions: Vec::new() };
+    capture.index.function_slices.insert("cpu".to_owned(), slices);
+    let files = capture::write(&capture).unwrap();
+    assert!(matches!(read_back(&files), Err(CaptureError::Slices(name)) if name == "cpu"));
 }
 
 #[test]
