@@ -25,7 +25,7 @@ const MAX_STEPS: usize = 5;
 /// What findings are made by.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// What functions are; the first that fits first.
+    /// What functions are; the first that fits first. Their names are in lower case.
     pub patterns: Vec<Pattern>,
     /// Limits.
     pub thresholds: Thresholds,
@@ -45,7 +45,7 @@ impl Rules {
     /// When the text is no TOML, or has what rules do not know.
     pub fn with_file(text: &str) -> Result<Self, toml::de::Error> {
         let file: RuleFile = toml::from_str(text)?;
-        let patterns = file.pattern.into_iter().chain(patterns::built_in()).collect();
+        let patterns = patterns::lower_case(file.pattern).into_iter().chain(patterns::built_in()).collect();
         Ok(Self { patterns, thresholds: file.thresholds })
     }
 }

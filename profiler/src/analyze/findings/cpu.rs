@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use profiler_common::event::Origin;
 
-use super::scene::{Scene, float, percent};
+use super::scene::{Scene, SceneFrame, float, percent};
 use crate::profile::{Column, Finding, FindingKind};
 
 pub(super) fn rules(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -20,14 +20,13 @@ fn busy(scene: &Scene<'_>) -> f64 {
 
 /// Kinds of function, by the table of patterns.
 fn hot_kinds(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    let Some(profile) = scene.profile(Origin::Cpu) else { return };
-    let kind_of = |frames: &[String]| scene.pattern(frames).map(|pattern| pattern.kind.as_str());
+    let kind_of = |frames: &[&SceneFrame]| scene.pattern(frames).map(|pattern| pattern.kind.as_str());
     let mut kinds: BTreeMap<&str, _> = BTreeMap::new();
     for pattern in &scene.rules.patterns {
         kinds.entry(pattern.kind.as_str()).or_insert(pattern);
     }
     for (kind, pattern) in kinds {
-        let Some((site, share)) = scene.site(profile, |frames| kind_of(frames) == Some(kind)) else { continue };
+        let Some((site, share)) = scene.site(Origin::Cpu, |frames| kind_of(frames) == Some(kind)) else { continue };
         if share < scene.rules.thresholds.function_share {
             continue;
         }
@@ -51,7 +50,7 @@ fn hot_functions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let mine = scene.report.hotspots.iter().filter(|hotspot| hotspot.origin == cpu && hotspot.kind != "marker");
     for hotspot in mine.filter(|hotspot| hotspot.self_share >= scene.rules.thresholds.function_share) {
         let suffix = if hotspot.kind == "kernel" { "_[k]" } else { "" };
-        if scene.pattern(&[format!("{}{suffix}", hotspot.function)]).is_some() {
+        if scene.has_pattern(&format!("{}{suffix}", hotspot.function)) {
             continue;
         }
         let callers = scene.report.callgraph.edges.iter().filter(|edge| {

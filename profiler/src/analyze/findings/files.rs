@@ -2,7 +2,7 @@
 
 use profiler_common::event::Origin;
 
-use super::scene::{Scene, Site, float, label, percent, time, value};
+use super::scene::{Scene, SceneFrame, Site, float, label, percent, time, value};
 use crate::profile::{Finding, FindingKind, Table};
 
 /// Calls that wait until files are on disk.
@@ -22,13 +22,13 @@ pub(super) fn rules(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 fn caller(scene: &Scene<'_>, is_call: impl Fn(&str) -> bool) -> Option<Site> {
     let origins = [Origin::OffCpu, Origin::Syscall, Origin::FileIo, Origin::Cpu];
     origins.into_iter().find_map(|origin| {
-        let is_meant = |frames: &[String]| {
+        let is_meant = |frames: &[&SceneFrame]| {
             frames.iter().any(|frame| {
-                let name = frame.trim_end_matches("_[k]").trim_start_matches("__x64_sys_").trim_start_matches('_');
+                let name = frame.plain().trim_start_matches("__x64_sys_").trim_start_matches('_');
                 is_call(name.trim_matches(['[', ']']))
             })
         };
-        scene.site(scene.profile(origin)?, is_meant).map(|(site, _)| site)
+        scene.site(origin, is_meant).map(|(site, _)| site)
     })
 }
 
@@ -65,7 +65,7 @@ fn syncs(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
     let is_sync = |name: &str| SYNCS.contains(&name) || ["vfs_fsync_range", "do_fsync"].contains(&name);
     if let Some(profile) = scene.profile(Origin::OffCpu) {
-        let below = scene.site(profile, |frames| frames.iter().any(|frame| is_sync(frame.trim_end_matches("_[k]"))));
+        let below = scene.site(Origin::OffCpu, |frames| frames.iter().any(|frame| is_sync(frame.plain())));
         if let Some((_, share)) = below {
             let waited = share * float(profile.totals()[profile.origin.row().primary]);
             evidence.push(format!("threads waited {} below fsync and the like", time(waited)));
@@ -125,9 +125,8 @@ fn small(scene: &Scene<'_>, what: &str, rate: f64, mean: u64, of: &str, spent: f
     let site = caller(scene, |name| TRANSFERS.contains(&name) || ["vfs_read", "vfs_write"].contains(&name));
     let who = site.as_ref().map_or_else(|| "the target".to_owned(), |site| format!("`{}`", site.function));
     // The way to the kernel and back costs about as much again as what is timed there, and goes too.
-    let on_cpu = scene.profile(Origin::Cpu).and_then(|profile| {
-        let function = &site.as_ref()?.function;
-        let (_, share) = scene.site(profile, |frames| frames.contains(function))?;
+    let on_cpu = site.as_ref().and_then(|site| {
+        let (_, share) = scene.site(Origin::Cpu, |frames| frames.iter().any(|frame| frame.name == site.function))?;
         Some(share * scene.cpus().unwrap_or(0.0).min(1.0))
     });
     let effect = (spent / scene.duration_ns()).max(on_cpu.unwrap_or(0.0)).min(1.0);

@@ -2,7 +2,7 @@
 
 use profiler_common::event::Origin;
 
-use super::scene::{Scene, float, percent, time};
+use super::scene::{Scene, SceneFrame, float, percent, time};
 use crate::profile::{Column, Finding, FindingKind};
 
 /// Growth of the resident memory over the recording, as a part of what it was, from which on it is told.
@@ -21,11 +21,11 @@ pub(super) fn rules(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 fn faults(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(profile) = scene.profile(Origin::OffCpu) else { return };
     let faults = ["handle_mm_fault", "do_swap_page", "filemap_fault", "asm_exc_page_fault", "exc_page_fault"];
-    let is_fault = |frames: &[String]| {
-        let is_wait = frames.first().is_some_and(|frame| frame == "[fault]" || frame == "[disk]");
-        is_wait && frames.iter().any(|frame| faults.contains(&frame.trim_end_matches("_[k]")))
+    let is_fault = |frames: &[&SceneFrame]| {
+        let is_wait = frames.first().is_some_and(|frame| frame.name == "[fault]" || frame.name == "[disk]");
+        is_wait && frames.iter().any(|frame| faults.contains(&frame.plain()))
     };
-    let Some((site, part)) = scene.site(profile, is_fault) else { return };
+    let Some((site, part)) = scene.site(Origin::OffCpu, is_fault) else { return };
     let waits = part * float(profile.totals()[profile.origin.row().primary]);
     let effect = (waits / scene.duration_ns()).min(1.0);
     if effect < scene.rules.thresholds.wait_share {

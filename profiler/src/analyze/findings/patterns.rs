@@ -34,13 +34,21 @@ pub struct RuleFile {
 /// The patterns that are built in.
 pub(super) fn built_in() -> Vec<Pattern> {
     // The tests read it too: what is built in is sound.
-    toml::from_str::<RuleFile>(BUILT_IN).map(|file| file.pattern).unwrap_or_default()
+    toml::from_str::<RuleFile>(BUILT_IN).map(|file| lower_case(file.pattern)).unwrap_or_default()
 }
 
-/// The first pattern that fits a name, by its place.
+/// Patterns as [`find`] takes them.
+pub(super) fn lower_case(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
+    for name in patterns.iter_mut().flat_map(|pattern| &mut pattern.names) {
+        *name = name.to_lowercase();
+    }
+    patterns
+}
+
+/// The first pattern that fits a name, by its place. The patterns are in lower case.
 pub(super) fn find(patterns: &[Pattern], name: &str) -> Option<usize> {
     let name = name.to_lowercase();
-    patterns.iter().position(|pattern| pattern.names.iter().any(|glob| fits(&glob.to_lowercase(), &name)))
+    patterns.iter().position(|pattern| pattern.names.iter().any(|glob| fits(glob, &name)))
 }
 
 /// Whether a name fits a glob.

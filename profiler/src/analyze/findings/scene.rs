@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashMap;
 use profiler_common::event::Origin;
 
 use super::{Pattern, Rules, patterns};
 use crate::analyze::Weighted;
-use crate::profile::{Capture, Column, Finding, FindingKind, FrameKind, LedgerRow, Profile, Report, Severity, Table};
+use crate::profile::{
+    Capture, Column, Finding, FindingKind, FrameKind, LedgerRow, NamedFrame, Profile, Report, Severity, Table,
+};
 
 /// Objects whose functions are called by whoever does something, and are not what does it.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "[vdso]", "libstdc++", "libm.so"];
@@ -17,15 +20,26 @@ pub(super) struct Scene<'a> {
     pub(super) rules: &'a Rules,
     /// How long each thread ran and waited, for what: of the ledger, else, as far as it goes, of the profiles.
     rows: Vec<LedgerRow>,
+    /// The frames of each location of each profile, leaf first: made once, since every rule goes over all stacks.
+    frames: Vec<Vec<Vec<SceneFrame>>>,
 }
 
-/// A frame, with what tells whose it is.
-struct SceneFrame {
+/// A frame, with what tells whose it is and what it does.
+pub(super) struct SceneFrame {
     /// Its name; of the kernel's, with their suffix.
-    name: String,
+    pub(super) name: String,
     kind: FrameKind,
     /// Short name of its object.
     object: String,
+    /// The pattern that fits it, by its place.
+    pattern: Option<usize>,
+}
+
+impl SceneFrame {
+    /// Its name without the suffix.
+    pub(super) fn plain(&self) -> &str {
+        self.name.strip_suffix("_[k]").unwrap_or(&self.name)
+    }
 }
 
 /// Values of a profile by the function that they are of.
@@ -44,7 +58,8 @@ impl<'a> Scene<'a> {
             Some(ledger) => ledger.threads.iter().filter(|row| row.tid != 0 && row.wall_ns > 0).cloned().collect(),
             None => rows(capture),
         };
-        Self { capture, report, rules, rows }
+        let frames = capture.profiles.iter().map(|profile| frames(profile, rules)).collect();
+        Self { capture, report, rules, rows, frames }
     }
 
     pub(super) fn profile(&self, origin: Origin) -> Option<&'a Profile> {
@@ -127,44 +142,57 @@ impl<'a> Scene<'a> {
 
     /// Where a profile's values are, by the function of the program itself that is nearest to the leaf.
     ///
-    /// `is_meant`: which stacks, by the names of their frames, leaf first, kernel frames with their suffix.
+    /// `is_meant`: which stacks, by their frames, leaf first.
     /// Returns also what part of all these stacks are.
-    pub(super) fn site(&self, profile: &Profile, is_meant: impl Fn(&[String]) -> bool) -> Option<(Site, f64)> {
-        let weighted = Weighted::new(profile);
-        let mut sites: BTreeMap<String, (u64, u64, String)> = BTreeMap::new();
+    pub(super) fn site(&self, origin: Origin, is_meant: impl Fn(&[&SceneFrame]) -> bool) -> Option<(Site, f64)> {
+        let place = self.capture.profiles.iter().position(|profile| profile.origin == origin)?;
+        let weighted = Weighted::new(&self.capture.profiles[place]);
+        let mut sites: BTreeMap<&str, (u64, u64, &[u32])> = BTreeMap::new();
         let mut sum = 0;
+        let mut frames: Vec<&SceneFrame> = Vec::new();
         for (stack, value) in weighted.iter() {
-            let frames: Vec<SceneFrame> = stack
-                .iter()
-                .flat_map(|&location| profile.location_frames(location))
-                .map(|frame| SceneFrame {
-                    name: format!("{}{}", frame.name, if frame.kind == FrameKind::Kernel { "_[k]" } else { "" }),
-                    kind: frame.kind,
-                    object: frame.object.map_or_else(String::new, |object| object.short_name().to_owned()),
-                })
-                .collect();
-            let names: Vec<String> = frames.iter().map(|frame| frame.name.clone()).collect();
-            if !is_meant(&names) {
+            frames.clear();
+            frames.extend(stack.iter().flat_map(|&location| &self.frames[place][location as usize]));
+            if !is_meant(&frames) {
                 continue;
             }
             sum += value;
-            let (total, heaviest, text) = sites.entry(site_of(&frames)).or_default();
+            let (total, heaviest, longest) = sites.entry(site_of(&frames)).or_default();
             *total += value;
             if value > *heaviest {
-                *heaviest = value;
-                *text = shown(&names);
+                (*heaviest, *longest) = (value, stack);
             }
         }
         let (function, (value, _, stack)) = sites.into_iter().max_by_key(|(_, (value, ..))| *value)?;
         let share = float(value) / float(sum).max(1.0);
-        Some((Site { function, share, stack }, float(sum) / float(weighted.total).max(1.0)))
+        let stack = shown(stack.iter().flat_map(|&location| &self.frames[place][location as usize]));
+        Some((Site { function: function.to_owned(), share, stack }, float(sum) / float(weighted.total).max(1.0)))
+    }
+
+    /// Whether a pattern fits a function by itself.
+    pub(super) fn has_pattern(&self, name: &str) -> bool {
+        patterns::find(&self.rules.patterns, name).is_some()
     }
 
     /// The pattern that says what a stack does: that of the first frame from the leaf that has one.
-    pub(super) fn pattern(&self, frames: &[String]) -> Option<&'a Pattern> {
-        let patterns = &self.rules.patterns;
-        frames.iter().find_map(|frame| patterns::find(patterns, frame)).map(|place| &patterns[place])
+    pub(super) fn pattern(&self, frames: &[&SceneFrame]) -> Option<&'a Pattern> {
+        frames.iter().find_map(|frame| frame.pattern).map(|place| &self.rules.patterns[place])
     }
+}
+
+/// The frames of each location of a profile, leaf first.
+fn frames(profile: &Profile, rules: &Rules) -> Vec<Vec<SceneFrame>> {
+    // Most functions are at many places.
+    let mut known: HashMap<String, Option<usize>> = HashMap::new();
+    let mut frame = |frame: NamedFrame<'_>| {
+        let suffix = if frame.kind == FrameKind::Kernel { "_[k]" } else { "" };
+        let name = format!("{}{suffix}", frame.name);
+        let pattern = *known.entry(name.clone()).or_insert_with(|| patterns::find(&rules.patterns, &name));
+        let object = frame.object.map_or_else(String::new, |object| object.short_name().to_owned());
+        SceneFrame { name, kind: frame.kind, object, pattern }
+    };
+    let locations = (0..).take(profile.locations.len());
+    locations.map(|location| profile.location_frames(location).map(&mut frame).collect()).collect()
 }
 
 /// Threads by what the profiles have of them, where their exact times are missing: each is taken to have been there all the
@@ -198,19 +226,19 @@ pub(super) fn plural(count: usize, what: &str) -> String {
 }
 
 /// The function of the program that is nearest to the leaf, else the nearest that is not the kernel's.
-fn site_of(frames: &[SceneFrame]) -> String {
+fn site_of<'a>(frames: &[&'a SceneFrame]) -> &'a str {
     let user = || {
         let kinds = [FrameKind::Native, FrameKind::Jit, FrameKind::Interpreted];
         frames.iter().filter(move |frame| kinds.contains(&frame.kind))
     };
     let own = user().find(|frame| !LIBRARIES.iter().any(|library| frame.object.starts_with(library)));
-    own.or_else(|| user().next()).or(frames.first()).map_or_else(|| "[unknown]".to_owned(), |frame| frame.name.clone())
+    own.or_else(|| user().next()).or(frames.first()).map_or("[unknown]", |frame| frame.name.as_str())
 }
 
 /// The frames nearest to the leaf, root first.
-fn shown(names: &[String]) -> String {
+fn shown<'a>(leafward: impl Iterator<Item = &'a SceneFrame>) -> String {
     const FRAMES: usize = 8;
-    let mut frames: Vec<&str> = names.iter().take(FRAMES).map(String::as_str).collect();
+    let mut frames: Vec<&str> = leafward.take(FRAMES).map(|frame| frame.name.as_str()).collect();
     frames.reverse();
     frames.join(" → ")
 }

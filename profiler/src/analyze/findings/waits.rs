@@ -2,7 +2,7 @@
 
 use profiler_common::event::Origin;
 
-use super::scene::{Scene, float, label, percent, plural, time, value};
+use super::scene::{Scene, SceneFrame, float, label, percent, plural, time, value};
 use crate::profile::{Column, Finding, FindingKind, LedgerRow};
 
 /// Kinds of locks that threads wait for because another has them; the other kinds are waited for with nothing to do.
@@ -73,11 +73,13 @@ fn locks(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
     // Waits alone do not tell whether another has the lock: the functions that take it do.
     let Some(profile) = scene.profile(Origin::OffCpu) else { return };
-    let takes = |frames: &[String]| {
-        frames.iter().any(|frame| ["mutex_lock", "lll_lock_wait", "rwlock"].iter().any(|part| frame.contains(part)))
-            && !frames.iter().any(|frame| frame.contains("cond_"))
+    let takes = |frames: &[&SceneFrame]| {
+        frames
+            .iter()
+            .any(|frame| ["mutex_lock", "lll_lock_wait", "rwlock"].iter().any(|part| frame.name.contains(part)))
+            && !frames.iter().any(|frame| frame.name.contains("cond_"))
     };
-    let Some((site, part)) = scene.site(profile, takes) else { return };
+    let Some((site, part)) = scene.site(Origin::OffCpu, takes) else { return };
     let all = float(profile.totals()[profile.origin.row().primary]) * part;
     let (share, threads) = scene.share_of_wall(|row| waited(row, "lock"));
     if threads == 0 || share < scene.rules.thresholds.wait_share {
@@ -99,16 +101,16 @@ fn locks(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn network(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    let Some(profile) = scene.profile(Origin::OffCpu) else { return };
     let (share, threads) = scene.share_of_wall(|row| waited(row, "network"));
     if threads == 0 || share < scene.rules.thresholds.wait_share {
         return;
     }
-    let plain = |frame: &String| frame.trim_end_matches("_[k]").trim_start_matches("__x64_sys_").to_owned();
-    let is_network = |frames: &[String]| frames.first().is_some_and(|frame| frame == "[network]");
-    let asks = |frames: &[String]| is_network(frames) && !frames.iter().any(|frame| SERVING.contains(&&*plain(frame)));
-    let Some((site, part)) = scene.site(profile, asks) else { return };
-    let Some((_, whole)) = scene.site(profile, is_network) else { return };
+    let plain = |frame: &SceneFrame| frame.plain().trim_start_matches("__x64_sys_").to_owned();
+    let is_network = |frames: &[&SceneFrame]| frames.first().is_some_and(|frame| frame.name == "[network]");
+    let asks =
+        |frames: &[&SceneFrame]| is_network(frames) && !frames.iter().any(|frame| SERVING.contains(&&*plain(frame)));
+    let Some((site, part)) = scene.site(Origin::OffCpu, asks) else { return };
+    let Some((_, whole)) = scene.site(Origin::OffCpu, is_network) else { return };
     let effect = share * part / whole.max(f64::MIN_POSITIVE);
     if effect < scene.rules.thresholds.wait_share {
         return;
@@ -185,13 +187,15 @@ fn disk(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             ));
         }
     }
-    let Some(profile) = scene.profile(Origin::OffCpu) else { return };
     // Syncs have a finding of their own.
-    let reads = |frames: &[String]| {
-        frames.first().is_some_and(|frame| frame == "[disk]") && !frames.iter().any(|frame| frame.contains("fsync"))
+    let reads = |frames: &[&SceneFrame]| {
+        frames.first().is_some_and(|frame| frame.name == "[disk]")
+            && !frames.iter().any(|frame| frame.name.contains("fsync"))
     };
-    let Some((site, part)) = scene.site(profile, reads) else { return };
-    let Some((_, whole)) = scene.site(profile, |frames| frames.first().is_some_and(|frame| frame == "[disk]")) else {
+    let Some((site, part)) = scene.site(Origin::OffCpu, reads) else { return };
+    let Some((_, whole)) =
+        scene.site(Origin::OffCpu, |frames| frames.first().is_some_and(|frame| frame.name == "[disk]"))
+    else {
         return;
     };
     let (share, threads) = scene.share_of_wall(|row| waited(row, "disk"));
@@ -282,7 +286,7 @@ fn stage(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let effect = part(busy, works(busy)) * (1.0 - 1.0 / float(idle.len() as u64 + 1));
-    let site = scene.profile(Origin::Cpu).and_then(|profile| scene.site(profile, |_| true)).map(|(site, _)| site);
+    let site = scene.site(Origin::Cpu, |_| true).map(|(site, _)| site);
     let function = site.as_ref().map_or_else(String::new, |site| format!(", in `{}`", site.function));
     let mut evidence = vec![
         format!("thread {} ({}) works {} of its time", busy.tid, busy.thread, percent(part(busy, works(busy)))),
