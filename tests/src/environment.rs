@@ -127,6 +127,12 @@ pub fn scratch() -> tempfile::TempDir {
         .expect("create a temporary directory")
 }
 
+/// What `cargo xtask setup --test` has installed below the target directory, by its path there.
+#[must_use]
+pub fn tools(path: &str) -> PathBuf {
+    build_directory().join("../..").join(path)
+}
+
 /// Where built workloads are kept: `tmp` beside the profile's directory in the target directory.
 pub(crate) fn build_directory() -> PathBuf {
     // target/release/deps/kernel-0123: cargo tells only the tests themselves, at compile time, and not this library.

@@ -16,7 +16,7 @@ pub use bench::{BenchOption, Usage, count_perf_samples, draw_perf, run_bench};
 pub use bpf_objects::BpfObjects;
 pub use capture::{Captured, Stack, float};
 pub use environment::{
-    Kernel, at_work, enough, find_program, is_emulated, long_tests, missing, profiler, require_bpf, scratch,
+    Kernel, at_work, enough, find_program, is_emulated, long_tests, missing, profiler, require_bpf, scratch, tools,
 };
 pub use process::{Ended, Target, owned_by, wait_until};
 pub use record::{Record, Recording, profiler_command, run_profiler};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::command::{command, find, foreign, output, run as run_command};
+use crate::command::{command, find, foreign, output, run as run_command, target_dir};
 use crate::toolchain::{DISTRIBUTION_BIN, Toolchain, find_linker, tools_dir};
 
 /// Debian's Rust with core for the BPF target.
@@ -25,7 +25,7 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 14] = [
+const TEST_PROGRAMS: [(&str, &str); 19] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
@@ -40,10 +40,32 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("perf", "linux-perf"),
     ("xz", "xz-utils"),
     ("debuginfod", "debuginfod"),
+    ("callgrind_annotate", "valgrind"),
+    ("chromium", "chromium"),
+    ("npm", "npm"),
+    ("python3", "python3"),
+    ("pip3", "python3-pip"),
 ];
 
 /// What the tests build against: a header and Debian's package of it.
 const TEST_HEADERS: [(&str, &str); 1] = [("/usr/include/elfutils/libdwfl.h", "libdw-dev")];
+
+/// Programs and messages that read exported profiles: what they are installed by, into which directory of the target
+/// directory, and the packages.
+const READERS: [(&str, &[&str], &str, &[&str]); 2] = [
+    (
+        "npm",
+        &["install", "--no-audit", "--no-fund", "--silent", "--prefix"],
+        "npm",
+        &["speedscope@1.25.0", "@firefox-devtools/profiler-cli@0.10.0"],
+    ),
+    (
+        "pip3",
+        &["install", "--quiet", "--root-user-action=ignore", "--target"],
+        "pypi",
+        &["opentelemetry-proto==1.45.2"],
+    ),
+];
 
 /// What `cargo xtask vm` runs.
 const VM_PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
@@ -90,14 +112,28 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let programs = TEST_PROGRAMS.iter().filter(|(program, _)| find(program).is_none());
     let headers = TEST_HEADERS.iter().filter(|(header, _)| !Path::new(header).exists());
     let missing: Vec<_> = programs.chain(headers).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
     if is_debian() {
-        return install(&missing.iter().map(|(_, package)| *package).collect::<Vec<_>>());
+        install(&missing.iter().map(|(_, package)| *package).collect::<Vec<_>>())?;
+    } else if !missing.is_empty() {
+        let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
+        eprintln!("warning: the tests and benchmarks that use these will not run: {}", programs.join(", "));
     }
-    let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
-    eprintln!("warning: the tests and benchmarks that use these will not run: {}", programs.join(", "));
+    readers()
+}
+
+/// Installs what reads exported profiles, where that is not there yet.
+fn readers() -> anyhow::Result<()> {
+    for (installer, arguments, name, packages) in READERS {
+        let directory = target_dir().join(name);
+        let mark = directory.join(".installed");
+        let wanted = packages.join(" ");
+        if find(installer).is_none() || fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+            continue;
+        }
+        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        run_command(command(installer).args(arguments).arg(&directory).args(packages))?;
+        fs::write(&mark, wanted).with_context(|| format!("writing {}", mark.display()))?;
+    }
     Ok(())
 }
 

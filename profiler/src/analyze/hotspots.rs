@@ -23,22 +23,22 @@ pub(super) fn add(weighted: &Weighted<'_>, report: &mut Report) {
 
 /// What makes two frames the same function: an inlined one is the same as one that was called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Key {
-    name: String,
-    object: String,
-    kind: FrameKind,
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) object: String,
+    pub(super) kind: FrameKind,
 }
 
 /// The functions of a profile, numbered, and those of each location.
-struct Functions {
-    keys: Vec<Key>,
+pub(super) struct Functions {
+    pub(super) keys: Vec<Key>,
     files: Vec<String>,
     /// By location id: the functions there, innermost first.
-    locations: Vec<Vec<u32>>,
+    pub(super) locations: Vec<Vec<u32>>,
 }
 
 impl Functions {
-    fn new(weighted: &Weighted<'_>) -> Self {
+    pub(super) fn new(weighted: &Weighted<'_>) -> Self {
         let mut keys = Interner::default();
         let mut files: Vec<String> = Vec::new();
         let mut locations = Vec::with_capacity(weighted.profile.locations.len());
@@ -68,15 +68,15 @@ impl Functions {
 }
 
 /// Values by function and by call.
-struct Totals {
-    self_values: Vec<u64>,
-    total_values: Vec<u64>,
+pub(super) struct Totals {
+    pub(super) self_values: Vec<u64>,
+    pub(super) total_values: Vec<u64>,
     /// By caller and callee.
     calls: HashMap<(u32, u32), u64>,
 }
 
 impl Totals {
-    fn new(weighted: &Weighted<'_>, functions: &Functions) -> Self {
+    pub(super) fn new(weighted: &Weighted<'_>, functions: &Functions) -> Self {
         let mut self_values = vec![0; functions.keys.len()];
         let mut total_values = vec![0; functions.keys.len()];
         let mut calls: HashMap<(u32, u32), (u64, usize)> = HashMap::new();

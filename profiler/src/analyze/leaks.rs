@@ -7,7 +7,7 @@
 
 use profiler_common::event::Origin;
 
-use crate::profile::{Capture, Leak, Live, LiveSite, Profile, Verdict};
+use crate::profile::{Capture, Leak, LeakVerdict, Live, LiveSite, Profile};
 
 /// Times that are needed to tell.
 const LEAST_TIMES: usize = 5;
@@ -51,7 +51,7 @@ pub(super) fn leaks(capture: &Capture) -> Vec<Leak> {
     });
     let mut leaks: Vec<Leak> = named.collect();
     leaks.sort_by(|a, b| {
-        let is_leak = |leak: &Leak| leak.verdict == Verdict::Leak;
+        let is_leak = |leak: &Leak| leak.verdict == LeakVerdict::Leak;
         is_leak(b)
             .cmp(&is_leak(a))
             .then(b.interval[0].total_cmp(&a.interval[0]))
@@ -72,7 +72,7 @@ fn rounded(value: f64, by: f64) -> f64 {
 }
 
 struct Judged {
-    verdict: Verdict,
+    verdict: LeakVerdict,
     confidence: f64,
     reason: &'static str,
     growth: f64,
@@ -95,7 +95,7 @@ fn growth(site: &LiveSite, from: usize, to: usize) -> (f64, f64) {
 #[expect(clippy::cast_precision_loss, reason = "estimates, of which few digits say something")]
 fn judge(live: &Live, site: &LiveSite) -> Judged {
     let undecided =
-        |reason| Judged { verdict: Verdict::Undecided, confidence: 0.0, reason, growth: 0.0, interval: [0.0; 2] };
+        |reason| Judged { verdict: LeakVerdict::Undecided, confidence: 0.0, reason, growth: 0.0, interval: [0.0; 2] };
     if !live.undecided.is_empty() {
         return undecided("frees not observed");
     }
@@ -127,28 +127,28 @@ fn judge(live: &Live, site: &LiveSite) -> Judged {
     let grows = interval[0] > 0.0;
     let is_steady = change_before > 0.0 && change_after - error_after > 0.0;
     if of_allocated < CHURN && !(grows && kept > KEPT) {
-        return judged(Verdict::Churn, 1.0 - of_allocated, "nearly all of it has been freed");
+        return judged(LeakVerdict::Churn, 1.0 - of_allocated, "nearly all of it has been freed");
     }
     if grows && is_steady && kept >= KEPT {
         let sure = normal(change / error.max(f64::MIN_POSITIVE));
-        return judged(Verdict::Leak, sure * kept, "it grows all the time, and what is old is not freed");
+        return judged(LeakVerdict::Leak, sure * kept, "it grows all the time, and what is old is not freed");
     }
     if grows {
         let reason =
             if kept < KEPT { "it grows, but what is old is freed" } else { "it has grown, but not all the time" };
-        return judged(if kept < KEPT { Verdict::Cache } else { Verdict::Undecided }, 1.0 - kept, reason);
+        return judged(if kept < KEPT { LeakVerdict::Cache } else { LeakVerdict::Undecided }, 1.0 - kept, reason);
     }
     // How sure it is that it does not grow by a tenth in as long again.
     let margin = held / 10.0 - change;
     let sure = if error > 0.0 { normal(margin / error) } else { 1.0 };
     if kept < KEPT {
-        return judged(Verdict::Cache, sure, "what is new takes the place of what is old");
+        return judged(LeakVerdict::Cache, sure, "what is new takes the place of what is old");
     }
     let early = site.bytes[at(0.1)] as f64;
     if early >= KEPT * held {
-        judged(Verdict::LongLived, sure, "it was allocated early, and is kept")
+        judged(LeakVerdict::LongLived, sure, "it was allocated early, and is kept")
     } else {
-        judged(Verdict::Cache, sure, "it has filled, and does not grow any more")
+        judged(LeakVerdict::Cache, sure, "it has filled, and does not grow any more")
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
         (Live { at_ns, sites: vec![site.clone()], ..Live::default() }, site)
     }
 
-    fn check(bytes: &[u64], kept: f64, allocated_bytes: u64) -> Verdict {
+    fn check(bytes: &[u64], kept: f64, allocated_bytes: u64) -> LeakVerdict {
         let (live, site) = site(bytes, kept, allocated_bytes);
         assert!(live.is_sound());
         judge(&live, &site).verdict
@@ -193,7 +193,7 @@ mod tests {
         let bytes: Vec<u64> = (0..21).map(|second| second * 20_000).collect();
         let (live, site) = site(&bytes, 1.0, 400_000);
         let judged = judge(&live, &site);
-        assert_eq!(judged.verdict, Verdict::Leak);
+        assert_eq!(judged.verdict, LeakVerdict::Leak);
         assert!((judged.growth - 20_000.0).abs() < 1.0);
         assert!(judged.interval[0] > 10_000.0 && judged.interval[1] < 30_000.0, "{:?}", judged.interval);
         assert!(judged.confidence > 0.99);
@@ -202,23 +202,23 @@ mod tests {
     #[test]
     fn what_fills_and_stays_is_a_cache() {
         let filled: Vec<u64> = (0..21).map(|second: u64| (second * 2_000_000).min(10_000_000)).collect();
-        assert_eq!(check(&filled, 1.0, 10_000_000), Verdict::Cache);
+        assert_eq!(check(&filled, 1.0, 10_000_000), LeakVerdict::Cache);
         // Full, and its entries replaced.
-        assert_eq!(check(&[10_000_000; 21], 0.3, 30_000_000), Verdict::Cache);
+        assert_eq!(check(&[10_000_000; 21], 0.3, 30_000_000), LeakVerdict::Cache);
         // Still filling, with old entries thrown out.
         let filling: Vec<u64> = (0..21).map(|second| 1_000_000 + second * 100_000).collect();
-        assert_eq!(check(&filling, 0.5, 6_000_000), Verdict::Cache);
+        assert_eq!(check(&filling, 0.5, 6_000_000), LeakVerdict::Cache);
     }
 
     #[test]
     fn what_was_there_early_and_stays_is_long_lived() {
-        assert_eq!(check(&[5_000_000; 21], 1.0, 5_000_000), Verdict::LongLived);
+        assert_eq!(check(&[5_000_000; 21], 1.0, 5_000_000), LeakVerdict::LongLived);
     }
 
     #[test]
     fn what_is_freed_soon_is_churn() {
         let held: Vec<u64> = (0..21).map(|second| 3_000 + second % 3 * 1_000).collect();
-        assert_eq!(check(&held, 0.0, 20_000_000), Verdict::Churn);
+        assert_eq!(check(&held, 0.0, 20_000_000), LeakVerdict::Churn);
     }
 
     #[test]
@@ -226,8 +226,8 @@ mod tests {
         let bytes: Vec<u64> = (0..21).map(|second| second * 20_000).collect();
         let (mut live, site) = site(&bytes, 1.0, 400_000);
         live.undecided = "probes were there in windows".to_owned();
-        assert_eq!(judge(&live, &site).verdict, Verdict::Undecided);
-        assert_eq!(check(&[0, 20_000], 1.0, 20_000), Verdict::Undecided);
+        assert_eq!(judge(&live, &site).verdict, LeakVerdict::Undecided);
+        assert_eq!(check(&[0, 20_000], 1.0, 20_000), LeakVerdict::Undecided);
     }
 
     #[test]

@@ -3,26 +3,47 @@
 //! Reads a [`Capture`], fills a [`Report`]. Makes no system call. The ids of a profile do not show in the result:
 //! everything is ordered by value and then by name.
 
+mod counters;
+mod diff;
+mod findings;
+mod gate;
 mod hotspots;
 mod leaks;
 mod ledger;
 mod locks;
+mod metrics;
 mod objects;
 mod reasons;
+mod significance;
+mod slices;
 mod slow_requests;
 mod threads;
+mod trend;
 mod wakers;
 
 use std::collections::BTreeMap;
 
+pub use counters::{counters, work};
+pub use diff::{Worked, diff};
+pub use findings::{Pattern, RuleFile, Rules, Thresholds};
+pub use gate::{BaselineRules, Budget, Budgets, check_diff, check_memory, check_rate};
+pub use metrics::{Metric, metric};
 pub use reasons::classify;
+pub use slices::function_slices;
+pub use trend::trend;
 pub use wakers::attribute;
 
 use crate::profile::{Breakdown, Capture, FrameKind, Profile, Report};
 
-/// Analyzes every origin of a capture.
+/// Analyzes every origin of a capture, by the rules that are built in.
 #[must_use]
 pub fn analyze(capture: &Capture) -> Report {
+    analyze_by(capture, &Rules::default())
+}
+
+/// As [`analyze`], by other rules.
+#[must_use]
+pub fn analyze_by(capture: &Capture, rules: &Rules) -> Report {
     let mut report = Report {
         ledger: ledger::ledger(capture),
         locks: locks::locks(capture),
@@ -37,6 +58,7 @@ pub fn analyze(capture: &Capture) -> Report {
         threads::add(&weighted, &mut report);
         objects::add(&weighted, &capture.index, &mut report);
     }
+    findings::add(capture, rules, &mut report);
     report
 }
 

@@ -7,6 +7,10 @@ use std::time::Duration;
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use profiler_common::event::Origin;
 
+use super::check::{BaselineArgs, CheckArgs, TrendArgs};
+use super::diff::DiffArgs;
+use super::export::{ExportArgs, ImportArgs};
+
 /// A kernel-level profiler for production Linux hosts.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -21,6 +25,18 @@ pub(super) enum Command {
     Record(Box<RecordArgs>),
     /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
     Report(ReportArgs),
+    /// Say which functions and stacks have changed from one capture to another, beyond chance
+    Diff(DiffArgs),
+    /// Hold a capture against budgets and a baseline: a gate by its exit code
+    Check(CheckArgs),
+    /// Keep captures to compare with
+    Baseline(BaselineArgs),
+    /// Say where a metric goes over many captures
+    Trend(TrendArgs),
+    /// Write a capture's profiles in the formats of other programs
+    Export(ExportArgs),
+    /// Make a capture of a profile of pprof or the text of perf script, to report, compare and export it
+    Import(ImportArgs),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed
@@ -68,6 +84,9 @@ pub(super) struct RecordArgs {
         default_value = "cpu"
     )]
     pub(super) events: Vec<Event>,
+    /// Record everything that a production host bears: cpu, offcpu, lock, blockio, fileio and net, on one clock
+    #[arg(long, conflicts_with = "events")]
+    pub(super) all: bool,
     /// With -e offcpu: also who ends waits, with the stack that did
     #[arg(long)]
     pub(super) wakers: bool,
@@ -111,6 +130,9 @@ pub(super) struct RecordArgs {
     /// Leave the arguments of generics and templates out of names
     #[arg(long)]
     pub(super) short_names: bool,
+    /// Leave arguments, paths, peers and the host's name out, so that the files can be shared
+    #[arg(long)]
+    pub(super) redact: bool,
     /// Print what was recorded as JSON: the directory, the samples, the accounting
     #[arg(long)]
     pub(super) json: bool,
@@ -143,6 +165,9 @@ pub(super) enum Event {
 }
 
 impl Event {
+    /// What `--all` stands for. Page faults and all system calls can come a million times a second.
+    pub(super) const ALL: [Self; 6] = [Self::Cpu, Self::Offcpu, Self::Lock, Self::Blockio, Self::Fileio, Self::Net];
+
     /// Its origin.
     pub(super) const fn origin(self) -> Origin {
         match self {
@@ -166,6 +191,12 @@ pub(super) struct ReportArgs {
     /// Directory to write to [default: the capture's own]
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
+    /// Write a whole capture without arguments, paths, peers and the host's name, which can be shared
+    #[arg(long, requires = "output")]
+    pub(super) redact: bool,
+    /// Patterns and thresholds of findings: a TOML file, before those that are built in
+    #[arg(long, value_name = "FILE")]
+    pub(super) rules: Option<PathBuf>,
     /// Print report.json
     #[arg(long)]
     pub(super) json: bool,

@@ -3,9 +3,13 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where a person is spoken to")]
 
 mod args;
+mod check;
+mod diff;
 mod doctor;
+mod export;
 mod files;
 mod inspect;
+mod load;
 mod progress;
 mod record;
 mod report;
@@ -26,6 +30,12 @@ pub fn main() -> ExitCode {
     let result = match args.command {
         args::Command::Record(args) => record::run(*args),
         args::Command::Report(args) => report::run(&args),
+        args::Command::Diff(args) => diff::run(&args),
+        args::Command::Export(args) => export::run(&args),
+        args::Command::Import(args) => export::run_import(&args),
+        args::Command::Check(args) => check::run(&args),
+        args::Command::Baseline(args) => check::run_baseline(&args),
+        args::Command::Trend(args) => check::run_trend(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
         args::Command::HoldProbes => hold_probes(),
@@ -62,7 +72,12 @@ type CommandResult = Result<u8, Failure>;
 
 /// Prints to standard output; a reader that has gone is no error.
 fn print(text: &str) -> std::io::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`].
+fn print_bytes(bytes: &[u8]) -> std::io::Result<()> {
+    match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use profiler_common::event::Origin;
 
-use super::args::RecordArgs;
+use super::args::{Event, RecordArgs};
 use super::files::{OutputDirectory, default_name};
 use super::progress::ProgressLine;
 use super::{CommandResult, Failure, print};
@@ -14,7 +14,7 @@ use crate::collect::{
 };
 use crate::output::{self, OutputFile};
 use crate::process;
-use crate::profile::{Capture, Index, Report};
+use crate::profile::{Capture, Index, Report, Severity};
 use crate::symbolize::DEBUG_DIRECTORY;
 
 /// Our own failure when a command was to be run. Source: the convention of env, nohup and timeout.
@@ -40,6 +40,7 @@ fn record_and_write(args: RecordArgs) -> CommandResult {
     let recording = runtime.block_on(record(&config, &mut |progress| line.update(progress)))?;
     drop(line);
     let Recording { capture, command, interrupted } = recording;
+    let capture = if args.redact { capture.redacted() } else { capture };
     let (report, files) = make_files(&capture);
     let written = files.and_then(|files| directory.write(&files));
     let told = written.and_then(|()| tell(&capture, &report, &directory, args.json));
@@ -96,7 +97,8 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         let name = process::command_name(first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
         (TargetSelection::Processes { pids: args.pids.clone(), children: args.children }, name)
     };
-    let mut origins: Vec<Origin> = args.events.iter().map(|event| event.origin()).collect();
+    let events = if args.all { &Event::ALL[..] } else { &args.events };
+    let mut origins: Vec<Origin> = events.iter().map(|event| event.origin()).collect();
     origins.sort_unstable();
     origins.dedup();
     let limits = Limits {
@@ -174,10 +176,14 @@ fn summary(index: &Index, report: &Report) -> String {
             text.push_str(&format!("  {:5.1} %  {}\n", 100.0 * hotspot.self_share, hotspot.function));
         }
     }
+    for finding in report.findings.iter().filter(|finding| finding.severity > Severity::Info).take(3) {
+        text.push_str(&format!("{}: {}\n", finding.severity.name(), finding.title));
+    }
     for warning in &index.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    text
+    // Names come from targets: none may speak to the terminal.
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
 /// Whether an origin's values are times.

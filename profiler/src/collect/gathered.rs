@@ -1,9 +1,12 @@
 //! What the records of a recording have come to so far, by origin.
 
+use std::time::Duration;
+
 use profiler_common::event::Origin;
 
 use super::live::Sites;
 use super::place::{Corrections, LateChains};
+use super::sliced::SlicedStacks;
 use crate::profile::RawProfile;
 
 /// What the records of one origin have come to.
@@ -16,6 +19,8 @@ pub(super) struct OfOrigin {
     pub(super) late: LateChains,
     /// Where the stacks are, by how blocks of memory name them: of allocations.
     pub(super) sites: Sites,
+    /// Values by stack and slice.
+    pub(super) sliced: SlicedStacks,
 }
 
 /// The origins that were asked for.
@@ -29,6 +34,7 @@ impl Gathered {
             corrections: Corrections::default(),
             late: LateChains::default(),
             sites: Sites::default(),
+            sliced: SlicedStacks::default(),
         };
         Self(origins.iter().map(of_origin).collect())
     }
@@ -41,6 +47,11 @@ impl Gathered {
     /// The profile of an origin, if it was asked for.
     pub(super) fn profile(&self, origin: Origin) -> Option<&RawProfile> {
         self.0.iter().map(|gathered| &gathered.profile).find(|profile| profile.origin == origin)
+    }
+
+    /// Ends a window of every origin. `elapsed`: since the start of the recording.
+    pub(super) fn end_window(&mut self, elapsed: Duration) {
+        self.0.iter_mut().for_each(|gathered| gathered.sliced.end_window(elapsed));
     }
 
     /// Events of all origins.

@@ -23,6 +23,7 @@ mod pythons;
 mod record;
 mod remainder;
 mod session;
+mod sliced;
 mod summary;
 mod tables;
 mod target;

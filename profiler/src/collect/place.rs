@@ -33,7 +33,7 @@ pub(super) fn place_window(
     finisher.processes.learn_exec_counts(&exec_counts, &recorded);
     let mut chains: HashMap<ChainKey, Vec<u32>> = HashMap::new();
     for (key, value) in &drained.records {
-        let Some(OfOrigin { profile, corrections, late, sites }) = gathered.of(key.origin) else { continue };
+        let Some(OfOrigin { profile, corrections, late, sites, sliced }) = gathered.of(key.origin) else { continue };
         let events = value.columns[0];
         // A record without values was begun: what it is for will be added when it is done, in this window or in a later one.
         let is_begun = value.columns == [0; COLUMNS];
@@ -95,6 +95,7 @@ pub(super) fn place_window(
             sites.learn(key, stack, thread);
         }
         profile.add(stack, thread, key.reason, key.span, &value.columns);
+        sliced.add(stack, value.columns[profile.origin.row().primary]);
     }
 }
 

@@ -204,6 +204,7 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
+                    self.gathered.end_window(started.elapsed());
                     self.slices.end_window(started.elapsed(), &self.processes);
                     if self.has_blocks {
                         self.latencies.end_slice(started.elapsed(), &self.kernel.block_stats()?);

@@ -21,7 +21,7 @@ use super::session::Session;
 use super::tables::tables;
 use super::waiting::take_waiting;
 use super::warnings::{doubts, warnings};
-use crate::analyze::{attribute, classify};
+use crate::analyze::{attribute, classify, function_slices};
 use crate::bpf::{Faults, Kernel, Limits, NetHook, SamplingEvent, WaitHook, map_bytes};
 use crate::profile::{
     Accounting, ByLength, ByNumber, BySize, Capture, Index, Live, OriginSummary, Overhead, Profile, RawProfile,
@@ -131,11 +131,22 @@ pub(super) fn summarize(
         jit: &session.processes.jit,
         interpreted: session.pythons.frames(),
     };
-    let raw: Vec<_> =
-        session.gathered.into_origins().into_iter().map(|of_origin| of_origin.profile).chain(live_profile).collect();
+    let gathered = session.gathered.into_origins().into_iter();
+    let (mut raw, sliced): (Vec<_>, Vec<_>) = gathered.map(|of_origin| (of_origin.profile, of_origin.sliced)).unzip();
+    raw.extend(live_profile);
     let Symbolized { mut profiles, objects, completed, warnings: of_symbols } = symbolize(raw, &sources, naming);
     warnings.extend(of_symbols);
     let (mut origins, mut accountings) = (BTreeMap::new(), BTreeMap::new());
+    // Before reasons give the stacks other numbers. Wakers have their values only once waits are attributed to them.
+    let function_slices = profiles
+        .iter()
+        .zip(sliced)
+        .filter(|(profile, _)| profile.origin != Origin::Waker)
+        .map(|(profile, sliced)| {
+            let (lengths_ns, values) = sliced.finish(facts.duration);
+            (profile.origin.row().name.to_owned(), function_slices(profile, lengths_ns, values))
+        })
+        .collect();
     profiles.iter_mut().for_each(classify);
     for profile in profiles.iter_mut().filter(|profile| profile.origin == Origin::Alloc) {
         scale(profile, choice.alloc_share.recip());
@@ -201,6 +212,7 @@ pub(super) fn summarize(
         io_latency: session.latencies.into_slices(),
         slow_requests,
         live,
+        function_slices,
     };
     let capture = Capture { index, profiles };
     Ok(Recording { capture, command: session.command, interrupted })

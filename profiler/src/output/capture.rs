@@ -47,6 +47,9 @@ pub enum CaptureError {
     /// Latencies whose numbers cannot be.
     #[error("{INDEX_FILE}: the latencies of requests to block devices are out of range")]
     IoLatency,
+    /// Slices whose lists or numbers cannot be.
+    #[error("{INDEX_FILE}: the slices of {0} have lists or numbers that cannot be")]
+    Slices(String),
     /// A table that cannot be.
     #[error("{INDEX_FILE}: the table {0:?} has rows or numbers that cannot be")]
     Table(String),
@@ -155,6 +158,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
     }
     if !index.io_latency.is_sound() {
         return Err(CaptureError::IoLatency);
+    }
+    if let Some((name, _)) = index.function_slices.iter().find(|(_, slices)| !slices.is_sound()) {
+        return Err(CaptureError::Slices(name.clone()));
     }
     if let Some((name, _)) = index.tables.iter().find(|(_, table)| !table.is_sound()) {
         return Err(CaptureError::Table(name.clone()));

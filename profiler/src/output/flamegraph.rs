@@ -176,7 +176,7 @@ fn draw(title: &str, unit: &str, profiles: &[&Profile], folded: &Folded, writer:
 }
 
 /// `_[w]` is a suffix nobody here uses that inferno takes off where it shows a name; it leaves `_[p]` on.
-fn for_inferno(frame: &str) -> String {
+pub(super) fn for_inferno(frame: &str) -> String {
     match frame.strip_suffix("_[p]") {
         Some(front) => format!("{front}_[w]"),
         None => frame.to_owned(),
@@ -257,6 +257,14 @@ fn with_legend(svg: &str, title: &str, tints: &BTreeSet<Tint>) -> String {
     let (head, rest) = svg.split_at(svg.find("<defs>").unwrap_or(0));
     let (front, back) = rest.split_at(rest.find("id=\"subtitle\"").unwrap_or(0));
     format!("{head}{title}{front}{}", back.replacen(LEGEND_MARK, &legend.join(" \u{a0} "), 1))
+}
+
+/// As [`write_empty`], as bytes.
+pub(super) fn empty(title: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write_empty(title, &mut bytes);
+    bytes
 }
 
 /// A picture that says there is nothing to see; inferno calls that an error.

@@ -6,15 +6,21 @@
 
 pub mod capture;
 mod chart;
+pub mod check;
+pub mod diff;
+pub mod export;
 pub mod flamegraph;
 pub mod folded;
 mod heap;
+pub mod import;
 pub mod io_latency_csv;
 pub mod io_latency_svg;
 mod json;
+mod markdown;
 mod numbers;
 pub mod pprof;
 pub mod pprof_proto;
+pub mod report_html;
 pub mod report_json;
 pub mod report_markdown;
 mod timeline;
@@ -106,6 +112,9 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
     let mut bytes = Vec::new();
     report_json::write(index, report, &mut bytes)?;
     files.push(OutputFile { name: "report.json".to_owned(), bytes });
+    let mut bytes = Vec::new();
+    report_html::write(capture, index, report, &mut bytes)?;
+    files.push(OutputFile { name: "report.html".to_owned(), bytes });
     let mut bytes = Vec::new();
     report_markdown::write(index, report, &mut bytes)?;
     files.push(OutputFile { name: "report.md".to_owned(), bytes });

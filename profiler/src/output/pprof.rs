@@ -17,6 +17,7 @@ mod decode;
 mod encode;
 mod layout;
 
+pub(super) use decode::expand;
 pub use decode::{DecodeError, MAX_BYTES, decode, decode_message};
 pub(super) use encode::encode_as;
 pub use encode::{Meta, encode, encode_message};

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::json;
 use crate::profile::{
-    Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Histogram, Host, Hotspot, Index, Leak, Ledger,
-    LockShare, ObjectShare, Overhead, ProcessShare, Report, SCHEMA_VERSION, SlowShare, Table, TableColumn, Target,
-    ThreadShare, Timeline, Verdict,
+    Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Finding, Histogram, Host, Hotspot, Index, Leak,
+    LeakVerdict, Ledger, LockShare, ObjectShare, Overhead, PlanStep, ProcessShare, Report, SCHEMA_VERSION, Score,
+    SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -18,8 +18,13 @@ use crate::profile::{
 ///
 /// When `writer` fails.
 pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
+    json::write(&document(index, report), writer)
+}
+
+/// The report as it is put into JSON.
+pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Serialize + use<'a> {
     let decided = index.live.as_ref().is_some_and(|live| live.undecided.is_empty());
-    let document = Document {
+    Document {
         schema_version: SCHEMA_VERSION,
         profiler_version: &index.profiler_version,
         target: &index.target,
@@ -40,12 +45,14 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         slow_requests: &report.slow_requests,
         live: index.live.as_ref().map(|live| InUse { undecided: &live.undecided, missed: live.missed }),
         leaks: &report.leaks,
-        potential_leak: decided.then(|| report.leaks.iter().any(|leak| leak.verdict == Verdict::Leak)),
+        potential_leak: decided.then(|| report.leaks.iter().any(|leak| leak.verdict == LeakVerdict::Leak)),
         growth_rate_percent: index.live.as_ref().and_then(|_| growth_percent(&index.timeline)),
+        findings: &report.findings,
+        plan: &report.plan,
+        score: report.score.as_ref(),
         warnings: &index.warnings,
         timeline: &index.timeline,
-    };
-    json::write(&document, writer)
+    }
 }
 
 #[derive(Serialize)]
@@ -80,6 +87,10 @@ struct Document<'a> {
     potential_leak: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     growth_rate_percent: Option<f64>,
+    findings: &'a [Finding],
+    plan: &'a [PlanStep],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<&'a Score>,
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Timeline::is_empty")]
     timeline: &'a Timeline,

@@ -1,11 +1,11 @@
 //! `report.md`: what an operator reads first.
 
+mod findings;
 mod leaks;
 mod ledger;
 mod locks;
 mod slow_requests;
 mod table;
-mod text;
 mod timeline;
 
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use profiler_common::counters::Outcome;
 use profiler_common::event::{Origin, OriginRow};
 
-use self::text::{code, name, prose};
+use super::markdown::{code, name, prose};
 use super::numbers::{NANOSECONDS, bytes, count, duration, float, percent, ratio, seconds, tenths, timestamp, value};
 use crate::profile::{Accounting, Breakdown, BySize, Hotspot, Index, OriginSummary, Report};
 
@@ -29,6 +29,7 @@ const ROWS: usize = 15;
 /// When `writer` fails.
 pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Result<()> {
     write_header(index, writer)?;
+    findings::write(report, writer)?;
     if let Some(ledger) = &report.ledger {
         ledger::write(ledger, writer)?;
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accounting, IoLatency, Live, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline};
+use super::{
+    Accounting, FunctionSlices, IoLatency, Live, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline,
+};
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -64,6 +66,9 @@ pub struct Index {
     /// What became of blocks that were allocated, where allocations were recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
+    /// Values by function and slice, by origin name; empty in captures of versions that had none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub function_slices: BTreeMap<String, FunctionSlices>,
 }
 
 /// What was asked for.
@@ -94,6 +99,8 @@ pub enum TargetKind {
     Comm,
     /// The whole host.
     Host,
+    /// Whatever another program made a profile of.
+    Imported,
 }
 
 /// Where a recording ran.

@@ -57,7 +57,7 @@ impl Live {
 /// What is thought of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum LeakVerdict {
     /// More and more is there, and what is old is not freed.
     Leak,
     /// It has stopped to grow, or what is new takes the place of what is old.
@@ -70,7 +70,7 @@ pub enum Verdict {
     Undecided,
 }
 
-impl Verdict {
+impl LeakVerdict {
     /// As in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -94,7 +94,7 @@ pub struct Leak {
     /// Its number.
     pub pid: u32,
     /// What is thought of it.
-    pub verdict: Verdict,
+    pub verdict: LeakVerdict,
     /// How sure that is, 0 to 1.
     pub confidence: f64,
     /// Why.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FrameKind, Leak, Ledger, LockShare, SlowRequest};
+use super::{Finding, FrameKind, Leak, Ledger, LockShare, PlanStep, Score, SlowRequest};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,15 @@ pub struct Report {
     /// Sites that hold memory, leaks first.
     #[serde(default)]
     pub leaks: Vec<Leak>,
+    /// What is wrong, most severe first.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// What to do first.
+    #[serde(default)]
+    pub plan: Vec<PlanStep>,
+    /// How well the target does.
+    #[serde(default)]
+    pub score: Option<Score>,
 }
 
 /// A request to a block device that took long, with who asked for it.

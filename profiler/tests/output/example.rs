@@ -591,6 +591,7 @@ pub(crate) fn capture() -> Capture {
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
         timeline: timeline(),
         io_latency: IoLatency::default(),
+        function_slices: BTreeMap::new(),
         slow_requests: SlowRequests::default(),
         live: None,
     };

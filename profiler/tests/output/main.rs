@@ -5,4 +5,5 @@ mod example;
 mod golden;
 mod pprof;
 mod random;
+mod redact;
 mod sums;

@@ -7,6 +7,7 @@
 
 mod bpf_tables;
 mod commands;
+mod findings;
 mod leaves_nothing;
 mod record_alloc;
 mod record_alloc_killed;
@@ -32,5 +33,6 @@ mod record_syscall;
 mod record_targets;
 mod record_timeline;
 mod record_unwinding;
+mod saved;
 mod servers;
 mod workloads;

@@ -5,8 +5,8 @@ use profiler_tests::Workload;
 /// Every program that a kernel test runs. A test in a virtual machine fails where one is missing here.
 fn workloads() -> Vec<Workload> {
     let mut all: Vec<_> = [
-        "burn", "bursts", "calls", "disk", "ends", "family", "faults", "files", "heir", "inlined", "jit", "locks",
-        "many", "mappings", "opens", "phases", "sockets", "split", "syscalls", "waits",
+        "burn", "bursts", "calls", "disk", "ends", "family", "faults", "files", "halves", "heir", "inlined", "jit",
+        "locks", "many", "mappings", "opens", "phases", "sockets", "split", "syscalls", "waits",
     ]
     .map(Workload::c)
     .into();
@@ -14,6 +14,7 @@ fn workloads() -> Vec<Workload> {
     all.extend([
         Workload::c("burn").called("burn-stripped").flag("-s"),
         Workload::c("plugin").called("libplugin.so").flag("-shared").flag("-fPIC"),
+        Workload::c("seeded"),
         Workload::c("threads"),
         Workload::cpp("split").called("split-cpp"),
         Workload::c("inlined").flag("-Wl,--build-id"),

@@ -1,5 +1,6 @@
 //! Bytes to messages to model. The bytes may come from anywhere: everything is checked, nothing panics.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read as _;
 
@@ -67,16 +68,29 @@ pub fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
 }
 
 fn decode_limited(bytes: &[u8], limit: u64) -> Result<Profile, DecodeError> {
+    decode_message(&proto::Profile::decode(&*expand_limited(bytes, limit)?)?)
+}
+
+/// The message in a file, gzipped or not.
+///
+/// # Errors
+///
+/// When it is damaged, or larger than [`MAX_BYTES`].
+pub(in crate::output) fn expand(bytes: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+    expand_limited(bytes, MAX_BYTES)
+}
+
+fn expand_limited(bytes: &[u8], limit: u64) -> Result<Cow<'_, [u8]>, DecodeError> {
     // The first two bytes of gzip, RFC 1952 section 2.3.1.
     if !bytes.starts_with(&[0x1f, 0x8b]) {
-        return decode_message(&proto::Profile::decode(bytes)?);
+        return Ok(bytes.into());
     }
     let mut message = Vec::new();
     MultiGzDecoder::new(bytes).take(limit + 1).read_to_end(&mut message)?;
     if message.len() as u64 > limit {
         return Err(DecodeError::TooLarge(limit));
     }
-    decode_message(&proto::Profile::decode(message.as_slice())?)
+    Ok(message.into())
 }
 
 /// Reads the message of a file.

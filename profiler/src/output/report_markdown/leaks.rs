@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use super::super::numbers::{bytes, count, ratio};
 use super::ROWS;
-use super::text::{code, name, prose};
-use crate::profile::{Leak, Live, Verdict};
+use crate::output::markdown::{code, name, prose};
+use crate::profile::{Leak, LeakVerdict, Live};
 
 /// Frames of a site in its cell.
 const FRAMES: usize = 4;
@@ -17,7 +17,7 @@ pub(super) fn write(live: Option<&Live>, leaks: &[Leak], writer: &mut impl Write
     if !live.undecided.is_empty() {
         return writeln!(writer, "It is undecided whether memory leaks: {}.\n", prose(&live.undecided));
     }
-    let suspects = leaks.iter().filter(|leak| leak.verdict == Verdict::Leak).count();
+    let suspects = leaks.iter().filter(|leak| leak.verdict == LeakVerdict::Leak).count();
     write!(writer, "Of what was allocated while recording. ")?;
     match suspects {
         0 => write!(writer, "No site grows without freeing what is old: there is no leak to be seen. ")?,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::super::numbers::{count, duration, float, percent, ratio};
 use super::ROWS;
-use super::text::code;
+use crate::output::markdown::code;
 use crate::profile::{Ledger, LedgerRow};
 
 /// A kind of time must have one in so many parts of all wall time for a column of its own.

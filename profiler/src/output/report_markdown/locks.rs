@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::super::numbers::{count, duration, percent};
 use super::ROWS;
-use super::text::{code, name, prose};
+use crate::output::markdown::{code, name, prose};
 use crate::profile::{LockHolder, LockShare};
 
 /// Writes the section.

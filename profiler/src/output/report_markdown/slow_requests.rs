@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::super::numbers::{bytes, count, duration};
-use super::text::{code, name, prose};
 use super::{ROWS, plural};
+use crate::output::markdown::{code, name, prose};
 use crate::profile::{SlowRequests, SlowShare};
 
 /// Frames of a stack in its cell.

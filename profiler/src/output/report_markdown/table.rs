@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::rest;
-use super::text::{code, prose};
+use crate::output::markdown::{code, prose};
 use crate::output::numbers::{count, value};
 use crate::profile::{Table, TableColumn};
 

@@ -40,6 +40,21 @@ pub(super) fn prose(text: &str) -> String {
     escaped
 }
 
+/// Running text in which what is between backticks is code; a backtick without another is text.
+pub(super) fn prose_with_code(text: &str) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    let paired = parts.len() - usize::from(parts.len().is_multiple_of(2));
+    let mut written = String::with_capacity(text.len());
+    for (number, part) in parts.iter().enumerate() {
+        match number {
+            number if number >= paired => written.push_str(&format!("\\`{}", prose(part))),
+            number if number % 2 == 1 => written.push_str(&code(part)),
+            _ => written.push_str(&prose(part)),
+        }
+    }
+    written
+}
+
 /// The last component of a path.
 pub(super) fn name(path: &str) -> &str {
     path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(path)
@@ -58,5 +73,7 @@ mod tests {
         assert_eq!(code(&"x".repeat(200)).chars().count(), 120 + 3);
         assert_eq!(prose("a|b [c](d)"), "a\\|b \\[c\\](d)");
         assert_eq!(name("/usr/lib/libc.so.6"), "libc.so.6");
+        assert_eq!(prose_with_code("a*b `c*d` e"), "a\\*b `c*d` e");
+        assert_eq!(prose_with_code("a `b"), "a \\`b");
     }
 }
