@@ -54,7 +54,7 @@ pub(super) struct Allocs {
     missed: Array<MapData, u64>,
     sizes: PerCpuArray<MapData, Shared<SizeStats>>,
     /// Who holds the probes.
-    holder: Option<ProbeHolder>,
+    pub(super) holder: Option<ProbeHolder>,
     /// Where sessions are to be had, what they run is loaded from this.
     session: Option<SessionObject>,
     /// Programs of sessions, which aya does not know.

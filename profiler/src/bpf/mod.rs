@@ -27,6 +27,7 @@ mod shards;
 mod space;
 mod syscall;
 mod tables;
+mod trap_cost;
 mod waits;
 
 pub use allocs::{AttachedProbes, Probes};

@@ -50,13 +50,14 @@ pub(super) struct Usage {
 }
 
 impl Duty {
-    pub(super) fn new(now: Instant, budget: f64) -> Self {
+    /// Probes are on from now on. `used`: what was used before.
+    pub(super) fn new(now: Instant, budget: f64, used: Usage) -> Self {
         Self {
             is_on: true,
             since: now,
             next: now + WINDOW,
             on: Duration::ZERO,
-            cycle: (now, Usage::default()),
+            cycle: (now, used),
             jitter: 1.0,
             slowed: 0.0,
             began: now,
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn probes_are_on_as_long_as_they_may_be() {
         let began = Instant::now();
-        let mut duty = Duty::new(began, BUDGET);
+        let mut duty = Duty::new(began, BUDGET, Usage::default());
         // One CPU, of which probes take a tenth while they are on: that is five times the budget.
         let (mut now, mut usage) = (began, Usage::default());
         while now < began + Duration::from_secs(200) {
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn probes_that_cost_little_stay() {
         let began = Instant::now();
-        let mut duty = Duty::new(began, BUDGET);
+        let mut duty = Duty::new(began, BUDGET, Usage::default());
         for second in 1..10 {
             let now = began + Duration::from_secs(2 * second);
             let usage = Usage { cost_ns: second * 10_000_000, cpu_ns: second * 1_000_000_000 };

@@ -19,7 +19,8 @@ use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
 use crate::process::{ProcessFiles, Ticks};
 use crate::profile::{Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
 
-/// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, and where it does not.
+/// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, if it cannot be measured,
+/// and where it does not.
 const TRAP_NS: u64 = 500;
 const STEP_NS: u64 = 9_000;
 
@@ -55,6 +56,8 @@ pub(super) struct Allocations {
     /// Whether one probe serves all processes that map an object.
     for_all: bool,
     duty: Duty,
+    /// What the trap of a probe takes here, ns.
+    trap_ns: u64,
     /// What becomes of the blocks.
     following: Option<Following>,
     /// Functions that have had probes.
@@ -73,7 +76,8 @@ impl Allocations {
             attached: BTreeMap::new(),
             lost: BTreeSet::new(),
             for_all: interest == Interest::Everybody,
-            duty: Duty::new(Instant::now(), budget),
+            duty: Duty::new(Instant::now(), budget, Usage::default()),
+            trap_ns: TRAP_NS,
             following: None,
             names: BTreeSet::new(),
             errors: Vec::new(),
@@ -136,10 +140,11 @@ impl Allocations {
 
     /// Begins to record, with the probes that are there.
     pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
+        self.trap_ns = kernel.measure_trap_ns().unwrap_or(TRAP_NS);
         let following = Following::new(kernel);
         kernel.take_allocations(if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
         self.following = Some(following);
-        self.duty = Duty::new(Instant::now(), self.duty.budget);
+        self.duty = Duty::new(Instant::now(), self.duty.budget, self.usage(kernel));
         Ok(())
     }
 
@@ -228,7 +233,7 @@ impl Allocations {
 
     fn trap_ns_each(&self) -> u64 {
         let mut probes = self.functions.values().flat_map(|allocator| allocator.allocate.iter().chain(&allocator.free));
-        if probes.all(|probe| probe.is_emulated) { TRAP_NS } else { STEP_NS }
+        if probes.all(|probe| probe.is_emulated) { self.trap_ns } else { STEP_NS }
     }
 
     /// The part of the recording in which probes were on, 0 to 1.
