@@ -3,7 +3,7 @@
 //! The page is a fixed text (`report_html/page.html`) with the report and the stacks as JSON in it; its script makes text
 //! nodes of them, never markup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use profiler_common::event::Origin;
@@ -24,6 +24,8 @@ const DATA: &str = "@data@";
 /// Most nodes of one flamegraph: browsers draw as many at once. The smallest are added up beyond.
 const MAX_NODES: usize = 60_000;
 
+/// Numbers that a node is.
+const NODE: usize = 3;
 /// Frames of a stack that are shown: scripts in browsers cannot go much deeper.
 const MAX_DEPTH: usize = 2000;
 
@@ -147,7 +149,14 @@ fn flame<'a>(name: &'a str, unit: &'a str, folded: Folded) -> Flame<'a> {
     let least = values.get(MAX_NODES).map_or(0, |value| value + 1);
     let (mut nodes, mut left_out) = (Vec::new(), 0);
     flatten(&root, least, &mut nodes, &mut left_out);
-    Flame { name, unit, total: root.value, frames: folded.frames, nodes, left_out }
+    // A profile that was just made has frames that no stack has any more; one that was read back has none.
+    let used: BTreeSet<u64> = nodes.iter().copied().step_by(NODE).collect();
+    let numbers: BTreeMap<u64, u64> = used.iter().copied().zip(0..).collect();
+    for frame in nodes.iter_mut().step_by(NODE) {
+        *frame = numbers[frame];
+    }
+    let text = |frame: &u64| usize::try_from(*frame).ok().and_then(|frame| folded.frames.get(frame)).cloned();
+    Flame { name, unit, total: root.value, frames: used.iter().filter_map(text).collect(), nodes, left_out }
 }
 
 fn collect(node: &Node, values: &mut Vec<u64>) {

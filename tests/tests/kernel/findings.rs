@@ -1,5 +1,7 @@
 //! Findings: programs with one bottleneck each, and one with none.
 
+use std::time::Duration;
+
 use profiler_tests::{Captured, Record, Workload, require_bpf, scratch};
 use serde_json::Value;
 
@@ -9,6 +11,8 @@ fn record(which: &str) -> Captured {
     let program = Workload::c("seeded").build();
     Record::new()
         .rate(499)
+        // Everything is recorded, on a host that may be busy with building.
+        .patience(Duration::from_secs(120))
         .args(["--all"])
         .program(&program, &[which, "3", directory.path().to_str().expect("a path")])
         .run()

@@ -20,6 +20,7 @@ fn busy(scene: &Scene<'_>) -> f64 {
 
 /// Kinds of function, by the table of patterns.
 fn hot_kinds(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let Some(profile) = scene.profile(Origin::Cpu) else { return };
     let kind_of = |frames: &[&SceneFrame]| scene.pattern(frames).map(|pattern| pattern.kind.as_str());
     let mut kinds: BTreeMap<&str, _> = BTreeMap::new();
     for pattern in &scene.rules.patterns {
@@ -27,7 +28,8 @@ fn hot_kinds(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
     for (kind, pattern) in kinds {
         let Some((site, share)) = scene.site(Origin::Cpu, |frames| kind_of(frames) == Some(kind)) else { continue };
-        if share < scene.rules.thresholds.function_share {
+        let samples = share * float(profile.totals()[0]);
+        if share < scene.rules.thresholds.function_share || samples < float(scene.rules.thresholds.least_samples) {
             continue;
         }
         findings.push(scene.finding(
@@ -47,7 +49,12 @@ fn hot_kinds(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 /// Functions that are of no kind that is known.
 fn hot_functions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let cpu = Origin::Cpu.row().name;
-    let mine = scene.report.hotspots.iter().filter(|hotspot| hotspot.origin == cpu && hotspot.kind != "marker");
+    let least = scene.rules.thresholds.least_samples;
+    let mine = scene
+        .report
+        .hotspots
+        .iter()
+        .filter(|hotspot| hotspot.origin == cpu && hotspot.kind != "marker" && hotspot.self_value >= least);
     for hotspot in mine.filter(|hotspot| hotspot.self_share >= scene.rules.thresholds.function_share) {
         let suffix = if hotspot.kind == "kernel" { "_[k]" } else { "" };
         if scene.has_pattern(&format!("{}{suffix}", hotspot.function)) {
@@ -67,13 +74,18 @@ fn hot_functions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             evidence.push(format!("called by {}", callers.join(", ")));
         }
         let place = if hotspot.file.is_empty() { &hotspot.object } else { &hotspot.file };
+        let advice = if hotspot.kind == "kernel" {
+            format!("call the kernel less for what `{}` does: the call graph shows who does", hotspot.function)
+        } else {
+            format!("make `{}` ({place}) cheaper, or call it less", hotspot.function)
+        };
         findings.push(scene.finding(
             FindingKind::Cpu,
             format!("`{}` takes {} of the CPU time by itself", hotspot.function, percent(hotspot.self_share)),
             hotspot.self_share * busy(scene),
             0.7,
             evidence,
-            format!("make `{}` ({place}) cheaper, or call it less", hotspot.function),
+            advice,
         ));
     }
 }

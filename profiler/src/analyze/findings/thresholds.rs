@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Thresholds {
     /// A function's, or a kind of function's, part of the CPU time.
     pub function_share: f64,
+    /// Samples on the CPU that a function or kind of function must have: of fewer nothing follows.
+    pub least_samples: u64,
     /// CPU time of the host's CPUs.
     pub cpu_utilization: f64,
     /// Memory of the host that is in use, by what its processes wait for it: pressure.
@@ -36,6 +38,7 @@ impl Default for Thresholds {
     fn default() -> Self {
         Self {
             function_share: 0.1,
+            least_samples: 30,
             cpu_utilization: 0.8,
             memory_pressure: 0.1,
             io_wait: 0.1,
