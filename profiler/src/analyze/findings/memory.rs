@@ -3,18 +3,47 @@
 use profiler_common::event::Origin;
 
 use super::scene::{Scene, SceneFrame, float, percent, time};
-use crate::profile::{Column, Finding, FindingKind};
+use crate::profile::{Column, Finding, FindingKind, LeakVerdict, Severity};
 
 /// Growth of the resident memory over the recording, as a part of what it was, from which on it is told.
 const GROWTH: f64 = 0.2;
 /// Slices that a growth is judged by, at least.
 const LEAST_SLICES: usize = 5;
+/// Confidence from which on a leak is more than info.
+const SURE: f64 = 0.9;
 
 pub(super) fn rules(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     faults(scene, findings);
     pressure(scene, findings);
     swap(scene, findings);
-    growth(scene, findings);
+    if !leak(scene, findings) {
+        growth(scene, findings);
+    }
+}
+
+/// A site whose blocks are not freed: nobody waits for it until there is no memory left, so that its severity is by how sure it is.
+fn leak(scene: &Scene<'_>, findings: &mut Vec<Finding>) -> bool {
+    let mut leaks = scene.report.leaks.iter().filter(|leak| leak.verdict == LeakVerdict::Leak);
+    let Some(first) = leaks.next() else { return false };
+    let function = first.site.first().map_or("[unknown]", String::as_str);
+    let [low, high] = first.interval.map(|rate| rate / 1024.0);
+    let mut finding = scene.finding(
+        FindingKind::Memory,
+        format!("`{function}` leaks {:.1} KiB a second", first.growth_bytes_per_s / 1024.0),
+        0.0,
+        first.confidence,
+        vec![
+            format!("{low:.1} to {high:.1} KiB a second; {} of {} bytes in use", first.live_bytes, first.allocated_bytes),
+            first.reason.clone(),
+            first.site.iter().rev().map(String::as_str).collect::<Vec<_>>().join(" > "),
+        ],
+        format!("free what `{function}` allocates, or bound what keeps it; `live.svg` has all that is in use"),
+    );
+    if first.confidence >= SURE {
+        finding.severity = Severity::Medium;
+    }
+    findings.push(finding);
+    true
 }
 
 /// Pages that were taken away and are read again.
