@@ -100,6 +100,10 @@ pub struct BlockOffsets {
     pub worker_function: u32,
     /// 1 where the program that notes when requests are given to their devices is attached.
     pub issue_is_noted: u32,
+    /// Numbers of the types `iomap_dio` and `inode`, where the verifier can be told them: see [`CAST`].
+    pub direct_type: u32,
+    /// See there.
+    pub inode_type: u32,
 }
 
 impl BlockOffsets {
@@ -149,8 +153,14 @@ impl BlockOffsets {
         kthread_data: 0,
         worker_function: 0,
         issue_is_noted: 0,
+        direct_type: 0,
+        inode_type: 0,
     };
 }
+
+/// Stands in the object for the number of `bpf_rdonly_cast` (Linux 6.2), which tells the verifier the type of an address: what is
+/// behind it is then read without a call. User space replaces it when it loads the object; it is no helper's number.
+pub const CAST: u32 = 0x0ca5_7000;
 
 /// Bytes of a `request` and of a `bio` that are read at once: every field is in them.
 pub const STRUCT_BYTES: usize = 160;
@@ -244,37 +254,47 @@ pub const fn size_class(bytes: u32) -> u16 {
     class as u16
 }
 
-/// Who asked for a request, and the record that it is added to when it is done.
+/// Who asked for a request, and the record that it is added to when it is done. First what is read of each request.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asker {
-    /// Tells his process from any other: a hash of its number and start.
-    pub process: u64,
+    /// Start of his process since boot, ns.
+    pub start_time_ns: u64,
+    /// The process, as the profiler's pid namespace numbers it.
+    pub pid: u32,
+    /// Programs that it had executed.
+    pub exec_count: u32,
     /// Requests that the record stands for; 0 where the request is in no profile.
-    pub weight: u64,
+    pub weight: u32,
     /// Why it is in none though it was chosen: an [`Outcome`](crate::counters::Outcome); 0 where it is.
-    pub lost: u64,
-    /// The record's key: process, thread and chains, which were sent when he asked.
+    pub lost: u32,
+    /// The record's key where there is one: process, thread and chains, which were sent when he asked.
     pub key: RecordKey,
-    /// The record's value with the names, without the columns.
+    /// The record's value without the columns; of all of them the process's name.
     pub value: RecordValue,
 }
 
-/// A request under way: an element of the `BLOCK_REQUESTS` map, which is an array with [`REQUEST_PLACES`] places for each. Whose
-/// they are is in the `BLOCK_PARTS` map: the addresses of the first parts (`struct bio`), 0 where a place is free.
+/// A request under way: an element of the `BLOCK_REQUESTS` map, which is an array with [`REQUEST_PLACES`] places for each.
+///
+/// One CPU makes requests and another one may be told of their ends: what both write is in the first 64 bytes, which they hand
+/// to each other at once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockRequest {
-    /// When it was made, in ns of the monotonic clock.
+    /// Address of its first part (`struct bio`); 0 where the element is free.
+    pub part: u64,
+    /// When it was made, in ns of the monotonic clock, where the kernel does not keep that; 0 otherwise.
     pub made_ns: u64,
     /// When it was given to the device, where the kernel does not keep that.
     pub issued_ns: u64,
+    /// When it was made in ticks of the kernel, always: the lower half.
+    pub made_ticks: u32,
+    /// Bytes of it that were done before the rest.
+    pub done_bytes: u32,
     /// The thread, as the initial pid namespace numbers it.
     pub tid: u32,
     /// [`THROTTLED`] and the like.
     pub flags: u32,
-    /// Bytes of it that were done before the rest.
-    pub done_bytes: u64,
     /// Who made it.
     pub asker: Asker,
 }
@@ -397,7 +417,9 @@ pub struct DirtyFile {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dirtier {
-    /// It; free where its process is 0.
+    /// Tells his process from any other: a hash of its number and start; 0 in one that is free.
+    pub process: u64,
+    /// It.
     pub asker: Asker,
     /// Bytes of its pages that are still to be written back.
     pub bytes: u64,
@@ -406,9 +428,9 @@ pub struct Dirtier {
 }
 
 /// Processes that a file's pages are told apart by.
-pub const MAX_DIRTIERS: usize = 4;
+pub const MAX_DIRTIERS: usize = 8;
 
-/// Elements of the `DIRTY_FILES` map, a power of two: 2.8 MB.
+/// Elements of the `DIRTY_FILES` map, a power of two: 5.9 MB.
 pub const MAX_DIRTY_FILES: u32 = 4096;
 
 /// Requests that are counted together: a key of the `BLOCK_STATS` map.
@@ -435,10 +457,10 @@ pub struct BlockKey {
 /// given to the device, and from then on.
 pub const BLOCK_TIMES: [&str; 3] = ["total", "queue", "device"];
 
-/// What was counted of them.
+/// What is counted of them, but for distributions.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockStats {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
     /// Requests that are done.
     pub requests: u64,
     /// Their bytes.
@@ -453,15 +475,80 @@ pub struct BlockStats {
     pub queue_ns: u64,
     /// The longest of their times, ns.
     pub max_ns: [u64; BLOCK_TIMES.len()],
-    /// The process's name.
-    pub process_comm: [u8; COMM_LEN],
-    /// How many took how long, see [`crate::histogram`]: of those that were given to the device at once, all that they took; of
-    /// the others each of [`BLOCK_TIMES`]. Most are of the first kind, and CPUs that write to the same memory wait for each
-    /// other.
-    pub histograms: [[u32; HISTOGRAM_BUCKETS]; 1 + BLOCK_TIMES.len()],
 }
 
-/// Entries of the `BLOCK_STATS` map: 17 MB.
+/// How many took how long, see [`crate::histogram`]: of those that were given to the device at once, all that they took; of the
+/// others each of [`BLOCK_TIMES`]. Most are of the first kind, and CPUs that write to the same memory wait for each other.
+pub type BlockHistograms = [[u32; HISTOGRAM_BUCKETS]; 1 + BLOCK_TIMES.len()];
+
+/// A value of the `BLOCK_STATS` map: what CPUs have counted before they turned to others, see [`BlockTally`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockRow {
+    /// The counts.
+    pub counts: BlockCounts,
+    /// Where the distributions are: an element of the `BLOCK_HISTOGRAMS` map.
+    pub histograms: u64,
+    /// The process's name.
+    pub process_comm: [u8; COMM_LEN],
+}
+
+/// What a CPU counts of requests of one kind, and of one file, until it turns to others: an element of the `BLOCK_TALLIES` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockTally {
+    /// Which.
+    pub key: BlockKey,
+    /// And of which file; no inode where they are of none.
+    pub file: FileId,
+    /// As of their row, plus 1; 0 where they have none.
+    pub histograms: u64,
+    /// Requests that had been counted in the row of the file before, plus 1; 0 where they have none.
+    pub of_file: u64,
+    /// What was counted since.
+    pub counts: BlockCounts,
+}
+
+impl BlockTally {
+    /// The row of the file.
+    #[inline(always)]
+    #[must_use]
+    pub const fn file_key(&self) -> BlockFileKey {
+        let BlockKey { start_time_ns, pid, operation, .. } = self.key;
+        BlockFileKey { file: self.file, start_time_ns, pid, operation, reserved: 0 }
+    }
+}
+
+/// Elements of the `BLOCK_TALLIES` map on each CPU, a power of two: 11 KB.
+pub const BLOCK_TALLIES: u32 = 64;
+
+/// What was counted of requests of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockStats {
+    /// By all CPUs.
+    pub counts: BlockCounts,
+    /// The process's name.
+    pub process_comm: [u8; COMM_LEN],
+    /// How many took how long.
+    pub histograms: BlockHistograms,
+}
+
+impl BlockCounts {
+    /// Adds what another CPU has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.bytes += other.bytes;
+        self.errors += other.errors;
+        self.sequential += other.sequential;
+        self.total_ns += other.total_ns;
+        self.queue_ns += other.queue_ns;
+        for (max, &other) in self.max_ns.iter_mut().zip(&other.max_ns) {
+            *max = (*max).max(other);
+        }
+    }
+}
+
+/// Entries of the `BLOCK_STATS` map, and elements of the `BLOCK_HISTOGRAMS` map: 17 MB.
 pub const MAX_BLOCK_STATS: u32 = 2048;
 
 impl BlockStats {
@@ -581,11 +668,13 @@ pub enum BlockMissed {
     Slow = 5,
     /// Slow requests that were not sent for want of room in the ring.
     SlowLost = 6,
+    /// Requests whose end was not seen: the kernel did not run the program.
+    Ends = 7,
 }
 
 impl BlockMissed {
     /// How many there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 }
 
 #[cfg(test)]
@@ -627,12 +716,14 @@ mod tests {
 
     #[test]
     fn layouts_have_no_hidden_padding() {
-        assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 40 * 4);
-        assert_eq!(size_of::<Asker>(), 3 * 8 + size_of::<RecordKey>() + size_of::<RecordValue>());
-        assert_eq!(size_of::<BlockRequest>(), 4 * 8 + size_of::<Asker>());
-        assert_eq!(size_of::<DirtyFile>(), 32 + MAX_DIRTIERS * (16 + size_of::<Asker>()));
+        assert_eq!(size_of::<BlockOffsets>(), 4 * 8 + 42 * 4);
+        assert_eq!(size_of::<Asker>(), 24 + size_of::<RecordKey>() + size_of::<RecordValue>());
+        assert_eq!(size_of::<BlockRequest>(), 3 * 64);
+        assert_eq!(core::mem::offset_of!(BlockRequest, asker) + core::mem::offset_of!(Asker, key), 64);
+        assert_eq!(size_of::<DirtyFile>(), 32 + MAX_DIRTIERS * (24 + size_of::<Asker>()));
         assert_eq!(size_of::<BlockKey>(), 2 * 8 + 3 * 4 + 4);
-        assert_eq!(size_of::<BlockStats>(), 9 * 8 + COMM_LEN + 4 * 4 * HISTOGRAM_BUCKETS);
+        assert_eq!(size_of::<BlockRow>(), 10 * 8 + COMM_LEN);
+        assert_eq!(size_of::<BlockTally>(), size_of::<BlockKey>() + 16 + 11 * 8);
         assert_eq!(size_of::<BlockWaiter>(), 7 * 8 + size_of::<Asker>());
         assert_eq!(size_of::<BlockWaitStats>(), 14 * 8 + COMM_LEN + 6 * 4 * HISTOGRAM_BUCKETS);
         assert_eq!(size_of::<SlowRequest>(), 8 + 6 * 8 + 32 + COMM_LEN);

@@ -3,7 +3,7 @@
 use crate::wait::Cell;
 
 /// Events of one kind that one CPU is to keep in [`SLOT_NS`], at most: as many as of waits. Walking the stacks of so many
-/// takes about a hundredth of its time.
+/// takes up to a fiftieth of its time.
 pub const KEPT_IN_A_SLOT: u64 = 2_000;
 
 /// After so long at the latest, the weight is made to fit what came.

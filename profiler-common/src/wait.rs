@@ -369,6 +369,8 @@ pub struct Pace {
     pub kept: u64,
     /// When this CPU last switched from one task to another.
     pub switched_ns: u64,
+    /// Address of the task that it switched to.
+    pub next: u64,
 }
 
 /// Waits shorter than that do not exist: all intervals are kept.
@@ -557,7 +559,7 @@ mod tests {
         assert_eq!(size_of::<Wait>(), 64);
         assert_eq!(size_of::<EndedThread>(), 7 * 8 + 2 * COMM_LEN);
         assert_eq!(size_of::<Threshold>(), 32);
-        assert_eq!(size_of::<Pace>(), 24);
+        assert_eq!(size_of::<Pace>(), 32);
         assert_eq!(size_of::<WaitingRecord>(), 9 * 8 + 8 * 4 + 2 * COMM_LEN + 2 * 8 + 8 * LEAF_REGISTERS);
         assert_eq!(size_of::<LockKey>(), 32);
         assert_eq!(size_of::<LockWaits>(), 24);

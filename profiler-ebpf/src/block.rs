@@ -7,41 +7,34 @@
 //! A completion interrupts anything on its CPU, but not another one. So it works on maps of its own, never on scratch space.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_probe_read_kernel};
-use aya_ebpf::macros::raw_tracepoint;
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel};
+use aya_ebpf::macros::{btf_tracepoint, raw_tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext};
 use profiler_common::block::{
-    Asker, BlockFileStats, BlockMissed, BlockOperation, BlockRequest, FAILED, MAX_DIRTIERS, MAX_REQUESTS, MAX_SLOW,
-    OF_KERNEL, PASSTHROUGH, REQUEST_PLACES, STRUCT_BYTES, SlowRequest, THROTTLED, UNASKED, group, is_write, place,
-    size_class,
+    self, Asker, BlockMissed, BlockOperation, BlockRequest, FAILED, MAX_DIRTIERS, MAX_REQUESTS, OF_KERNEL, PASSTHROUGH,
+    REQUEST_PLACES, STRUCT_BYTES, THROTTLED, UNASKED, is_write, place, size_class,
 };
-use profiler_common::config::{Filter, Process};
 use profiler_common::counters::Outcome;
-use profiler_common::event::{COLUMNS, Origin, RING_SLOW, RecordKey, RecordValue, hash_word};
+use profiler_common::event::{COLUMNS, Origin, hash_word};
 use profiler_common::file::FileId;
-use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 use profiler_common::number_pace::Chosen;
 
-use crate::aggregate::{self, Outcomes, count};
+use crate::aggregate;
 use crate::atomic;
+use crate::block_count::credit_bytes;
 use crate::block_dirty;
 use crate::block_wait;
 use crate::config::config;
-use crate::file_name;
 use crate::maps::{
-    BLOCK_DONE, BLOCK_ENDS, BLOCK_FILES, BLOCK_PARTS, BLOCK_PYTHON, BLOCK_REQUESTS, BLOCK_STATS, BLOCK_STATS_NEW,
-    BLOCK_WAITERS, BLOCKS_MISSED, COUNTERS, DIRTY_FILES, DoneRequest, LAST_ASKER, NO_REQUEST, NUMBER_PACE, Namer,
-    Programs, SCRATCH, Scratch,
+    BLOCK_CLOCK, BLOCK_DONE, BLOCK_ENDS, BLOCK_PYTHON, BLOCK_REQUESTS, BLOCK_WAITERS, BLOCK_WALKS, BLOCKS_MISSED,
+    DIRTY_FILES, DoneRequest, LAST_ASKER, NO_REQUEST, NUMBER_PACE, Programs, RequestPart, SCRATCH, Scratch,
 };
 use crate::python;
 use crate::recorded::Recorded;
 use crate::stack::{self, Chain};
-use crate::task::{Task, Wanted, kernel_number, kernel_word};
+use crate::task::{Task, kernel_number, kernel_word};
 use crate::unwind;
 use crate::window::{self, Window};
-
-/// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
-const NO_EXIST: u64 = 1;
 
 /// Parts of a request that are looked at: more than these are credited to whoever the last one is.
 const MAX_PARTS: u32 = 32;
@@ -80,59 +73,66 @@ pub(crate) fn missed(what: BlockMissed) {
 /// The element of a request.
 #[inline(always)]
 fn find(bio: u64) -> Option<Noted> {
-    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio, MAX_REQUESTS))?, place(bio, 0, MAX_REQUESTS));
+    let first = place(bio, 0, MAX_REQUESTS);
     let mut index = 0;
     while index < REQUEST_PLACES {
-        // SAFETY: the pointer is into a map element, which others may claim at any time, hence volatile.
-        let (part, noted) = unsafe {
-            let part = parts.cast::<u64>().add(index as usize);
-            (part, core::ptr::read_volatile(part))
-        };
-        if noted == bio {
-            return Noted::new(first + index, part);
+        let request = BLOCK_REQUESTS.get_ptr_mut(first + index)?;
+        // SAFETY: the pointer is to a map element, which others may claim at any time, hence volatile.
+        if unsafe { core::ptr::read_volatile(&raw const (*request).part) } == bio {
+            return Some(Noted::new(first + index, request));
         }
         index += 1;
     }
     None
 }
 
-/// An element for a request: its own, a free one, or that of the request that was made first.
+/// An element for a request that is made.
+#[inline(always)]
+fn make(bio: u64) -> Option<Noted> {
+    // The address was that of another request.
+    if let Some(noted) = find(bio) {
+        if noted.request.flags & UNASKED == 0 {
+            missed(BlockMissed::Ends);
+        }
+        return Some(noted);
+    }
+    add(bio)
+}
+
+/// An element for a request that has none: a free one, or that of the request that was made first.
 #[inline(always)]
 fn add(bio: u64) -> Option<Noted> {
-    if let Some(found) = find(bio) {
-        return Some(found);
-    }
-    let (parts, first) = (BLOCK_PARTS.get_ptr_mut(group(bio, MAX_REQUESTS))?, place(bio, 0, MAX_REQUESTS));
+    let first = place(bio, 0, MAX_REQUESTS);
     let mut index = 0;
     while index < REQUEST_PLACES {
-        // SAFETY: the pointer is into a map element, which every CPU may claim, hence atomic.
-        let (part, claimed) = unsafe {
-            let part = parts.cast::<u64>().add(index as usize);
-            (part, atomic::replace(part, 0, bio))
+        let request = BLOCK_REQUESTS.get_ptr_mut(first + index)?;
+        // SAFETY: the pointer is to a map element, which every CPU may claim, hence volatile and atomic.
+        let claimed = unsafe {
+            let part = &raw mut (*request).part;
+            core::ptr::read_volatile(part) == 0 && atomic::replace(part, 0, bio)
         };
         if claimed {
-            return Noted::new(first + index, part);
+            return Some(Noted::new(first + index, request));
         }
         index += 1;
     }
     missed(BlockMissed::Requests);
-    let (mut oldest, mut oldest_ns) = (0, u64::MAX);
+    let now = ticks();
+    let (mut oldest, mut oldest_age) = (0, 0);
     let mut index = 0;
     while index < REQUEST_PLACES {
         let request = BLOCK_REQUESTS.get_ptr(first + index)?;
         // SAFETY: the pointer is to a map element, which others write, hence volatile.
-        let made_ns = unsafe { core::ptr::read_volatile(&raw const (*request).made_ns) };
-        if made_ns < oldest_ns {
-            (oldest, oldest_ns) = (index, made_ns);
+        let age = now.wrapping_sub(unsafe { core::ptr::read_volatile(&raw const (*request).made_ticks) });
+        if age > oldest_age {
+            (oldest, oldest_age) = (index, age);
         }
         index += 1;
     }
+    let request = BLOCK_REQUESTS.get_ptr_mut(first + oldest)?;
     // SAFETY: as above. Whoever had it is not found any more.
-    unsafe {
-        let part = parts.cast::<u64>().add((oldest % REQUEST_PLACES) as usize);
-        core::ptr::write_volatile(part, bio);
-        Noted::new(first + oldest, part)
-    }
+    unsafe { core::ptr::write_volatile(&raw mut (*request).part, bio) };
+    Some(Noted::new(first + oldest, request))
 }
 
 /// A request that is noted.
@@ -140,24 +140,58 @@ struct Noted {
     /// Index of its element.
     at: u32,
     request: &'static mut BlockRequest,
-    /// Where its first part is noted.
-    part: *mut u64,
 }
 
 impl Noted {
     #[inline(always)]
-    fn new(at: u32, part: *mut u64) -> Option<Self> {
-        let request = BLOCK_REQUESTS.get_ptr_mut(at)?;
+    fn new(at: u32, request: *mut BlockRequest) -> Self {
         // SAFETY: the pointer is to a map element, which is this request's: it is made before it is done.
-        Some(Self { at, request: unsafe { &mut *request }, part })
+        Self { at, request: unsafe { &mut *request } }
+    }
+
+    /// Notes when it is made.
+    #[inline(always)]
+    fn begin(&mut self, tid: u32, flags: u32) {
+        let request = &mut *self.request;
+        request.made_ticks = ticks();
+        request.made_ns = 0;
+        if let Some(clock) = BLOCK_CLOCK.get_ptr(0) {
+            // SAFETY: the pointer is to a map element that others write, hence volatile; the helper takes no argument.
+            unsafe {
+                if core::ptr::read_volatile(clock) != 0 {
+                    request.made_ns = bpf_ktime_get_ns();
+                }
+            }
+        }
+        request.issued_ns = 0;
+        request.done_bytes = 0;
+        request.tid = tid;
+        request.flags = flags;
     }
 
     /// Gives the element back.
     #[inline(always)]
     fn remove(self) {
-        // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
-        unsafe { core::ptr::write_volatile(self.part, 0) };
+        // SAFETY: a reference is valid and aligned. Volatile: whoever sees it may claim the element at once.
+        unsafe { core::ptr::write_volatile(&raw mut self.request.part, 0) };
     }
+}
+
+/// Gives a request's element back, if it has one.
+#[inline(always)]
+fn remove(place: u64) {
+    if place != NO_REQUEST
+        && let Some(request) = BLOCK_REQUESTS.get_ptr_mut(place as u32)
+    {
+        Noted::new(place as u32, request).remove();
+    }
+}
+
+/// The kernel's clock, in its ticks.
+#[inline(always)]
+fn ticks() -> u32 {
+    // SAFETY: takes no argument, and is no call: the verifier puts the variable there.
+    unsafe { bpf_jiffies64() as u32 }
 }
 
 /// Notes who makes a request, or puts a new first part before one. Argument: the first part.
@@ -170,53 +204,35 @@ pub(crate) fn block_request(context: RawTracePointContext) -> i32 {
         && let Some(waiter) = block_wait::waiter_of(bio)
     {
         // It was made by him who waits for it, before the limit held it back.
-        let Some(noted) = add(bio as u64) else { return 0 };
+        let Some(mut noted) = make(bio as u64) else { return 0 };
         let tid = kernel_number(waiter, config!(task.pid));
-        if !block_wait::ask_for(waiter, tid, &mut noted.request.asker) {
+        if block_wait::ask_for(waiter, tid, &mut noted.request.asker) {
+            noted.begin(tid, THROTTLED);
+        } else {
             noted.remove();
-            return 0;
         }
-        // SAFETY: takes no argument.
-        noted.request.made_ns = unsafe { bpf_ktime_get_ns() };
-        noted.request.issued_ns = 0;
-        noted.request.done_bytes = 0;
-        noted.request.flags = THROTTLED;
-        noted.request.tid = tid;
         return 0;
     }
-    let task = running.in_namespace();
-    let wanted = task.as_ref().map_or(Wanted::No, Task::wanted);
-    let (Some(task), Wanted::Yes(process)) = (task, wanted) else {
+    let Some(task) = running.in_namespace().filter(Task::is_running_wanted) else {
         if config!(block.issue_is_noted) != 0 && is_write(kernel_number(bio, config!(block.bio_flags))) {
-            note_times(bio);
+            // Who made dirty what it writes is known when it is done.
+            if let Some(mut noted) = make(bio as u64) {
+                noted.begin(0, UNASKED);
+            }
         } else if let Some(noted) = find(bio as u64) {
-            // The address may have been that of another request.
+            // The address was that of another request.
+            missed(BlockMissed::Ends);
             noted.remove();
         }
         return 0;
     };
-    let Some(Noted { at, request, .. }) = add(bio as u64) else { return 0 };
-    // SAFETY: takes no argument.
-    request.made_ns = unsafe { bpf_ktime_get_ns() };
-    request.issued_ns = 0;
-    request.done_bytes = 0;
-    request.flags = if running.is_kernel_thread() { OF_KERNEL } else { 0 };
-    request.tid = running.tid;
-    block_wait::note_request(request.tid);
-    identify(&task, &mut request.asker);
-    ask(&context, &task, process, &mut request.asker, u64::from(at), weight(Chosen::BlockIo));
+    let Some(mut noted) = make(bio as u64) else { return 0 };
+    noted.begin(running.tid, if running.is_kernel_thread() { OF_KERNEL } else { 0 });
+    block_wait::note_request(running.tid);
+    let asker = &mut noted.request.asker;
+    identify(&task, asker);
+    ask(&context, &task, asker, u64::from(noted.at), weight(Chosen::BlockIo));
     0
-}
-
-/// Notes when a request is made by somebody who was not asked for: who made dirty what it writes is known when it is done.
-#[inline(always)]
-fn note_times(bio: *const u8) {
-    let Some(Noted { request, .. }) = add(bio as u64) else { return };
-    // SAFETY: takes no argument.
-    request.made_ns = unsafe { bpf_ktime_get_ns() };
-    request.issued_ns = 0;
-    request.done_bytes = 0;
-    request.flags = UNASKED;
 }
 
 /// Notes when a request is given to its device. Argument: the request.
@@ -235,23 +251,25 @@ pub(crate) fn block_issue(context: RawTracePointContext) -> i32 {
 pub(crate) fn identify(task: &Task, asker: &mut Asker) {
     asker.lost = 0;
     asker.weight = 0;
-    asker.key.pid = task.pid;
-    asker.key.exec_count = task.exec_count();
     let Some(last) = LAST_ASKER.get_ptr_mut(0) else { return };
     // SAFETY: the element is this CPU's, and nobody is identified where that could interrupt another.
     let last = unsafe { &mut *last };
     let (pointer, thread_start_ns) = (task.pointer() as u64, task.thread_start_time_ns());
-    let exec_count = u64::from(asker.key.exec_count);
+    let exec_count = u64::from(task.exec_count());
     if last.task != pointer || last.thread_start_ns != thread_start_ns || last.exec_count != exec_count {
         last.task = pointer;
         last.thread_start_ns = thread_start_ns;
         last.exec_count = exec_count;
         last.start_time_ns = task.start_time_ns();
-        last.process = process_of(last.start_time_ns, task.pid);
         last.process_comm = task.process_comm();
     }
-    asker.key.start_time_ns = last.start_time_ns;
-    asker.process = last.process;
+    // What is noted of who had the element before is often the same.
+    if asker.start_time_ns == last.start_time_ns && asker.pid == task.pid && u64::from(asker.exec_count) == exec_count {
+        return;
+    }
+    asker.start_time_ns = last.start_time_ns;
+    asker.pid = task.pid;
+    asker.exec_count = exec_count as u32;
     asker.value.process_comm = last.process_comm;
 }
 
@@ -259,26 +277,23 @@ pub(crate) fn identify(task: &Task, asker: &mut Asker) {
 /// from how often he is seen, so he counts for himself, and without chains where there are too many to walk. `at`: as for
 /// [`ask`].
 #[inline(always)]
-pub(crate) fn ask_ahead(
-    context: &RawTracePointContext,
-    task: &Task,
-    process: Option<&'static Process>,
-    asker: &mut Asker,
-    at: u64,
-) {
+pub(crate) fn ask_ahead(context: &RawTracePointContext, task: &Task, asker: &mut Asker, at: u64) {
     if weight(Chosen::BlockOthers) == 0 {
-        without_chains(task, process, asker);
+        without_chains(task, asker);
     } else {
-        ask(context, task, process, asker, at, 1);
+        ask(context, task, asker, at, 1);
     }
 }
 
 /// Notes that the chains of who asks are not known; his requests are in the profile without them.
 #[inline(always)]
-pub(crate) fn without_chains(task: &Task, process: Option<&Process>, asker: &mut Asker) {
+pub(crate) fn without_chains(task: &Task, asker: &mut Asker) {
     asker.weight = 1;
+    asker.key.start_time_ns = asker.start_time_ns;
+    asker.key.pid = asker.pid;
+    asker.key.exec_count = asker.exec_count;
     asker.key.tid = task.tid;
-    asker.key.generation = process.map_or(0, |process| process.generation);
+    asker.key.generation = task.process().map_or(0, |process| process.generation);
     asker.key.origin = Origin::BlockIo as u16;
     asker.key.user_stack = Outcome::StackMissing as u64;
     asker.key.kernel_stack = 0;
@@ -289,24 +304,23 @@ pub(crate) fn without_chains(task: &Task, process: Option<&Process>, asker: &mut
 
 /// Notes his chains, if they are chosen. `at`: where, for [`asker`]; `weight`: how many requests this one counts for.
 #[inline(always)]
-fn ask(
-    context: &RawTracePointContext,
-    task: &Task,
-    process: Option<&'static Process>,
-    asker: &mut Asker,
-    at: u64,
-    weight: u64,
-) {
-    asker.weight = weight;
+fn ask(context: &RawTracePointContext, task: &Task, asker: &mut Asker, at: u64, weight: u64) {
+    asker.weight = weight as u32;
     if weight == 0 {
         return;
     }
+    asker.key.tid = task.tid;
+    if let Some(walks) = BLOCK_WALKS.get_ptr_mut(0) {
+        // SAFETY: the element is this CPU's; the helper takes no argument.
+        unsafe { (*walks).began_ns = bpf_ktime_get_ns() };
+    }
+    let process = task.process();
     let Some(window) = window::enter() else {
-        asker.lost = Outcome::MapBusy as u64;
+        asker.lost = Outcome::MapBusy as u32;
         return;
     };
     let Some(scratch) = aggregate::claim(Programs::Block) else {
-        asker.lost = Outcome::ScratchBusy as u64;
+        asker.lost = Outcome::ScratchBusy as u32;
         window.leave();
         return;
     };
@@ -373,15 +387,22 @@ fn conclude<const PYTHON: bool>(
         asker.value.thread_comm = task.thread_comm();
         asker.value.user_outcome = outcomes.user as u8;
         asker.value.kernel_outcome = outcomes.kernel as u8;
-        asker.lost = if outcomes.record == Outcome::Complete as u64 { 0 } else { outcomes.record };
+        asker.lost = if outcomes.record == Outcome::Complete as u64 { 0 } else { outcomes.record as u32 };
     }
     scratch.claimed = 0;
+    if let Some(walks) = BLOCK_WALKS.get_ptr_mut(0) {
+        // SAFETY: as in `ask`.
+        unsafe {
+            atomic::add(&raw mut (*walks).ns, bpf_ktime_get_ns() - (*walks).began_ns);
+            (*walks).walks += 1;
+        }
+    }
 }
 
 /// Who asked: he who made a request, by its element, from [`DIRTIERS_AT`] on he who made pages dirty, or from [`WAITERS_AT`] on
 /// he who waits.
 #[inline(always)]
-fn asker(at: u64) -> Option<&'static mut Asker> {
+pub(crate) fn asker(at: u64) -> Option<&'static mut Asker> {
     if at >= WAITERS_AT {
         let waiter = BLOCK_WAITERS.get_ptr_mut(at as u32)?;
         // SAFETY: the pointer is to a map element.
@@ -404,9 +425,39 @@ pub(crate) const DIRTIERS_AT: u64 = 1 << 32;
 /// Where those who wait begin.
 pub(crate) const WAITERS_AT: u64 = 1 << 33;
 
+/// Reads a field through a pointer that the verifier knows the type of: no call, and 0 where it cannot be read.
+macro_rules! typed {
+    ($pointer:expr, $($offset:ident).+, $type:ty) => {
+        // SAFETY: the offset is of this field in the running kernel. Volatile: in one piece, as the verifier wants it.
+        unsafe { core::ptr::read_volatile($pointer.wrapping_add(config!($($offset).+) as usize).cast::<$type>()) }
+    };
+}
+
+/// An address as a pointer to a structure of the kernel's that the verifier knows the type of. `kind`: the type's number, a
+/// constant of the load, never 0.
+#[inline(always)]
+fn cast(address: u64, kind: u32) -> *const u8 {
+    // SAFETY: a call by number, as of helpers: user space has put the one of `bpf_rdonly_cast` there.
+    let cast =
+        unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(u64, u32) -> *const u8>(block::CAST as usize) };
+    // SAFETY: takes any address; what is read through what it returns is 0 where it cannot be read.
+    unsafe { cast(address, kind) }
+}
+
+/// A pointer that the verifier knows the type of as a number, with which one may calculate.
+#[inline(always)]
+fn address(cell: &mut u64, pointer: *const u8) -> u64 {
+    let cell = &raw mut *cell;
+    // SAFETY: the cell is in a map element: what is read of one is a number for the verifier. Volatile, so that it is read.
+    unsafe {
+        core::ptr::write_volatile(cell.cast::<*const u8>(), pointer);
+        core::ptr::read_volatile(cell)
+    }
+}
+
 /// Counts a request that is done. Arguments: the request, how it ended, its bytes.
-#[raw_tracepoint(tracepoint = "block_rq_complete")]
-pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "block_rq_complete")]
+pub(crate) fn block_complete(context: BtfTracePointContext) -> i32 {
     let Some(done) = BLOCK_DONE.get_ptr_mut(0) else { return 0 };
     // SAFETY: the element is this CPU's, and the kernel does not let a program interrupt itself.
     let done = unsafe { &mut *done };
@@ -415,11 +466,11 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
         let arguments = context.as_ptr().cast::<u64>();
         (*arguments.add(1) as u8, *arguments.add(2) as u32)
     };
-    read(&mut done.request, context.arg(0));
-    let request = &done.request;
-    let flags = number(request, config!(block.request_flags));
-    let length = number(request, config!(block.request_length));
-    let bio = word(request, config!(block.request_bio));
+    let request: *const u8 = context.arg(0);
+    let flags = typed!(request, block.request_flags, u32);
+    let length = typed!(request, block.request_length, u32);
+    let first = typed!(request, block.request_bio, *const u8);
+    let bio = address(&mut done.part.at, first);
     // Without a part it is the kernel's own, to flush for others.
     let operation = flags & 0xff;
     if bio == 0 || operation == PASSTHROUGH[0] || operation == PASSTHROUGH[1] {
@@ -429,60 +480,64 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     // One that goes on is counted when all is done, but for the bytes: the parts that are done are not there any more then.
     let goes_on = bytes < length;
-    let found = find(bio);
-    let (done_bytes, failed) = match &found {
-        Some(Noted { request, .. }) => (request.done_bytes, u64::from(request.flags & FAILED != 0)),
-        None => (0, 0),
-    };
-    let (made_ns, noted_ns) = match &found {
-        Some(Noted { at, request, .. }) => {
-            done.place = if request.flags & UNASKED != 0 { NO_REQUEST } else { u64::from(*at) };
-            (request.made_ns, request.issued_ns)
-        }
+    (done.noted, done.own) = (NO_REQUEST, NO_REQUEST);
+    let (mut made_ns, mut issued_ns, mut done_bytes, mut flags_noted, mut tid) = (0, 0, 0, UNASKED, 0);
+    if let Some(Noted { at, request }) = find(bio) {
+        done.noted = u64::from(at);
+        (made_ns, issued_ns, done_bytes) = (request.made_ns, request.issued_ns, u64::from(request.done_bytes));
+        (flags_noted, tid) = (request.flags, request.tid);
+    } else if length == 0 {
         // The flush that comes before a write or after it, and ends when that has been counted.
-        None if length == 0 => return 0,
-        None => {
-            done.place = NO_REQUEST;
-            (now, 0)
-        }
-    };
-    let started_ns = first_of(word(request, config!(block.request_start)), made_ns);
-    let issued_ns = first_of(word(request, config!(block.request_issued)), noted_ns);
-    // What was under way when the recording began has no part in it.
-    if Recorded::read().is_none_or(|recorded| recorded.length(started_ns, now) != now - started_ns) {
         return 0;
     }
-    if let Some(Noted { request, .. }) = &found
-        && !goes_on
-        && request.flags & UNASKED == 0
-    {
+    done.place = if flags_noted & UNASKED != 0 { NO_REQUEST } else { done.noted };
+    let started_ns = first_of(typed!(request, block.request_start, u64), made_ns);
+    if started_ns == 0 && done.noted != NO_REQUEST {
+        // The device has just ceased to keep it.
+        if let Some(clock) = BLOCK_CLOCK.get_ptr_mut(0) {
+            // SAFETY: the pointer is to a map element that others write, hence volatile.
+            unsafe { core::ptr::write_volatile(clock, 1) };
+        }
+        missed(BlockMissed::Stats);
+    }
+    let started_ns = first_of(started_ns, now);
+    let issued_ns = first_of(typed!(request, block.request_issued, u64), issued_ns);
+    // What was under way when the recording began has no part in it.
+    if Recorded::read().is_none_or(|recorded| recorded.length(started_ns, now) != now - started_ns) {
+        remove(done.noted);
+        return 0;
+    }
+    if done.place != NO_REQUEST && !goes_on {
         let issued_ns = if issued_ns < started_ns { started_ns } else { issued_ns };
-        block_wait::note_done(request.tid, started_ns, issued_ns, now, request.flags & THROTTLED);
+        block_wait::note_done(tid, started_ns, issued_ns, now, flags_noted & THROTTLED);
     }
     let total_ns = now.saturating_sub(started_ns);
     let queue_ns = issued_ns.saturating_sub(started_ns);
     done.times_ns = [total_ns, queue_ns, total_ns.saturating_sub(queue_ns)];
-    done.failed = u64::from(error != 0) | failed;
+    done.failed = u64::from(error != 0 || flags_noted & FAILED != 0);
     done.counted = u64::from(goes_on);
     done.left = u64::from(if goes_on { bytes } else { length });
-    done.done_bytes = done_bytes;
     done.length = done_bytes + u64::from(length);
-    read(&mut done.bio, bio as *const u8);
-    done.part = bio;
+    done.sector = typed!(request, block.request_sector, u64).wrapping_sub(done_bytes >> 9);
+    done.part.end = typed!(first, block.bio_end, u64);
+    done.part.private = typed!(first, block.bio_private, u64);
+    done.part.size = typed!(first, block.bio_size, u32);
+    done.part.index = typed!(first, block.bio_index, u32);
+    address(&mut done.part.pages, typed!(first, block.bio_pages, *const u8));
+    address(&mut done.part.next, typed!(first, block.bio_next, *const u8));
+    if config!(block.bio_group) != 0 {
+        address(&mut done.part.group, typed!(first, block.bio_group, *const u8));
+    }
     if now - done.read_ns > READ_AGAIN_NS {
         done.read_ns = now;
-        (done.read_device.0, done.read_group.0, done.read_super_block.0) = (0, 0, 0);
+        (done.read_group.0, done.read_super_block.0) = (0, 0);
     }
-    let device = word(&done.bio, config!(block.bio_device));
-    if done.read_device.0 != device {
-        let number = kernel_number(device as *const u8, config!(block.device_number));
-        done.read_device = (device, u64::from(number));
-    }
-    done.key.device = done.read_device.1 as u32;
+    let device = typed!(first, block.bio_device, *const u8);
+    done.key.device = typed!(device, block.device_number, u32);
     done.key.operation = BlockOperation::of(flags, length) as u16;
     done.key.size = size_class(done.length as u32);
     done.sequential = u64::from(!goes_on && is_sequential(done));
-    let is_one = bio == word(&done.request, config!(block.request_last_bio));
+    let is_one = done.part.next == 0;
     let mut parts = 0;
     let mut at = bio;
     while parts < MAX_PARTS && at != 0 && !(goes_on && done.left == 0) {
@@ -494,36 +549,60 @@ pub(crate) fn block_complete(context: RawTracePointContext) -> i32 {
         if goes_on && done.left == 0 && done.part_left != 0 {
             break;
         }
-        at = word(&done.bio, config!(block.bio_next));
+        at = done.part.next;
         parts += 1;
     }
-    let Some(noted) = found else { return 0 };
+    remove(done.own);
     if goes_on {
-        go_on(noted, at, bytes, error);
+        go_on(done.noted, at, bytes, error);
     } else {
-        noted.remove();
+        remove(done.noted);
     }
     0
 }
 
 /// Notes what was done of a request that goes on, under the part that is its first from now on.
 #[inline(always)]
-fn go_on(noted: Noted, first: u64, bytes: u32, error: u8) {
-    noted.request.done_bytes += u64::from(bytes);
-    if error != 0 {
-        noted.request.flags |= FAILED;
-    }
-    // SAFETY: the pointer is into a map element, and the request's own.
-    if first == 0 || unsafe { core::ptr::read_volatile(noted.part) } == first {
+fn go_on(place: u64, first: u64, bytes: u32, error: u8) {
+    if place == NO_REQUEST {
         return;
     }
-    let (Some(to), Some(from)) = (add(first), BLOCK_REQUESTS.get_ptr(noted.at)) else { return };
+    let Some(from) = BLOCK_REQUESTS.get_ptr_mut(place as u32) else { return };
+    // SAFETY: the pointer is to a map element, and the request's own.
+    unsafe {
+        (*from).done_bytes += bytes;
+        if error != 0 {
+            (*from).flags |= FAILED;
+        }
+    }
+    if first == 0 || find(first).is_some_and(|noted| u64::from(noted.at) == place) {
+        return;
+    }
+    let Some(to) = find(first).or_else(|| add(first)) else { return };
     // Without room it may have got its own.
-    if to.at != noted.at {
+    if u64::from(to.at) != place {
         // SAFETY: both pointers are to map elements, and these are not the same one.
         unsafe { core::ptr::copy_nonoverlapping(from, to.request, 1) };
-        noted.remove();
+        to.request.part = first;
+        remove(place);
     }
+}
+
+/// Reads a part behind the first.
+#[inline(always)]
+fn read_part(done: &mut DoneRequest, bio: u64) {
+    read(&mut done.bio, bio as *const u8);
+    let words = &done.bio;
+    done.part = RequestPart {
+        at: bio,
+        next: word(words, config!(block.bio_next)),
+        group: if config!(block.bio_group) == 0 { 0 } else { word(words, config!(block.bio_group)) },
+        pages: word(words, config!(block.bio_pages)),
+        end: word(words, config!(block.bio_end)),
+        private: word(words, config!(block.bio_private)),
+        size: number(words, config!(block.bio_size)),
+        index: number(words, config!(block.bio_index)),
+    };
 }
 
 /// A time, or another one where it is not known.
@@ -537,15 +616,9 @@ fn first_of(known: u64, other: u64) -> u64 {
 fn is_sequential(done: &DoneRequest) -> bool {
     let device = done.key.device;
     let Some(end) = BLOCK_ENDS.get_ptr_mut((device ^ (device >> 17)) & 255) else { return false };
-    let sector = first_sector(done);
+    let sector = done.sector;
     // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
     done.length != 0 && unsafe { atomic::swap(end, sector + (done.length >> 9)) } == sector
-}
-
-/// Where a request begins, with what was done of it before.
-#[inline(always)]
-fn first_sector(done: &DoneRequest) -> u64 {
-    word(&done.request, config!(block.request_sector)).wrapping_sub(done.done_bytes >> 9)
 }
 
 /// Credits whoever asked for a part of the request that is done; returns whether there is another.
@@ -557,36 +630,41 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
     let Some(done) = BLOCK_DONE.get_ptr_mut(0) else { return 0 };
     // SAFETY: the element is this CPU's, and the program that calls is the only one to use it.
     let done = unsafe { &mut *done };
-    if done.part != bio {
-        read(&mut done.bio, bio as *const u8);
-        done.part = bio;
-        // It was the first part of a request until another one came before it.
+    if done.part.at != bio {
+        read_part(done, bio);
+        // It was the first part of a request until another one came before it: who asked for it is known.
+        remove(done.own);
+        done.own = NO_REQUEST;
         if let Some(noted) = find(bio) {
-            noted.remove();
+            done.own = u64::from(noted.at);
+            done.place = if noted.request.flags & UNASKED == 0 { done.own } else { NO_REQUEST };
         }
     }
-    let size = u64::from(number(&done.bio, config!(block.bio_size)));
+    let size = u64::from(done.part.size);
     // The last part has all that is left, so that no byte is missing where there are more parts than are looked at.
     let mut left = if is_last != 0 || size > done.left { done.left } else { size };
     done.left -= left;
     done.part_left = size.saturating_sub(left);
     done.key.cgroup = cgroup(done);
-    done.inode = inode(&done.bio);
-    if done.inode != 0 {
+    let found = inode(&done.part, &mut done.address);
+    done.inode = found;
+    if done.inode == 0 {
+        done.file = FileId { inode: 0, device: 0, generation: 0 };
+    } else {
         identify_file(done);
     }
-    let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.bio);
+    let is_written_back = writes != 0 && done.inode != 0 && !is_direct(&done.part);
     if is_written_back
         && let Some((index, file)) = block_dirty::find(done.inode)
-        && file.number == done.file.file.inode
-        && file.generation == u64::from(done.file.file.generation)
+        && file.number == done.file.inode
+        && file.generation == u64::from(done.file.generation)
     {
-        let who = asker(done.place).map_or(0, |asker| asker.process);
+        let who = asker(done.place).map_or(0, |asker| process_of(asker.start_time_ns, asker.pid));
         let mut turns = 0;
         while turns < MAX_DIRTIERS && left > 0 {
             let Some((dirtier, part)) = block_dirty::take(file, left) else { break };
             // Who writes back what he wrote himself is known with the stack on which he does.
-            let at = if file.dirtiers[dirtier].asker.process == who {
+            let at = if file.dirtiers[dirtier].process == who {
                 done.place
             } else {
                 DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + dirtier as u64
@@ -609,210 +687,6 @@ extern "C" fn credit(bio: u64, writes: u32, is_last: u32) -> u32 {
     u32::from(is_last == 0)
 }
 
-/// Credits somebody with bytes of the request that is done, and with the request where he is the first.
-///
-/// A global function too.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn credit_bytes(at: u64, bytes: u64) -> u32 {
-    let Some(done) = BLOCK_DONE.get_ptr_mut(0) else { return 0 };
-    // SAFETY: as in `credit`.
-    let done = unsafe { &mut *done };
-    let asker = asker(at);
-    if asker.is_none() && config!(filter) != Filter::All as u32 {
-        return 0;
-    }
-    let (start_time_ns, pid, exec_count) =
-        asker.as_ref().map_or((0, 0, 0), |asker| (asker.key.start_time_ns, asker.key.pid, asker.key.exec_count));
-    done.key.start_time_ns = start_time_ns;
-    done.key.pid = pid;
-    done.key.exec_count = exec_count;
-    let is_first = done.counted == 0;
-    done.counted = 1;
-    add_to_stats(done, asker.as_deref(), bytes, is_first);
-    if done.inode != 0 {
-        done.file.start_time_ns = start_time_ns;
-        done.file.pid = pid;
-        done.file.operation = done.key.operation;
-        if add_to_file(done, asker.as_deref(), bytes, is_first).is_multiple_of(NAMED_EVERY) {
-            file_name::see(Namer::Block, pid, done.inode as *const u8, core::ptr::null(), &done.file.file);
-        }
-    }
-    let number = if is_first && config!(slower_ns) != 0 && done.times_ns[TOTAL] >= config!(slower_ns) {
-        tell(done, asker.as_deref())
-    } else {
-        0
-    };
-    add_to_record(done, asker.as_deref(), bytes, is_first, number);
-    0
-}
-
-/// Tells of a slow request; returns its number, 0 when there were too many.
-#[inline(always)]
-fn tell(done: &mut DoneRequest, asker: Option<&Asker>) -> u64 {
-    let Some(slow) = BLOCKS_MISSED.get_ptr_mut(BlockMissed::Slow as u32) else { return 0 };
-    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic; the helper takes no argument.
-    let (before, now) = unsafe { (atomic::add(slow, 1), bpf_ktime_get_ns()) };
-    if before >= MAX_SLOW {
-        return 0;
-    }
-    done.slow = SlowRequest {
-        kind: RING_SLOW,
-        operation: done.key.operation,
-        device: done.key.device,
-        number: before + 1,
-        done_ns: now,
-        sector: first_sector(done),
-        times_ns: done.times_ns,
-        file: done.file.file,
-        bytes: done.length as u32,
-        pid: done.key.pid,
-        tid: asker.map_or(0, |asker| if asker.weight == 0 { 0 } else { asker.key.tid }),
-        reserved: 0,
-        process_comm: asker.map_or([0; _], |asker| asker.value.process_comm),
-    };
-    if done.inode == 0 {
-        done.slow.file.inode = 0;
-    }
-    if let Some(request) = BLOCK_REQUESTS.get(done.place as u32) {
-        block_wait::note_slow(request.tid, before + 1);
-    }
-    if !aggregate::send(&done.slow, size_of::<SlowRequest>()) {
-        missed(BlockMissed::SlowLost);
-    }
-    before + 1
-}
-
-/// A file's name is sent with its first request, and again with each of so many, should it have found no room.
-const NAMED_EVERY: u64 = 256;
-
-/// Adds to the exact counts of a request's kind.
-#[inline(always)]
-fn add_to_stats(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) {
-    let key = &done.key;
-    let stats = match BLOCK_STATS.get_ptr_mut(key) {
-        Some(stats) => stats,
-        None => {
-            if let Some(new) = BLOCK_STATS_NEW.get(0) {
-                let _ = BLOCK_STATS.insert(key, new, NO_EXIST);
-            }
-            let Some(stats) = BLOCK_STATS.get_ptr_mut(key) else { return missed(BlockMissed::Stats) };
-            if let Some(asker) = asker {
-                // SAFETY: the pointer is to a map value, whose name nobody else writes.
-                unsafe { (*stats).process_comm = asker.value.process_comm };
-            }
-            stats
-        }
-    };
-    // SAFETY: the pointers are to map values that every CPU writes, hence atomic; the buckets are the histograms'.
-    unsafe {
-        atomic::add(&raw mut (*stats).bytes, bytes);
-        if !is_first {
-            return;
-        }
-        atomic::add(&raw mut (*stats).requests, 1);
-        if done.failed != 0 {
-            atomic::add(&raw mut (*stats).errors, 1);
-        }
-        if done.sequential != 0 {
-            atomic::add(&raw mut (*stats).sequential, 1);
-        }
-        let [total_ns, queue_ns, device_ns] = done.times_ns;
-        atomic::add(&raw mut (*stats).total_ns, total_ns);
-        let max = (&raw mut (*stats).max_ns).cast::<u64>();
-        atomic::raise(max, total_ns);
-        atomic::raise(max.add(2), device_ns);
-        let histograms = (&raw mut (*stats).histograms).cast::<u32>();
-        let bucket = |ns| bucket_of(ns) & (HISTOGRAM_BUCKETS - 1);
-        if queue_ns == 0 {
-            atomic::add_number(histograms.add(bucket(total_ns)), 1);
-            return;
-        }
-        atomic::add(&raw mut (*stats).queue_ns, queue_ns);
-        atomic::raise(max.add(1), queue_ns);
-        atomic::add_number(histograms.add(HISTOGRAM_BUCKETS + bucket(total_ns)), 1);
-        atomic::add_number(histograms.add(2 * HISTOGRAM_BUCKETS + bucket(queue_ns)), 1);
-        atomic::add_number(histograms.add(3 * HISTOGRAM_BUCKETS + bucket(device_ns)), 1);
-    }
-}
-
-/// Adds to the exact counts of a file; returns how many requests there were before.
-#[inline(always)]
-fn add_to_file(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool) -> u64 {
-    let key = &done.file;
-    let stats = match BLOCK_FILES.get_ptr_mut(key) {
-        Some(stats) => stats,
-        None => {
-            let process_comm = asker.map_or([0; _], |asker| asker.value.process_comm);
-            let new = BlockFileStats { process_comm, requests: 0, bytes: 0, total_ns: 0, max_ns: 0 };
-            let _ = BLOCK_FILES.insert(key, new, NO_EXIST);
-            let Some(stats) = BLOCK_FILES.get_ptr_mut(key) else {
-                missed(BlockMissed::Files);
-                return 1;
-            };
-            stats
-        }
-    };
-    // SAFETY: the pointers are to map values that every CPU writes, hence atomic.
-    unsafe {
-        atomic::add(&raw mut (*stats).bytes, bytes);
-        if !is_first {
-            return core::ptr::read_volatile(&raw const (*stats).requests);
-        }
-        atomic::add(&raw mut (*stats).total_ns, done.times_ns[TOTAL]);
-        atomic::raise(&raw mut (*stats).max_ns, done.times_ns[TOTAL]);
-        atomic::add(&raw mut (*stats).requests, 1)
-    }
-}
-
-/// The time that is both others together: an index of [`BLOCK_TIMES`].
-const TOTAL: usize = 0;
-
-/// Adds to the record of who asked, where his request was chosen. `span`: the number of a slow one.
-#[inline(always)]
-fn add_to_record(done: &DoneRequest, asker: Option<&Asker>, bytes: u64, is_first: bool, span: u64) {
-    let Some(counters) = COUNTERS.get_ptr_mut(Origin::BlockIo as u32) else { return };
-    // SAFETY: the element is this CPU's, and only completions write it, which do not interrupt each other.
-    let counters = unsafe { &mut *counters };
-    if is_first {
-        counters.hits += 1;
-        counters.period_sum += done.times_ns[TOTAL];
-    }
-    let Some(asker) = asker else {
-        if is_first {
-            count(counters, Outcomes::lost(Outcome::AskerUnknown));
-        }
-        return;
-    };
-    let (weight, lost) = (asker.weight, asker.lost);
-    if weight == 0 {
-        counters.sampled_out += u64::from(is_first);
-        return;
-    }
-    let mut outcomes = Outcomes {
-        user: u64::from(asker.value.user_outcome),
-        kernel: u64::from(asker.value.kernel_outcome),
-        record: lost,
-    };
-    if lost == Outcome::Complete as u64 {
-        let key = RecordKey { reason: done.key.operation, span, ..asker.key };
-        let requests = u64::from(is_first);
-        let columns = [requests, requests * weight * done.times_ns[TOTAL], requests * weight, weight * bytes];
-        let value = RecordValue { columns, ..asker.value };
-        outcomes.record = match window::enter() {
-            Some(window) => {
-                let record = aggregate::add_late(&window, &key, &value);
-                window.leave();
-                record
-            }
-            None => Outcome::MapBusy as u64,
-        };
-    }
-    if is_first {
-        count(counters, outcomes);
-    }
-}
-
 /// What is read of a device, a cgroup or a file system is read again after so long: its structure may be another's by then.
 const READ_AGAIN_NS: u64 = 50_000_000;
 
@@ -822,7 +696,7 @@ fn cgroup(done: &mut DoneRequest) -> u64 {
     if config!(block.bio_group) == 0 {
         return 0;
     }
-    let group = word(&done.bio, config!(block.bio_group));
+    let group = done.part.group;
     if group == 0 {
         return 0;
     }
@@ -838,13 +712,23 @@ fn cgroup(done: &mut DoneRequest) -> u64 {
 /// Notes which file a part is of: as `file_name::id_of`, with fewer reads.
 #[inline(always)]
 fn identify_file(done: &mut DoneRequest) {
+    if config!(block.inode_type) != 0 {
+        let inode = cast(done.inode, config!(block.inode_type));
+        let super_block = typed!(inode, file.inode_super_block, *const u8);
+        done.file = FileId {
+            inode: typed!(inode, file.inode_number, u64),
+            device: typed!(super_block, file.super_block_device, u32),
+            generation: typed!(inode, file.inode_generation, u32),
+        };
+        return;
+    }
     read(&mut done.bio_inode, done.inode as *const u8);
     let super_block = word(&done.bio_inode, config!(file.inode_super_block));
     if done.read_super_block.0 != super_block {
         let device = kernel_number(super_block as *const u8, config!(file.super_block_device));
         done.read_super_block = (super_block, u64::from(device));
     }
-    done.file.file = FileId {
+    done.file = FileId {
         inode: word(&done.bio_inode, config!(file.inode_number)),
         device: done.read_super_block.1 as u32,
         generation: generation(done),
@@ -864,23 +748,28 @@ fn generation(done: &DoneRequest) -> u32 {
 
 /// Whether a part is read or written past the page cache of a file.
 #[inline(always)]
-fn is_direct(bio: &Words) -> bool {
-    config!(block.direct_end) != 0 && word(bio, config!(block.bio_end)) == config!(block.direct_end)
+fn is_direct(part: &RequestPart) -> bool {
+    config!(block.direct_end) != 0 && part.end == config!(block.direct_end)
 }
 
 /// Address of the inode whose pages a part reads or writes, or which is read and written past the page cache; 0 where there is
-/// none.
+/// none. `cell`: for [`address`].
 #[inline(always)]
-fn inode(bio: &Words) -> u64 {
-    if is_direct(bio) {
-        let direct = word(bio, config!(block.bio_private)) as *const u8;
+fn inode(part: &RequestPart, cell: &mut u64) -> u64 {
+    if is_direct(part) {
+        if config!(block.direct_type) != 0 {
+            let direct = cast(part.private, config!(block.direct_type));
+            let call = typed!(direct, block.direct_call, *const u8);
+            let file = typed!(call, block.call_file, *const u8);
+            return address(cell, typed!(file, block.file_inode, *const u8));
+        }
+        let direct = part.private as *const u8;
         let call = kernel_word(direct, config!(block.direct_call)) as *const u8;
         let file = kernel_word(call, config!(block.call_file)) as *const u8;
         return kernel_word(file, config!(block.file_inode));
     }
-    let vectors = word(bio, config!(block.bio_pages)) as *const u8;
-    let index = number(bio, config!(block.bio_index));
-    if vectors.is_null() || number(bio, config!(block.bio_size)) == 0 {
+    let (vectors, index) = (part.pages as *const u8, part.index);
+    if vectors.is_null() || part.size == 0 {
         return 0;
     }
     let page = kernel_word(vectors, index * config!(block.vector_size) + config!(block.vector_page)) as *const u8;

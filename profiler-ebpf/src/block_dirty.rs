@@ -12,7 +12,7 @@ use crate::atomic;
 use crate::block::{DIRTIERS_AT, ask_ahead, identify, missed, process_of};
 use crate::config::config;
 use crate::maps::DIRTY_FILES;
-use crate::task::{Task, Wanted, kernel_number, kernel_word};
+use crate::task::{Task, kernel_number, kernel_word};
 
 /// Bytes of a page.
 const PAGE_BYTES: u64 = 4096;
@@ -25,7 +25,9 @@ const MAX_ORDER: u32 = 18;
 #[raw_tracepoint(tracepoint = "writeback_dirty_folio")]
 pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
     let Some(task) = Task::current() else { return 0 };
-    let Wanted::Yes(process) = task.wanted() else { return 0 };
+    if !task.is_running_wanted() {
+        return 0;
+    }
     let mapping: *const u8 = context.arg(1);
     let inode = kernel_word(mapping, config!(block.mapping_host));
     // SAFETY: takes no argument.
@@ -41,7 +43,7 @@ pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
     // SAFETY: the pointers are to a map element that every CPU writes, hence atomic and volatile.
     let (before, owner) = unsafe {
         let before = atomic::add(&raw mut dirtier.bytes, bytes);
-        (before, core::ptr::read_volatile(&raw const dirtier.asker.process))
+        (before, core::ptr::read_volatile(&raw const dirtier.process))
     };
     // Another has claimed the place meanwhile, or had still added to it: he has the bytes of both.
     if owner != process_number || (is_new && before != 0) {
@@ -51,7 +53,7 @@ pub(crate) fn block_dirty(context: RawTracePointContext) -> i32 {
         dirtier.since_ns = now;
         let at = DIRTIERS_AT + u64::from(index) * MAX_DIRTIERS as u64 + slot as u64;
         identify(&task, &mut dirtier.asker);
-        ask_ahead(&context, &task, process, &mut dirtier.asker, at);
+        ask_ahead(&context, &task, &mut dirtier.asker, at);
     }
     0
 }
@@ -142,7 +144,7 @@ fn clear(file: &mut DirtyFile, identity: (u64, u64)) -> bool {
     let mut left = 0;
     while slot < MAX_DIRTIERS {
         left |= file.dirtiers[slot].bytes;
-        file.dirtiers[slot].asker.process = 0;
+        file.dirtiers[slot].process = 0;
         file.dirtiers[slot].bytes = 0;
         slot += 1;
     }
@@ -162,7 +164,7 @@ fn claim(file: &mut DirtyFile, process: u64) -> Option<(usize, bool)> {
             let dirtier = &file.dirtiers[slot];
             // SAFETY: references are valid and aligned. Volatile: others may claim it at any time.
             let (found, bytes) = unsafe {
-                let found = core::ptr::read_volatile(&raw const dirtier.asker.process);
+                let found = core::ptr::read_volatile(&raw const dirtier.process);
                 (found, core::ptr::read_volatile(&raw const dirtier.bytes))
             };
             if found == process {
@@ -176,7 +178,7 @@ fn claim(file: &mut DirtyFile, process: u64) -> Option<(usize, bool)> {
         if free == MAX_DIRTIERS {
             return None;
         }
-        let cell = &raw mut file.dirtiers[free % MAX_DIRTIERS].asker.process;
+        let cell = &raw mut file.dirtiers[free % MAX_DIRTIERS].process;
         // SAFETY: the pointer is to a map element that every CPU may claim, hence atomic.
         if unsafe { atomic::replace(cell, owner, process) } {
             return Some((free, true));
@@ -194,7 +196,7 @@ pub(crate) fn take(file: &mut DirtyFile, bytes: u64) -> Option<(usize, u64)> {
     let mut slot = 0;
     while slot < MAX_DIRTIERS {
         let dirtier = &file.dirtiers[slot];
-        if dirtier.asker.process != 0 && dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
+        if dirtier.process != 0 && dirtier.bytes != 0 && dirtier.since_ns < oldest_ns {
             (oldest, oldest_ns) = (slot, dirtier.since_ns);
         }
         slot += 1;

@@ -18,11 +18,11 @@ use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use crate::aggregate;
 use crate::atomic;
-use crate::block::{WAITERS_AT, ask_ahead, identify, missed, process_of, without_chains};
+use crate::block::{WAITERS_AT, ask_ahead, identify, missed, without_chains};
 use crate::config::config;
 use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER, PROCESSES};
 use crate::recorded::Recorded;
-use crate::task::{Task, Wanted, comm_of, is_asked, kernel_number, kernel_word};
+use crate::task::{Task, comm_of, is_asked, kernel_number, kernel_word};
 
 /// Entries that are made where there is none. Source: `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -32,6 +32,15 @@ struct Waiting {
     waiter: &'static mut BlockWaiter,
     /// Where its number is noted.
     number: *mut u64,
+}
+
+impl Waiting {
+    /// Gives the element back.
+    #[inline(always)]
+    fn remove(self) {
+        // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
+        unsafe { core::ptr::write_volatile(self.number, 0) };
+    }
 }
 
 /// The element of a thread that waits.
@@ -141,20 +150,22 @@ pub(crate) fn ask_for(task: *const u8, tid: u32, asker: &mut Asker) -> bool {
     }
     asker.lost = 0;
     asker.weight = 1;
+    asker.start_time_ns = kernel_word(leader, config!(task.start_time));
+    asker.pid = pid;
+    asker.exec_count = kernel_number(task, config!(task.exec_count));
     asker.key = RecordKey {
-        start_time_ns: kernel_word(leader, config!(task.start_time)),
+        start_time_ns: asker.start_time_ns,
         kernel_stack: 0,
         user_stack: Outcome::StackMissing as u64,
         span: 0,
         pid,
         tid,
-        exec_count: kernel_number(task, config!(task.exec_count)),
+        exec_count: asker.exec_count,
         generation: process.map_or(0, |process| process.generation),
         origin: Origin::BlockIo as u16,
         reason: 0,
         reserved: 0,
     };
-    asker.process = process_of(asker.key.start_time_ns, pid);
     asker.value.process_comm = comm_of(leader);
     asker.value.thread_comm = asker.value.process_comm;
     asker.value.user_outcome = Outcome::StackMissing as u8;
@@ -188,9 +199,16 @@ pub(crate) fn block_switch(context: RawTracePointContext) -> i32 {
 fn begin(context: &RawTracePointContext) {
     let running = Task::running();
     let Some(task) = running.in_namespace() else { return };
-    let Wanted::Yes(process) = task.wanted() else { return };
+    if !task.is_running_wanted() {
+        return;
+    }
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
+    if let Some(waiting) = find(running.tid) {
+        // Its end was not seen.
+        missed(BlockMissed::Waits);
+        waiting.remove();
+    }
     let tid = u64::from(running.tid);
     let Some(numbers) = BLOCK_WAITING.get_ptr_mut(group(tid, MAX_WAITERS)) else { return };
     let mut index = 0;
@@ -211,9 +229,9 @@ fn begin(context: &RawTracePointContext) {
             let has_asked = unsafe { core::mem::replace(&mut (*last).asked_tid, 0) } == tid;
             // Only what is held back beyond the request that it could make would have its chains.
             if has_asked {
-                without_chains(&task, process, &mut waiter.asker);
+                without_chains(&task, &mut waiter.asker);
             } else {
-                ask_ahead(context, &task, process, &mut waiter.asker, WAITERS_AT + u64::from(at));
+                ask_ahead(context, &task, &mut waiter.asker, WAITERS_AT + u64::from(at));
             }
             return;
         }
@@ -225,7 +243,7 @@ fn begin(context: &RawTracePointContext) {
 /// Counts a wait, of a thread that comes back to a CPU, and gives its element back.
 #[inline(always)]
 fn end(waiting: Waiting) {
-    let waiter = waiting.waiter;
+    let waiter = &*waiting.waiter;
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(recorded) = Recorded::read() {
@@ -241,17 +259,16 @@ fn end(waiting: Waiting) {
             let _ = aggregate::send(&told, size_of::<SlowWakeUp>());
         }
     }
-    // SAFETY: the pointer is into a map element. Volatile: whoever sees it may claim the element at once.
-    unsafe { core::ptr::write_volatile(waiting.number, 0) };
+    waiting.remove();
 }
 
 /// Adds a wait to the counts of its process.
 #[inline(always)]
 fn count(waiter: &BlockWaiter, total: u64, now: u64) {
     let key = &BlockWaitKey {
-        start_time_ns: waiter.asker.key.start_time_ns,
-        pid: waiter.asker.key.pid,
-        exec_count: waiter.asker.key.exec_count,
+        start_time_ns: waiter.asker.start_time_ns,
+        pid: waiter.asker.pid,
+        exec_count: waiter.asker.exec_count,
     };
     if BLOCK_WAITS.get_ptr_mut(key).is_none()
         && let Some(new) = BLOCK_WAITS_NEW.get(0)

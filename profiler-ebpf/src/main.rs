@@ -16,6 +16,7 @@ mod alloc;
 mod atomic;
 mod bench;
 mod block;
+mod block_count;
 mod block_dirty;
 mod block_wait;
 mod config;

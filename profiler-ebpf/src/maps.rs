@@ -5,8 +5,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::alloc::{Allocating, LiveBlock, LiveKey, SIZE_CLASSES, SizeStats};
 use profiler_common::block::{
-    BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockRequest, BlockStats, BlockWaitKey,
-    BlockWaitStats, BlockWaiter, DirtyFile, REQUEST_PLACES, STRUCT_BYTES, SlowRequest,
+    self, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockHistograms, BlockKey, BlockMissed, BlockRequest, BlockRow,
+    BlockTally, BlockWaitKey, BlockWaitStats, BlockWaiter, DirtyFile, REQUEST_PLACES, STRUCT_BYTES, SlowRequest,
 };
 use profiler_common::config::{Control, InFlight, MAX_SHARDS, MappingEntry, Process, SHARD_FLAGS, SHARD_WORDS};
 use profiler_common::counters::Counters;
@@ -253,15 +253,13 @@ pub(crate) static FILE_STATS_NEW: Array<FileStats> = Array::with_max_entries(1, 
 #[map]
 pub(crate) static FILES_MISSED: Array<u64> = Array::with_max_entries(files_missed::COUNT, 0);
 
-/// Whose the elements of [`BLOCK_REQUESTS`] are, by group: addresses of the first parts of requests. Written by `block`. One
-/// element where requests are not recorded.
-#[map]
-pub(crate) static BLOCK_PARTS: Array<[u64; REQUEST_PLACES as usize]> = Array::with_max_entries(1, 0);
+/// Elements begin at a page, as those must that user space may map. Source: `BPF_F_MMAPABLE`, include/uapi/linux/bpf.h.
+const PAGE_ALIGNED: u32 = 1 << 10;
 
-/// Requests to block devices that are under way. Written by `block`. One element where they are not recorded, as of the next
-/// nine.
+/// Requests to block devices that are under way, each at the beginning of a cache line. Written by `block`, read by user space.
+/// One element where they are not recorded, as of the next nine.
 #[map]
-pub(crate) static BLOCK_REQUESTS: Array<BlockRequest> = Array::with_max_entries(1, 0);
+pub(crate) static BLOCK_REQUESTS: Array<BlockRequest> = Array::with_max_entries(1, PAGE_ALIGNED);
 
 /// Files with pages that were written to, and by whom. Written by `block_dirty`, read by `block`.
 #[map]
@@ -269,15 +267,33 @@ pub(crate) static DIRTY_FILES: Array<DirtyFile> = Array::with_max_entries(1, 0);
 
 /// Exact counts of requests. Written by `block`, read by user space while they are.
 #[map]
-pub(crate) static BLOCK_STATS: HashMap<BlockKey, BlockStats> = HashMap::with_max_entries(1, 0);
+pub(crate) static BLOCK_STATS: HashMap<BlockKey, BlockRow> = HashMap::with_max_entries(1, 0);
 
-/// What a value of [`BLOCK_STATS`] begins as: too large for the stack. Written by nobody.
+/// How many requests took how long, of the rows of [`BLOCK_STATS`] that refer to it. Written by `block`, read by user space.
 #[map]
-pub(crate) static BLOCK_STATS_NEW: Array<BlockStats> = Array::with_max_entries(1, 0);
+pub(crate) static BLOCK_HISTOGRAMS: Array<BlockHistograms> = Array::with_max_entries(1, 0);
+
+/// Elements of [`BLOCK_HISTOGRAMS`] that were asked for. Written by `block`.
+#[map]
+pub(crate) static BLOCK_HISTOGRAMS_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What a CPU has counted of the kinds of requests that it saw last, and is not in [`BLOCK_STATS`] and [`BLOCK_FILES`] yet. Written by `block`, read
+/// by user space.
+#[map]
+pub(crate) static BLOCK_TALLIES: PerCpuArray<BlockTally> = PerCpuArray::with_max_entries(block::BLOCK_TALLIES, 0);
+
+/// What the records of requests have cost that were chosen: time, ns, and how many stacks were walked. Written by `block`, read
+/// by the benchmark.
+#[map]
+pub(crate) static BLOCK_WALKS: PerCpuArray<BlockWalks> = PerCpuArray::with_max_entries(1, 0);
 
 /// Exact counts of requests by file. Written by `block`, read by user space.
 #[map]
 pub(crate) static BLOCK_FILES: HashMap<BlockFileKey, BlockFileStats> = HashMap::with_max_entries(1, 0);
+
+/// 1 when a device does not keep when its requests were made: the clock is read then. Written by user space and by `block`.
+#[map]
+pub(crate) static BLOCK_CLOCK: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Where the request before ended, by device. Written and read by `block`.
 #[map]
@@ -404,20 +420,26 @@ pub(crate) struct FileName {
 /// A request that is done.
 #[repr(C)]
 pub(crate) struct DoneRequest {
-    /// The request as the kernel has it, and the part of it that is looked at.
-    pub(crate) request: [u64; STRUCT_BYTES / 8],
+    /// Where it begins, in sectors, and its bytes.
+    pub(crate) sector: u64,
+    pub(crate) length: u64,
+    /// The part of it that is looked at.
+    pub(crate) part: RequestPart,
+    /// Another one, as the kernel has it.
     pub(crate) bio: [u64; STRUCT_BYTES / 8],
-    /// Address of that part.
-    pub(crate) part: u64,
     /// The inode that it is of, as the kernel has it.
     pub(crate) bio_inode: [u64; STRUCT_BYTES / 8],
     /// What it is counted by, but for the process.
     pub(crate) key: BlockKey,
     /// And the file that it is of.
-    pub(crate) file: BlockFileKey,
+    pub(crate) file: FileId,
     /// Address of the inode; 0 where it has none.
     pub(crate) inode: u64,
     /// Its element in [`BLOCK_REQUESTS`]; [`NO_REQUEST`] when it has none.
+    pub(crate) noted: u64,
+    /// And that of the part that is looked at, where it is not the first.
+    pub(crate) own: u64,
+    /// The one that tells who asked.
     pub(crate) place: u64,
     /// 1 when it failed.
     pub(crate) failed: u64,
@@ -427,20 +449,44 @@ pub(crate) struct DoneRequest {
     pub(crate) slow: SlowRequest,
     /// Its times.
     pub(crate) times_ns: [u64; BLOCK_TIMES.len()],
-    /// Bytes of the request that were done before, and all of it.
-    pub(crate) done_bytes: u64,
-    pub(crate) length: u64,
     /// Bytes that nobody has been credited with yet.
     pub(crate) left: u64,
     /// And of the part that was looked at last, bytes that are not done.
     pub(crate) part_left: u64,
     /// What was read last, and when: it need not be read again for each request of a process.
     pub(crate) read_ns: u64,
-    pub(crate) read_device: (u64, u64),
     pub(crate) read_group: (u64, u64),
     pub(crate) read_super_block: (u64, u64),
     /// 1 once somebody was credited with it: others have bytes of it only.
     pub(crate) counted: u64,
+    /// Where an address becomes a number.
+    pub(crate) address: u64,
+}
+
+/// What is read of a part of a request.
+#[repr(C)]
+pub(crate) struct RequestPart {
+    /// Its address, and that of the next one.
+    pub(crate) at: u64,
+    pub(crate) next: u64,
+    /// Its group of block I/O, and its pages.
+    pub(crate) group: u64,
+    pub(crate) pages: u64,
+    /// What ends it, and for whom.
+    pub(crate) end: u64,
+    pub(crate) private: u64,
+    /// Its bytes, and the first of its pages.
+    pub(crate) size: u32,
+    pub(crate) index: u32,
+}
+
+/// What the records of requests have cost.
+#[repr(C)]
+pub(crate) struct BlockWalks {
+    pub(crate) ns: u64,
+    pub(crate) walks: u64,
+    /// When the one that is under way began.
+    pub(crate) began_ns: u64,
 }
 
 /// Who asked for block I/O last.
@@ -453,7 +499,6 @@ pub(crate) struct LastAsker {
     pub(crate) thread_start_ns: u64,
     pub(crate) exec_count: u64,
     pub(crate) start_time_ns: u64,
-    pub(crate) process: u64,
     pub(crate) process_comm: [u8; COMM_LEN],
 }
 

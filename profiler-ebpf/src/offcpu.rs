@@ -62,6 +62,9 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     // its own context, the time that a switch takes would be added to every wait.
     // SAFETY: takes no argument.
     pace.switched_ns = unsafe { bpf_ktime_get_ns() };
+    let arguments = context.as_ptr().cast::<u64>().cast_const();
+    // SAFETY: every version of the tracepoint has this argument.
+    pace.next = unsafe { *arguments.add(2) };
     let task = Task::running();
     if task.tid == 0 {
         return 0;
@@ -71,7 +74,6 @@ pub(crate) fn offcpu_out(context: RawTracePointContext) -> i32 {
     if entry.is_none() && !is_asked_for() {
         return 0;
     }
-    let arguments = context.as_ptr().cast::<u64>().cast_const();
     let argument = config!(task.switch_state_argument);
     let state = if argument == 0 {
         u64::from(task.state())
@@ -205,6 +207,12 @@ fn switched_in<C: EbpfContext>(context: &C, pythons: &ProgramArray) {
     };
     // SAFETY: the elements are this CPU's, and programs of this type do not interrupt each other.
     let (pace, counters) = unsafe { (&mut *pace, &mut *counters) };
+    if pace.next != task.pointer() as u64 {
+        // The kernel has not shown who left: there are processes that it shows to no program.
+        pace.next = task.pointer() as u64;
+        // SAFETY: takes no argument.
+        pace.switched_ns = unsafe { bpf_ktime_get_ns() };
+    }
     let waits = config!(waits);
     let (place, now) = (threads::place::<Wait>(task.tid), pace.switched_ns);
     // Those that ended before the recording began do not count, nor those that began after it.

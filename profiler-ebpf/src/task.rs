@@ -176,6 +176,29 @@ impl Task {
         matches!(self.wanted(), Wanted::Yes(_))
     }
 
+    /// Whether the running task was asked for, as [`Task::wanted`]: without what is known of its process where that does not
+    /// tell, and with its names read only where the thread's is another one.
+    #[inline(always)]
+    pub(crate) fn is_running_wanted(&self) -> bool {
+        let filter = config!(filter);
+        if self.tid == 0 || self.pid == config!(self_pid) {
+            return false;
+        }
+        if filter == Filter::Comm as u32 {
+            let asked = config!(comm);
+            // SAFETY: an array of bytes is two words, wherever it is.
+            let asked = unsafe { core::mem::transmute::<[u8; COMM_LEN], [u64; 2]>(asked) };
+            let comm = config!(task.comm) as usize;
+            // SAFETY: the offsets are in this field of the running kernel.
+            let words = unsafe {
+                let words = self.pointer.add(comm).cast::<u64>();
+                [core::ptr::read_volatile(words), core::ptr::read_volatile(words.add(1))]
+            };
+            return words == asked || self.has_asked_comm();
+        }
+        filter == Filter::All as u32 || matches!(self.wanted(), Wanted::Yes(_))
+    }
+
     /// Whether it was asked for, and is no kernel thread: those wait for work by design.
     #[inline(always)]
     pub(crate) fn is_asked_for(&self) -> bool {

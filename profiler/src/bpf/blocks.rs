@@ -1,20 +1,24 @@
 //! Requests to block devices: where the kernel keeps what is read of them; loads and attaches what records them, and reads
 //! what was counted exactly.
 
+use std::collections::BTreeMap;
 use std::fs;
 
-use aya::maps::{Array, MapData};
-use aya::programs::RawTracePoint;
+use aya::Btf;
+use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
+use aya::programs::tp_btf::BtfTracePointLinkId;
+use aya::programs::{BtfTracePoint, RawTracePoint};
 use profiler_common::block::{
-    BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockOffsets, BlockStats, BlockWaitKey, BlockWaitStats,
-    STRUCT_BYTES,
+    BLOCK_TALLIES, BlockFileKey, BlockFileStats, BlockHistograms, BlockKey, BlockMissed, BlockOffsets, BlockRequest,
+    BlockRow, BlockStats, BlockTally, BlockWaitKey, BlockWaitStats, CAST, MAX_REQUESTS, STRUCT_BYTES, UNASKED,
 };
 
 use super::BpfError;
-use super::btf::Types;
+use super::btf::{KIND_FUNCTION, KIND_STRUCT, Types};
 use super::drain::Batch;
-use super::load::{Kernel, program_error};
+use super::kernel_types::with_types;
+use super::load::{Kernel, Shared, program_error};
 use super::pythons::PythonProgram;
 
 /// Where the kernel keeps it.
@@ -94,6 +98,10 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
             ..offsets
         };
     }
+    if types.find(KIND_FUNCTION, "bpf_rdonly_cast").is_some() {
+        offsets.direct_type = types.find(KIND_STRUCT, "iomap_dio").unwrap_or(0);
+        offsets.inode_type = types.find(KIND_STRUCT, "inode").unwrap_or(0);
+    }
     // The names of files that are read and written past the page cache.
     if let Ok(direct_call) = offset("iomap_dio", &["iocb"]) {
         offsets.direct_end = direct_end;
@@ -103,6 +111,25 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         offsets.file_inode = offset("file", &["f_inode"])?;
     }
     Ok(offsets)
+}
+
+/// Puts the number of `bpf_rdonly_cast` into an object's calls by [`CAST`]: aya knows no calls of the kernel's own functions.
+/// Without it they become moves, which nothing leads to: the types are 0.
+pub(super) fn link_casts(object: &mut [u8]) -> Result<(), BpfError> {
+    let function = with_types(|types| Ok(types.find(KIND_FUNCTION, "bpf_rdonly_cast")))?;
+    let (operation, number) = match function {
+        // A call of a function of the kernel: `BPF_PSEUDO_KFUNC_CALL` in the source register.
+        Some(function) => ([0x85, 0x20, 0, 0], function),
+        // r0 = r1.
+        None => ([0xbf, 0x10, 0, 0], 0),
+    };
+    for instruction in object.as_chunks_mut::<8>().0 {
+        if instruction[..4] == [0x85, 0, 0, 0] && instruction[4..] == CAST.to_le_bytes() {
+            instruction[..4].copy_from_slice(&operation);
+            instruction[4..].copy_from_slice(&number.to_le_bytes());
+        }
+    }
+    Ok(())
 }
 
 /// Addresses of functions of the kernel; 0 where it has none of that name, or does not tell.
@@ -121,9 +148,12 @@ fn addresses_of<const N: usize>(functions: [&str; N]) -> [u64; N] {
     addresses
 }
 
-/// The programs and their tracepoints: the completion first, so that every request that is seen is seen to be done.
-const HOOKS: [(&str, &str); 6] = [
-    ("block_complete", "block_rq_complete"),
+/// The program that counts, and its tracepoint: attached first, so that every request that is seen is seen to be done. It is
+/// told the types of what it reads, which spares it a call for each field.
+const COMPLETE: (&str, &str) = ("block_complete", "block_rq_complete");
+
+/// The other programs and their tracepoints.
+const HOOKS: [(&str, &str); 5] = [
     ("block_issue", "block_rq_issue"),
     ("block_switch", "sched_switch"),
     ("block_dirty", "writeback_dirty_folio"),
@@ -137,11 +167,16 @@ const ISSUE: &str = "block_issue";
 
 /// What is held of requests to block devices.
 pub(super) struct Blocks {
-    pub(super) stats: Batch<BlockKey, BlockStats>,
+    pub(super) stats: Batch<BlockKey, BlockRow>,
+    pub(super) histograms: Array<MapData, Shared<BlockHistograms>>,
+    pub(super) tallies: PerCpuArray<MapData, Shared<BlockTally>>,
     pub(super) files: Batch<BlockFileKey, BlockFileStats>,
     pub(super) waits: Batch<BlockWaitKey, BlockWaitStats>,
     pub(super) missed: Array<MapData, u64>,
+    pub(super) requests: Array<MapData, Shared<BlockRequest>>,
+    pub(super) clock: Array<MapData, u64>,
     /// The programs that are attached.
+    pub(super) complete: Option<BtfTracePointLinkId>,
     pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
 }
 
@@ -156,6 +191,10 @@ impl Kernel {
     /// When the verifier refuses one.
     pub(super) fn load_block_programs(&mut self) -> Result<(), BpfError> {
         self.pythons.expect(PythonProgram::BLOCK);
+        let failed = |cause| program_error("load", COMPLETE.0, cause);
+        let types = Btf::from_sys_fs().map_err(|cause| failed(cause.into()))?;
+        let program: &mut BtfTracePoint = self.program(COMPLETE.0)?;
+        program.load(COMPLETE.1, &types).map_err(failed)?;
         let mut loaded = "";
         for (name, _) in hooks() {
             // One of them has two hooks.
@@ -174,6 +213,10 @@ impl Kernel {
     ///
     /// When the kernel has nothing to attach it to.
     pub(super) fn begin_blocks(&mut self) -> Result<(), BpfError> {
+        let clock = u64::from(!starts_are_kept());
+        self.blocks.clock.set(0, clock, 0).map_err(|error| BpfError::map("write", "BLOCK_CLOCK", error))?;
+        let program: &mut BtfTracePoint = self.program(COMPLETE.0)?;
+        self.blocks.complete = Some(program.attach().map_err(|cause| program_error("attach", COMPLETE.0, cause))?);
         for (name, tracepoint) in hooks() {
             let program: &mut RawTracePoint = self.program(name)?;
             let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
@@ -193,6 +236,10 @@ impl Kernel {
             let program: &mut RawTracePoint = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
         }
+        if let Some(link) = self.blocks.complete.take() {
+            let program: &mut BtfTracePoint = self.program(COMPLETE.0)?;
+            program.detach(link).map_err(|cause| program_error("detach", COMPLETE.0, cause))?;
+        }
         Ok(())
     }
 
@@ -202,7 +249,25 @@ impl Kernel {
     ///
     /// When a map cannot be read.
     pub fn block_stats(&self) -> Result<Vec<(BlockKey, BlockStats)>, BpfError> {
-        self.blocks.stats.read_all()
+        let failed = |name| move |error| BpfError::map("read", name, error);
+        let blocks = &self.blocks;
+        let mut rows: BTreeMap<BlockKey, BlockRow> = blocks.stats.read_all()?.into_iter().collect();
+        // After the rows: what a CPU moves there meanwhile is missing until the next time, and never there twice.
+        for index in 0..BLOCK_TALLIES {
+            for Shared(tally) in blocks.tallies.get(&index, 0).map_err(failed("BLOCK_TALLIES"))?.iter() {
+                if tally.histograms != 0
+                    && let Some(row) = rows.get_mut(&tally.key)
+                {
+                    row.counts.add(&tally.counts);
+                }
+            }
+        }
+        let stats = |(key, row): (BlockKey, BlockRow)| {
+            let at = u32::try_from(row.histograms).unwrap_or(u32::MAX);
+            let Shared(histograms) = blocks.histograms.get(&at, 0).map_err(failed("BLOCK_HISTOGRAMS"))?;
+            Ok((key, BlockStats { counts: row.counts, process_comm: row.process_comm, histograms }))
+        };
+        rows.into_iter().map(stats).collect()
     }
 
     /// The same by file.
@@ -211,7 +276,21 @@ impl Kernel {
     ///
     /// As of [`Kernel::block_stats`].
     pub fn block_files(&self) -> Result<Vec<(BlockFileKey, BlockFileStats)>, BpfError> {
-        self.blocks.files.read_all()
+        let failed = |error| BpfError::map("read", "BLOCK_TALLIES", error);
+        let mut rows: BTreeMap<BlockFileKey, BlockFileStats> = self.blocks.files.read_all()?.into_iter().collect();
+        for index in 0..BLOCK_TALLIES {
+            for Shared(tally) in self.blocks.tallies.get(&index, 0).map_err(failed)?.iter() {
+                if tally.of_file != 0
+                    && let Some(row) = rows.get_mut(&tally.file_key())
+                {
+                    row.requests += tally.counts.requests;
+                    row.bytes += tally.counts.bytes;
+                    row.total_ns += tally.counts.total_ns;
+                    row.max_ns = row.max_ns.max(tally.counts.max_ns[0]);
+                }
+            }
+        }
+        Ok(rows.into_iter().collect())
     }
 
     /// What was counted of the waits of threads for block devices.
@@ -221,6 +300,21 @@ impl Kernel {
     /// As of [`Kernel::block_stats`].
     pub fn block_waits(&self) -> Result<Vec<(BlockWaitKey, BlockWaitStats)>, BpfError> {
         self.blocks.waits.read_all()
+    }
+
+    /// Requests that were seen to be made and not to be done: those that are under way, and those whose end was not seen.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Kernel::block_stats`].
+    pub fn blocks_left(&self) -> Result<u64, BpfError> {
+        let mut left = 0;
+        for index in 0..MAX_REQUESTS {
+            let request = self.blocks.requests.get(&index, 0);
+            let Shared(request) = request.map_err(|error| BpfError::map("read", "BLOCK_REQUESTS", error))?;
+            left += u64::from(request.part != 0 && request.flags & UNASKED == 0);
+        }
+        Ok(left)
     }
 
     /// What could not be noted or counted.
@@ -234,6 +328,17 @@ impl Kernel {
 fn hooks() -> impl Iterator<Item = (&'static str, &'static str)> {
     let issue = !times_are_kept();
     HOOKS.into_iter().filter(move |&(name, _)| name != ISSUE || issue)
+}
+
+/// Whether the kernel keeps of every device with requests when they were made, which it does where it keeps statistics of the
+/// device. Source: `blk_mq_need_time_stamp` in block/blk-mq.c.
+fn starts_are_kept() -> bool {
+    let Ok(devices) = fs::read_dir("/sys/block") else { return false };
+    devices
+        .flatten()
+        .map(|device| device.path())
+        .filter(|device| device.join("mq").exists())
+        .all(|device| fs::read(device.join("queue/iostats")).is_ok_and(|kept| kept.starts_with(b"1")))
 }
 
 /// Whether the kernel keeps of every device when its requests were given to it, which it does where it throttles write-back by

@@ -3,7 +3,7 @@
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_POINTER: u32 = 2;
-const KIND_STRUCT: u32 = 4;
+pub(super) const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUMERATION: u32 = 6;
 pub(super) const KIND_TYPEDEF: u32 = 8;

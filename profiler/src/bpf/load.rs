@@ -9,8 +9,8 @@ use aya::sys::{BpfHelper, Stats};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use profiler_common::alloc::{MAX_LIVE, SizeStats};
 use profiler_common::block::{
-    MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES, MAX_REQUESTS, MAX_WAITERS, REQUEST_PLACES,
-    SlowRequest, SlowWakeUp,
+    BlockHistograms, BlockRequest, BlockTally, MAX_BLOCK_FILES, MAX_BLOCK_STATS, MAX_BLOCK_WAITS, MAX_DIRTY_FILES,
+    MAX_REQUESTS, MAX_WAITERS, REQUEST_PLACES, SlowRequest, SlowWakeUp,
 };
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
@@ -27,7 +27,7 @@ use profiler_common::wait::{EndedThread, LockKey, LockWaits, MAX_LOCKS, MAX_WAIT
 
 use super::BpfError;
 use super::allocs::Allocs;
-use super::blocks::Blocks;
+use super::blocks::{Blocks, link_casts};
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
 use super::files::Files;
@@ -83,7 +83,7 @@ pub struct Limits {
     pub faults: bool,
     /// Whether system calls are recorded: 20 MB for the threads and for what is counted exactly.
     pub calls: bool,
-    /// Whether requests to block devices are recorded: 30 MB for those under way and for what is counted exactly.
+    /// Whether requests to block devices are recorded: 34 MB for those under way and for what is counted exactly.
     pub blocks: bool,
     /// Requests to block devices that take as long are told one by one, ns; 0 for none.
     pub slower_ns: u64,
@@ -152,6 +152,9 @@ pub(super) struct Shared<T>(pub(super) T);
 trait Plain: Copy + 'static {}
 impl Plain for Control {}
 impl Plain for Counters {}
+impl Plain for BlockHistograms {}
+impl Plain for BlockRequest {}
+impl Plain for BlockTally {}
 impl Plain for InFlight {}
 impl Plain for Process {}
 impl Plain for MappingEntry {}
@@ -254,16 +257,20 @@ impl Kernel {
             .map_max_entries("FILE_STATS", if limits.files { MAX_FILE_STATS } else { 1 })
             .map_max_entries("FILE_HISTOGRAMS", if limits.files { MAX_FILE_HISTOGRAMS } else { 1 })
             .map_max_entries("FILE_REQUESTS", if limits.files { MAX_FILE_REQUESTS } else { 1 })
-            .map_max_entries("BLOCK_PARTS", if limits.blocks { MAX_REQUESTS / REQUEST_PLACES } else { 1 })
             .map_max_entries("BLOCK_REQUESTS", if limits.blocks { MAX_REQUESTS } else { 1 })
             .map_max_entries("DIRTY_FILES", if limits.blocks { MAX_DIRTY_FILES } else { 1 })
             .map_max_entries("BLOCK_STATS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
+            .map_max_entries("BLOCK_HISTOGRAMS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
             .map_max_entries("BLOCK_FILES", if limits.blocks { MAX_BLOCK_FILES } else { 1 })
             .map_max_entries("BLOCK_WAITING", if limits.blocks { MAX_WAITERS / REQUEST_PLACES } else { 1 })
             .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
             .map_max_entries("BLOCK_WAITS", if limits.blocks { MAX_BLOCK_WAITS } else { 1 })
             .map_max_entries("SCRATCH", limits.scratch_slots());
-        let object = replacement.as_deref().unwrap_or(OBJECT);
+        let mut object = replacement;
+        if limits.blocks {
+            link_casts(object.get_or_insert_with(|| OBJECT.to_vec()))?;
+        }
+        let object = object.as_deref().unwrap_or(OBJECT);
         let mut ebpf = loader.load(object).map_err(load_error)?;
         let allocs = Allocs::new(&mut ebpf, limits.allocs.then_some(object))?;
         let statistics = aya::sys::enable_stats(Stats::RunTime).ok();
@@ -301,7 +308,12 @@ impl Kernel {
                 stats: Batch::new(take(&mut ebpf, "BLOCK_STATS")?, "BLOCK_STATS")?,
                 files: Batch::new(take(&mut ebpf, "BLOCK_FILES")?, "BLOCK_FILES")?,
                 waits: Batch::new(take(&mut ebpf, "BLOCK_WAITS")?, "BLOCK_WAITS")?,
+                histograms: typed(&mut ebpf, "BLOCK_HISTOGRAMS")?,
+                tallies: typed(&mut ebpf, "BLOCK_TALLIES")?,
                 missed: typed(&mut ebpf, "BLOCKS_MISSED")?,
+                requests: typed(&mut ebpf, "BLOCK_REQUESTS")?,
+                clock: typed(&mut ebpf, "BLOCK_CLOCK")?,
+                complete: None,
                 links: Vec::new(),
             },
             calls_uncounted: typed(&mut ebpf, "CALLS_UNCOUNTED")?,

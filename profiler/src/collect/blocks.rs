@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use profiler_common::block::{
-    BLOCK_OPERATIONS, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockStats, BlockWaitKey,
-    BlockWaitStats, MAX_SLOW, SIZE_NAMES, WAIT_PARTS,
+    BLOCK_OPERATIONS, BLOCK_TIMES, BlockCounts, BlockFileKey, BlockFileStats, BlockKey, BlockMissed, BlockStats,
+    BlockWaitKey, BlockWaitStats, MAX_SLOW, SIZE_NAMES, WAIT_PARTS,
 };
 
 use super::file_names::FileNames;
@@ -35,6 +35,14 @@ const FILE_VALUES: [(&str, &str); 4] = [("bytes", "bytes"), ("requests", "count"
 
 /// Name of the table of waits.
 pub(super) const WAITS: &str = "blockio_waits";
+
+/// What a reader must know of requests that were seen to be made, and not to be done.
+pub(super) fn unseen(requests: u64) -> String {
+    format!(
+        "the end of {requests} requests to block devices was not seen, and they are not counted: some kernels run no BPF \
+         program while they work for a process that they protect"
+    )
+}
 
 /// Who asked, where nobody knows.
 const UNKNOWN: &str = "[unknown]";
@@ -65,12 +73,12 @@ pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
             values: vec![0; VALUES.len()],
             distributions: vec![Histogram::default(); BLOCK_TIMES.len()],
         });
-        let (total, queue) = (stats.total_ns, stats.queue_ns);
+        let BlockCounts { requests, bytes, errors, sequential, total_ns: total, queue_ns: queue, max_ns } =
+            stats.counts;
         let device = total.saturating_sub(queue);
-        let values = [total, stats.requests, stats.bytes, stats.errors, stats.sequential, queue, device];
+        let values = [total, requests, bytes, errors, sequential, queue, device];
         row.values.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        for (distribution, (counts, &max)) in row.distributions.iter_mut().zip(stats.counts().iter().zip(&stats.max_ns))
-        {
+        for (distribution, (counts, &max)) in row.distributions.iter_mut().zip(stats.counts().iter().zip(&max_ns)) {
             distribution.add(&Histogram::new(counts, max));
         }
     }

@@ -35,6 +35,7 @@ struct Counts {
     sectors: u64,
     busy_ms: u64,
     in_flight_ms: u64,
+    in_flight: u64,
 }
 
 impl Disks {
@@ -57,10 +58,16 @@ impl Disks {
                 sectors: number(2) + number(6) + number(13),
                 busy_ms: number(9),
                 in_flight_ms: number(10),
+                in_flight: number(8),
             };
             Some((major << 20 | minor & 0xf_ffff, counts))
         });
         Self(counts.collect())
+    }
+
+    /// Requests that are under way at this moment.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.0.values().map(|counts| counts.in_flight).sum()
     }
 
     /// What has come since `before` of the devices that are `wanted`, in so much time.

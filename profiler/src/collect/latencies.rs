@@ -34,25 +34,25 @@ impl Latencies {
         for (key, stats) in stats {
             let none = || Box::new(Counted { requests: 0, bytes: 0, counts: [[0; _]; _] });
             let before = self.before.entry(*key).or_insert_with(none);
-            if (before.requests, before.bytes) == (stats.requests, stats.bytes) {
+            if (before.requests, before.bytes) == (stats.counts.requests, stats.counts.bytes) {
                 continue;
             }
             let cell = cells.entry((key.device, key.operation)).or_default();
-            cell.requests += stats.requests.saturating_sub(before.requests);
-            cell.bytes += stats.bytes.saturating_sub(before.bytes);
+            cell.requests += stats.counts.requests.saturating_sub(before.requests);
+            cell.bytes += stats.counts.bytes.saturating_sub(before.bytes);
             let counts = stats.counts();
             for (time, (now, before)) in counts.iter().zip(&before.counts).enumerate() {
                 let counts: Vec<u64> =
                     now.iter().zip(before).map(|(&now, &before)| now.saturating_sub(before)).collect();
                 let highest = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
                 // The greatest of all time may not be of this slice: nothing is known of it but its bucket.
-                let max = (bucket_range(highest).1 - 1).min(stats.max_ns[time]);
+                let max = (bucket_range(highest).1 - 1).min(stats.counts.max_ns[time]);
                 let histogram = [&mut cell.total, &mut cell.queue, &mut cell.on_device].into_iter().nth(time);
                 if let Some(histogram) = histogram {
                     histogram.add(&Histogram::new(&counts, max));
                 }
             }
-            **before = Counted { requests: stats.requests, bytes: stats.bytes, counts };
+            **before = Counted { requests: stats.counts.requests, bytes: stats.counts.bytes, counts };
         }
         let now_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
         let cells = cells.into_iter().map(|((number, kind), cell)| IoCell {
@@ -72,6 +72,7 @@ impl Latencies {
 
 #[cfg(test)]
 mod tests {
+    use profiler_common::block::BlockCounts;
     use profiler_common::histogram::bucket_of;
 
     use super::*;
@@ -79,17 +80,13 @@ mod tests {
     fn counted(requests: u32, ns: u64) -> (BlockKey, BlockStats) {
         let mut histograms = [[0; _]; _];
         histograms[0][bucket_of(ns)] = requests;
-        let stats = BlockStats {
+        let counts = BlockCounts {
             requests: u64::from(requests),
             bytes: u64::from(requests) * 4096,
-            errors: 0,
-            sequential: 0,
-            total_ns: 0,
-            queue_ns: 0,
             max_ns: [ns, 0, ns],
-            process_comm: [0; _],
-            histograms,
+            ..BlockCounts::default()
         };
+        let stats = BlockStats { counts, process_comm: [0; _], histograms };
         (BlockKey { device: 7 << 20, operation: 1, ..BlockKey::default() }, stats)
     }
 

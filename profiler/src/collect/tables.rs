@@ -30,11 +30,17 @@ pub(super) fn tables(
         let kernel = &session.kernel;
         let (stats, requested) = (kernel.block_stats()?, kernel.block_files()?);
         let missed = |what| kernel.blocks_missed(what);
-        add(Origin::BlockIo.row().name, blocks::table(&stats, missed(BlockMissed::Stats)));
+        let disks = Disks::read();
+        // Without an end they are under way, or the kernel has not run the program then.
+        let unseen = missed(BlockMissed::Ends) + kernel.blocks_left()?.saturating_sub(disks.in_flight());
+        if unseen > 0 {
+            warnings.push(blocks::unseen(unseen));
+        }
+        add(Origin::BlockIo.row().name, blocks::table(&stats, missed(BlockMissed::Stats) + unseen));
         add(blocks::FILES, blocks::files(&requested, &session.file_names, missed(BlockMissed::Files)));
         add(blocks::WAITS, blocks::waits(&kernel.block_waits()?, missed(BlockMissed::Waits)));
         let devices = stats.iter().map(|(key, _)| key.device).collect();
-        add(DEVICES, Disks::read().since(&session.disks, &devices, duration));
+        add(DEVICES, disks.since(&session.disks, &devices, duration));
         session.latencies.end_slice(duration, &stats);
     }
     if limits.files {

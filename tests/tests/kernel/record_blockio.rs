@@ -53,24 +53,30 @@ impl Drop for Loop {
     }
 }
 
-/// Checks that what was found is what there was. While others use the device too, a few requests have been seen to go missing
-/// now and then, for a reason that is not known yet: this much is allowed for, and no more than there was.
-fn check_nearly_all(found: u64, truth: u64) {
-    println!("{found} of {truth}");
-    assert!(found <= truth && 20 * found >= 19 * truth, "{found} of {truth}");
+/// Checks that what was found is what there was, but for so much of requests whose end was not seen: a kernel may run no program
+/// while it works for a process that it protects, and an end interrupts whoever is on its CPU.
+fn check_counted(found: u64, truth: u64, unseen: u64) {
+    println!("{found} of {truth}, {unseen} unseen");
+    assert!(found <= truth && truth - found <= unseen, "{found} of {truth}, {unseen} unseen");
+}
+
+/// Requests whose end was not seen.
+fn unseen(captured: &Captured) -> u64 {
+    captured.report["tables"]["blockio"]["missing"].as_u64().expect("a count")
 }
 
 /// Checks that requests past the page cache of one process are all there.
 fn check_direct(captured: &Captured, device: Option<&str>, truth: &Value) {
-    assert_eq!(captured.report["tables"]["blockio"]["missing"], 0);
+    let mut found_of_both = 0;
     for (operation, time) in [("read", "read_ns"), ("sync write", "write_ns")] {
         let mut labels = vec![("operation", operation), ("process", "disk"), ("size", "<= 64 KiB")];
         labels.extend(device.map(|device| ("device", device)));
         let rows = rows(captured, "blockio", &labels);
         let [row] = rows[..] else { panic!("{operation}: {rows:#?}") };
-        for value in ["requests", "bytes"] {
-            check_nearly_all(sum(&rows, value), truth[value].as_u64().expect("a figure"));
+        for (value, of_each) in [("requests", 1), ("bytes", 65536)] {
+            check_counted(sum(&rows, value), truth[value].as_u64().expect("a figure"), unseen(captured) * of_each);
         }
+        found_of_both += sum(&rows, "requests");
         assert_eq!(row["values"]["errors"], 0);
         // No request takes longer than the call that made it.
         let (found, took) = (sum(&rows, "time_ns"), truth[time].as_u64().expect("ns"));
@@ -80,6 +86,7 @@ fn check_direct(captured: &Captured, device: Option<&str>, truth: &Value) {
         // They follow each other, but where the file or the device does not.
         assert!(2 * sum(&rows, "sequential") > sum(&rows, "requests"), "{row}");
     }
+    check_counted(found_of_both, 2 * truth["requests"].as_u64().expect("a count"), unseen(captured));
     check_sums(captured);
 }
 
@@ -116,7 +123,7 @@ fn every_request_past_the_page_cache_is_counted_with_its_bytes_its_file_and_its_
     check_direct(&captured, None, &truth);
     for (operation, function, call) in [("read", "read_here", "[read]"), ("sync write", "write_here", "[sync write]")] {
         let of_file = rows(&captured, "blockio_files", &[("file", path), ("operation", operation)]);
-        check_nearly_all(sum(&of_file, "bytes"), truth["bytes"].as_u64().expect("bytes"));
+        check_counted(sum(&of_file, "bytes"), truth["bytes"].as_u64().expect("bytes"), unseen(&captured) * 65536);
         let stacks = captured.stacks.iter().filter(|stack| stack.leaf() == call);
         let (here, all) = stacks.fold((0, 0), |(here, all), stack| {
             (here + if stack.has(function) { stack.count } else { 0 }, all + stack.count)
@@ -430,7 +437,11 @@ fn queue_device_and_wake_up_add_up_to_what_a_program_measures_of_a_slow_device()
     assert!((found / took - 1.0).abs() < 0.05, "{found} of {took}");
     let longest = truth["longest_read_ns"].as_f64().expect("ns");
     let max = reads[0]["distributions"]["total_ns"]["max"].as_f64().expect("ns");
-    assert!((max / longest - 1.0).abs() < 0.05, "{max} of {longest}");
+    // Its way back to a CPU may have been long where others want one too.
+    let back = rows(&captured, "blockio_waits", &[("process", "disk")]);
+    let back = back[0]["distributions"]["wake_up_ns"]["max"].as_f64().expect("ns");
+    println!("longest {max} of {longest} ns, {back} at most to be back on a CPU");
+    assert!(max < 1.01 * longest && max + back > 0.95 * longest, "{max} and {back} of {longest}");
     let parts: f64 = ["queue_ns", "device_ns", "wake_up_ns"].iter().map(|part| waits(&captured, part)).sum();
     let all = took + truth["write_ns"].as_f64().expect("ns");
     println!("waits {parts} of {all} ns");
@@ -473,8 +484,9 @@ fn fio_and_the_profiler_count_the_same() {
         let job = &told["jobs"][0][field];
         let of_file = rows(&captured, "blockio_files", &[("file", path), ("operation", operation)]);
         println!("{operation}: {} requests of {}", sum(&of_file, "requests"), job["total_ios"]);
-        check_nearly_all(sum(&of_file, "requests"), job["total_ios"].as_u64().expect("a count"));
-        check_nearly_all(sum(&of_file, "bytes"), job["io_bytes"].as_u64().expect("bytes"));
+        let unseen = unseen(&captured);
+        check_counted(sum(&of_file, "requests"), job["total_ios"].as_u64().expect("a count"), unseen);
+        check_counted(sum(&of_file, "bytes"), job["io_bytes"].as_u64().expect("bytes"), unseen * 16384);
     }
     check_sums(&captured);
 }
