@@ -1,7 +1,7 @@
 //! Findings on captures whose bottleneck is known, without a kernel.
 
 use profiler::analyze::analyze;
-use profiler::profile::{Capture, Finding, FindingKind, Row, Severity, Table, TableColumn, ThreadTime};
+use profiler::profile::{Capture, Finding, FindingKind, Live, LiveSite, Row, Severity, Table, TableColumn, ThreadTime};
 use profiler_common::event::Origin;
 
 use crate::made::{capture, profile};
@@ -127,6 +127,35 @@ fn many_small_reads_of_a_file_are_found_by_its_table() {
     check(reads, FindingKind::File, Severity::High, "100000 small reads a second, of `/data/rows`");
     capture.index.tables.insert("fileio".to_owned(), table(100));
     assert!(findings(&capture).iter().all(|finding| finding.kind != FindingKind::File));
+}
+
+#[test]
+fn a_leak_is_found_with_its_function_and_its_rate() {
+    let of_live = [("main;fill;malloc", [4, 4_000_000, 4, 0]), ("main;forget;malloc", [4, 400_000, 4, 0])];
+    let mut capture = capture(vec![profile(Origin::Live, &of_live)], 20);
+    for (sample, span) in capture.profiles[0].samples.iter_mut().zip([1, 2]) {
+        sample.span = span;
+    }
+    let seconds: Vec<u64> = (0..21).collect();
+    let site = |span: u64, bytes: Vec<u64>| LiveSite {
+        span: format!("{span:#x}"),
+        allocated_bytes: bytes[20],
+        variance_kib2: bytes.iter().map(|bytes| bytes >> 10).collect(),
+        kept_variance_kib2: bytes.iter().map(|bytes| bytes >> 10).collect(),
+        kept_bytes: bytes.clone(),
+        bytes,
+    };
+    let filled = seconds.iter().map(|second| (second * 1_000_000).min(4_000_000)).collect();
+    let forgotten = seconds.iter().map(|second| second * 20_000).collect();
+    capture.index.live = Some(Live {
+        at_ns: seconds.iter().map(|second| second * SECOND).collect(),
+        sites: vec![site(1, filled), site(2, forgotten)],
+        ..Live::default()
+    });
+    let found = first(&capture);
+    check(&found, FindingKind::Memory, Severity::Medium, "`forget` leaks 19.5 KiB a second");
+    // A cache that has filled is none.
+    assert_eq!(findings(&capture).len(), 1, "{:#?}", findings(&capture));
 }
 
 #[test]

@@ -33,7 +33,10 @@ fn leak(scene: &Scene<'_>, findings: &mut Vec<Finding>) -> bool {
         0.0,
         first.confidence,
         vec![
-            format!("{low:.1} to {high:.1} KiB a second; {} of {} bytes in use", first.live_bytes, first.allocated_bytes),
+            format!(
+                "{low:.1} to {high:.1} KiB a second; {} of {} bytes in use",
+                first.live_bytes, first.allocated_bytes
+            ),
             first.reason.clone(),
             first.site.iter().rev().map(String::as_str).collect::<Vec<_>>().join(" > "),
         ],
