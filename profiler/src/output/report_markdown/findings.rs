@@ -16,18 +16,22 @@ pub(super) fn write(report: &Report, writer: &mut impl Write) -> io::Result<()> 
         score.value,
         match worth {
             0 => "Nothing was found that costs much of the wall time.".to_owned(),
-            1 => "One thing costs a good part of the wall time.".to_owned(),
-            more => format!("{more} things cost a good part of the wall time."),
+            1 => "One thing is worth a look.".to_owned(),
+            more => format!("{more} things are worth a look."),
         }
     )?;
     for (finding, number) in report.findings.iter().zip(1..) {
         writeln!(
             writer,
-            "{number}. **{}** ({}, {}): {:.0} % of the wall time of the threads concerned, confidence {:.0} %.",
+            "{number}. **{}** ({}, {}): {}confidence {:.0} %.",
             prose(&finding.title),
             finding.severity.name(),
             finding.kind.name(),
-            finding.effect * 100.0,
+            if finding.effect > 0.0 {
+                format!("{:.0} % of the wall time of the threads concerned, ", finding.effect * 100.0)
+            } else {
+                String::new()
+            },
             finding.confidence * 100.0,
         )?;
         for evidence in &finding.evidence {
@@ -43,9 +47,13 @@ pub(super) fn write(report: &Report, writer: &mut impl Write) -> io::Result<()> 
         for (step, number) in report.plan.iter().zip(1..) {
             writeln!(
                 writer,
-                "{number}. {}: wins {:.0} % of the wall time at most.",
+                "{number}. {}{}.",
                 prose(&step.action),
-                step.gain * 100.0
+                if step.gain > 0.0 {
+                    format!(": wins {:.0} % of the wall time at most", step.gain * 100.0)
+                } else {
+                    String::new()
+                }
             )?;
         }
         writeln!(writer)?;
