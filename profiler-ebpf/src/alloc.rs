@@ -283,7 +283,7 @@ fn freed(address: u64) {
         return;
     }
     let key = key_of(address);
-    let Some(block) = LIVE.get_ptr(&key) else { return };
+    let Some(block) = LIVE.get_ptr(key) else { return };
     // SAFETY: the pointer is to a map element. Only who frees the block removes it.
     let (born_ns, objects, size) = unsafe { ((*block).born_ns, (*block).objects, (*block).size) };
     if LIVE.remove(key).is_err() {

@@ -155,7 +155,7 @@ fn larger(first: u64, second: u64) -> u64 {
 #[inline(always)]
 fn turn(tally: &mut BlockTally, done: &DoneRequest, asker: Option<&Asker>) {
     if tally.histograms != 0
-        && let Some(row) = BLOCK_STATS.get_ptr_mut(&tally.key)
+        && let Some(row) = BLOCK_STATS.get_ptr_mut(tally.key)
     {
         let counts = &tally.counts;
         // SAFETY: the pointers are to map values that every CPU writes, hence atomic.
@@ -174,7 +174,7 @@ fn turn(tally: &mut BlockTally, done: &DoneRequest, asker: Option<&Asker>) {
         }
     }
     if tally.of_file != 0
-        && let Some(row) = BLOCK_FILES.get_ptr_mut(&tally.file_key())
+        && let Some(row) = BLOCK_FILES.get_ptr_mut(tally.file_key())
     {
         // SAFETY: as above.
         unsafe {
