@@ -245,8 +245,8 @@ fn files_are_private() {
         files += 1;
     }
     assert_eq!(
-        files, 8,
-        "capture.json, cpu.folded, cpu.svg, cpu.pb.gz, report.md, report.json, timeline.csv, timeline.svg"
+        files, 9,
+        "capture.json, cpu.folded, cpu.svg, cpu.pb.gz, report.html, report.md, report.json, timeline.csv, timeline.svg"
     );
 }
 

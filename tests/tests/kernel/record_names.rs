@@ -78,7 +78,8 @@ fn a_section_that_claims_to_be_endless_costs_its_content_and_nothing_else() {
     check(&captured, &WITHOUT_INLINED);
     assert!(captured.ended.stderr.contains("names of"), "{}", captured.ended.stderr);
     let peak = captured.report["overhead"]["peak_rss_bytes"].as_u64().expect("the peak");
-    assert!(peak < 200 << 20, "{peak} bytes");
+    // What it claims is a thousand million times as much; how much of the rest is read side by side differs.
+    assert!(peak < 400 << 20, "{peak} bytes");
 }
 
 #[test]

@@ -147,6 +147,7 @@ impl<'a> Scene<'a> {
     pub(super) fn site(&self, origin: Origin, is_meant: impl Fn(&[&SceneFrame]) -> bool) -> Option<(Site, f64)> {
         let place = self.capture.profiles.iter().position(|profile| profile.origin == origin)?;
         let weighted = Weighted::new(&self.capture.profiles[place]);
+        let text = |stack: &[u32]| shown(stack.iter().flat_map(|&location| &self.frames[place][location as usize]));
         let mut sites: BTreeMap<&str, (u64, u64, &[u32])> = BTreeMap::new();
         let mut sum = 0;
         let mut frames: Vec<&SceneFrame> = Vec::new();
@@ -159,13 +160,14 @@ impl<'a> Scene<'a> {
             sum += value;
             let (total, heaviest, longest) = sites.entry(site_of(&frames)).or_default();
             *total += value;
-            if value > *heaviest {
+            // Stacks have another order in a capture that was read back.
+            if value > *heaviest || (value == *heaviest && text(stack) < text(longest)) {
                 (*heaviest, *longest) = (value, stack);
             }
         }
         let (function, (value, _, stack)) = sites.into_iter().max_by_key(|(_, (value, ..))| *value)?;
         let share = float(value) / float(sum).max(1.0);
-        let stack = shown(stack.iter().flat_map(|&location| &self.frames[place][location as usize]));
+        let stack = text(stack);
         Some((Site { function: function.to_owned(), share, stack }, float(sum) / float(weighted.total).max(1.0)))
     }
 
