@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use profiler_common::event::Origin;
 
+use super::bench::{BenchArgs, RunsArgs};
 use super::check::{BaselineArgs, CheckArgs, TrendArgs};
 use super::diff::DiffArgs;
 use super::export::{ExportArgs, ImportArgs};
@@ -37,6 +38,11 @@ pub(super) enum Command {
     Export(ExportArgs),
     /// Make a capture of a profile of pprof or the text of perf script, to report, compare and export it
     Import(ImportArgs),
+    /// Run a command again and again until its time is known, and record the runs
+    Bench(Box<BenchArgs>),
+    /// Make the runs of `bench`, in the process that is recorded
+    #[command(name = "make-runs", hide = true)]
+    MakeRuns(Box<RunsArgs>),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed
@@ -225,7 +231,7 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 }
 
 /// `5`, `5s`, `1.5m`, `500ms`, `10us`, `2h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where a person is spoken to")]
 
 mod args;
+mod bench;
 mod check;
 mod diff;
 mod doctor;
@@ -36,6 +37,8 @@ pub fn main() -> ExitCode {
         args::Command::Check(args) => check::run(&args),
         args::Command::Baseline(args) => check::run_baseline(&args),
         args::Command::Trend(args) => check::run_trend(&args),
+        args::Command::Bench(args) => bench::run(&args),
+        args::Command::MakeRuns(args) => bench::run_runs(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
         args::Command::HoldProbes => hold_probes(),
