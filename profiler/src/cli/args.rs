@@ -11,6 +11,7 @@ use super::bench::{BenchArgs, RunsArgs};
 use super::check::{BaselineArgs, CheckArgs, TrendArgs};
 use super::diff::DiffArgs;
 use super::export::{ExportArgs, ImportArgs};
+use super::top::TopArgs;
 
 /// A kernel-level profiler for production Linux hosts.
 #[derive(Debug, Parser)]
@@ -24,6 +25,8 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Sample a process, a command, a cgroup or the host, and write flamegraph, pprof profile and report
     Record(Box<RecordArgs>),
+    /// Show what runs now, second by second, in the terminal
+    Top(TopArgs),
     /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
     Report(ReportArgs),
     /// Say which functions and stacks have changed from one capture to another, beyond chance

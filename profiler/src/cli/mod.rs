@@ -14,6 +14,7 @@ mod load;
 mod progress;
 mod record;
 mod report;
+mod top;
 
 use std::io::Write;
 use std::os::fd::AsFd as _;
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
     let args = args::Args::parse();
     let result = match args.command {
         args::Command::Record(args) => record::run(*args),
+        args::Command::Top(args) => top::run(&args),
         args::Command::Report(args) => report::run(&args),
         args::Command::Diff(args) => diff::run(&args),
         args::Command::Export(args) => export::run(&args),

@@ -122,8 +122,19 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
     }
     let alloc_budget = args.alloc_budget / 100.0;
-    let config =
-        RecordConfig { target, origins, alloc_budget, wakers, slower_ns, rate_hz, duration, limits, cache, naming };
+    let config = RecordConfig {
+        target,
+        origins,
+        alloc_budget,
+        wakers,
+        slower_ns,
+        rate_hz,
+        duration,
+        limits,
+        cache,
+        naming,
+        watch: None,
+    };
     Ok((config, name))
 }
 
@@ -167,6 +178,7 @@ pub(super) fn usual_config(target: TargetSelection, events: &[Event], rate_hz: u
         limits: Limits::default(),
         cache: CacheDirectory::Usual,
         naming: NamingConfig { debug_directories: vec![DEBUG_DIRECTORY.into()], debuginfod: false, shorten: false },
+        watch: None,
     }
 }
 
