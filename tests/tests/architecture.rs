@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 4] = [
 const ONLY_IN: [(&[&str], &[&str], &str); 10] = [
     (&["aya", "perf_event_open", "SYS_perf_event_open", "SYS_bpf"], &["bpf"], "only bpf knows eBPF and perf events"),
     (&["clap"], &["cli"], "only cli knows clap"),
-    (&["print", "println", "eprint", "eprintln", "indicatif"], &["cli"], "only cli prints"),
+    (&["print", "println", "eprint", "eprintln", "indicatif", "ratatui"], &["cli"], "only cli prints"),
     (
         &["stdout", "stderr"],
         &["cli", "symbolize", "bpf"],

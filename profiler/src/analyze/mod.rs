@@ -3,6 +3,7 @@
 //! Reads a [`Capture`], fills a [`Report`]. Makes no system call. The ids of a profile do not show in the result:
 //! everything is ordered by value and then by name.
 
+mod bench;
 mod counters;
 mod diff;
 mod findings;
@@ -23,6 +24,7 @@ mod wakers;
 
 use std::collections::BTreeMap;
 
+pub use bench::{BENCH_TABLE, BenchBudget, bench, bench_table, check_bench, precision};
 pub use counters::{counters, work};
 pub use diff::{Worked, diff};
 pub use findings::{Pattern, RuleFile, Rules, Thresholds};

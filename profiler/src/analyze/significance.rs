@@ -118,6 +118,14 @@ pub(super) fn two_sided(t: f64, freedom: f64) -> f64 {
     (2.0 * one_sided(t, freedom)).min(1.0)
 }
 
+/// Half of the interval that a sum is in 19 times in 20, by its variance.
+pub(super) fn half_width(variance: f64, freedom: f64) -> f64 {
+    match StudentsT::new(0.0, 1.0, freedom) {
+        Ok(distribution) => distribution.inverse_cdf(0.975) * variance.sqrt(),
+        Err(_) => f64::INFINITY,
+    }
+}
+
 /// How many standard errors a difference must have to be found four times in five, among `tested` hypotheses.
 pub(super) fn detectable(significance: f64, tested: usize, freedom: f64) -> f64 {
     const POWER: f64 = 0.8;

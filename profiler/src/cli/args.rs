@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use profiler_common::event::Origin;
 
+use super::bench::{BenchArgs, RunsArgs};
 use super::check::{BaselineArgs, CheckArgs, TrendArgs};
 use super::diff::DiffArgs;
 use super::export::{ExportArgs, ImportArgs};
+use super::top::TopArgs;
 
 /// A kernel-level profiler for production Linux hosts.
 #[derive(Debug, Parser)]
@@ -23,6 +25,8 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Sample a process, a command, a cgroup or the host, and write flamegraph, pprof profile and report
     Record(Box<RecordArgs>),
+    /// Show what runs now, second by second, in the terminal
+    Top(TopArgs),
     /// Make the flamegraph and the report of a capture again, from capture.json and its profiles
     Report(ReportArgs),
     /// Say which functions and stacks have changed from one capture to another, beyond chance
@@ -37,6 +41,11 @@ pub(super) enum Command {
     Export(ExportArgs),
     /// Make a capture of a profile of pprof or the text of perf script, to report, compare and export it
     Import(ImportArgs),
+    /// Run a command again and again until its time is known, and record the runs
+    Bench(Box<BenchArgs>),
+    /// Make the runs of `bench`, in the process that is recorded
+    #[command(name = "make-runs", hide = true)]
+    MakeRuns(Box<RunsArgs>),
     /// Say what this kernel and user can do, and what to change
     Doctor(DoctorArgs),
     /// Say how an ELF file is unwound: its table's rows and size, and which functions cannot be followed
@@ -225,7 +234,7 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 }
 
 /// `5`, `5s`, `1.5m`, `500ms`, `10us`, `2h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {

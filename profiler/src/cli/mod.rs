@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where a person is spoken to")]
 
 mod args;
+mod bench;
 mod check;
 mod diff;
 mod doctor;
@@ -13,6 +14,7 @@ mod load;
 mod progress;
 mod record;
 mod report;
+mod top;
 
 use std::io::Write;
 use std::os::fd::AsFd as _;
@@ -29,6 +31,7 @@ pub fn main() -> ExitCode {
     let args = args::Args::parse();
     let result = match args.command {
         args::Command::Record(args) => record::run(*args),
+        args::Command::Top(args) => top::run(&args),
         args::Command::Report(args) => report::run(&args),
         args::Command::Diff(args) => diff::run(&args),
         args::Command::Export(args) => export::run(&args),
@@ -36,6 +39,8 @@ pub fn main() -> ExitCode {
         args::Command::Check(args) => check::run(&args),
         args::Command::Baseline(args) => check::run_baseline(&args),
         args::Command::Trend(args) => check::run_trend(&args),
+        args::Command::Bench(args) => bench::run(&args),
+        args::Command::MakeRuns(args) => bench::run_runs(&args),
         args::Command::Doctor(args) => doctor::run(&args),
         args::Command::Inspect(args) => inspect::run(&args),
         args::Command::HoldProbes => hold_probes(),

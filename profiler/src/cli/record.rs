@@ -1,5 +1,7 @@
 //! `profiler record`.
 
+use std::path::Path;
+
 use anyhow::{Context as _, bail};
 use profiler_common::event::Origin;
 
@@ -51,7 +53,7 @@ fn record_and_write(args: RecordArgs) -> CommandResult {
 }
 
 /// What is written: the capture itself, and meanwhile what is made from it.
-fn make_files(capture: &Capture) -> (Report, anyhow::Result<Vec<OutputFile>>) {
+pub(super) fn make_files(capture: &Capture) -> (Report, anyhow::Result<Vec<OutputFile>>) {
     std::thread::scope(|scope| {
         let own = scope.spawn(|| output::capture::write(capture));
         let report = analyze(capture);
@@ -72,35 +74,29 @@ fn end_of_command(command: Option<RunningCommand>, interrupted: bool) -> Command
     Ok(u8::try_from(end.exit_code()).unwrap_or(FAILED_WITH_COMMAND))
 }
 
-/// Checks what clap cannot, and names the capture.
-fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
+/// Checks that the kernel lets us sample so often.
+pub(super) fn check_rate(rate_hz: u64) -> anyhow::Result<()> {
     let highest = max_sample_rate();
-    if args.rate_hz == 0 || args.rate_hz > highest {
+    if rate_hz == 0 || rate_hz > highest {
         bail!(
-            "cannot sample at {} Hz: the kernel allows 1 to {highest} Hz; lower -F, or raise it with \
-             `sysctl kernel.perf_event_max_sample_rate=N`",
-            args.rate_hz
+            "cannot sample at {rate_hz} Hz: the kernel allows 1 to {highest} Hz; lower -F, or raise it with \
+             `sysctl kernel.perf_event_max_sample_rate=N`"
         );
     }
+    Ok(())
+}
+
+/// Checks what clap cannot, and names the capture.
+fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
+    check_rate(args.rate_hz)?;
     let (target, name) = if !args.command.is_empty() {
         let program = args.command[0].to_string_lossy();
         let name = program.rsplit('/').next().unwrap_or_default().to_owned();
         (TargetSelection::Command(args.command.clone()), name)
-    } else if let Some(path) = &args.cgroup {
-        (TargetSelection::Cgroup(path.clone()), path.file_name().unwrap_or_default().to_string_lossy().into_owned())
-    } else if let Some(comm) = &args.comm {
-        (TargetSelection::Comm(comm.clone()), comm.clone())
-    } else if args.all_cpus {
-        (TargetSelection::Host, "host".to_owned())
     } else {
-        let first = args.pids.first().copied().unwrap_or(0);
-        let name = process::command_name(first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
-        (TargetSelection::Processes { pids: args.pids.clone(), children: args.children }, name)
+        running(&args.pids, args.children, args.cgroup.as_deref(), args.comm.as_deref())
     };
-    let events = if args.all { &Event::ALL[..] } else { &args.events };
-    let mut origins: Vec<Origin> = events.iter().map(|event| event.origin()).collect();
-    origins.sort_unstable();
-    origins.dedup();
+    let origins = origins(if args.all { &Event::ALL } else { &args.events });
     let limits = Limits {
         records: args.map_entries,
         ring_bytes: args.buffer_mb << 20,
@@ -126,9 +122,64 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
     }
     let alloc_budget = args.alloc_budget / 100.0;
-    let config =
-        RecordConfig { target, origins, alloc_budget, wakers, slower_ns, rate_hz, duration, limits, cache, naming };
+    let config = RecordConfig {
+        target,
+        origins,
+        alloc_budget,
+        wakers,
+        slower_ns,
+        rate_hz,
+        duration,
+        limits,
+        cache,
+        naming,
+        watch: None,
+    };
     Ok((config, name))
+}
+
+/// A target that runs, and what a capture of it is called; the host when nothing is named.
+pub(super) fn running(
+    pids: &[u32],
+    children: bool,
+    cgroup: Option<&Path>,
+    comm: Option<&str>,
+) -> (TargetSelection, String) {
+    if let Some(path) = cgroup {
+        (TargetSelection::Cgroup(path.to_owned()), path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    } else if let Some(comm) = comm {
+        (TargetSelection::Comm(comm.to_owned()), comm.to_owned())
+    } else if let Some(first) = pids.first() {
+        let name = process::command_name(*first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
+        (TargetSelection::Processes { pids: pids.to_vec(), children }, name)
+    } else {
+        (TargetSelection::Host, "host".to_owned())
+    }
+}
+
+/// The origins of events, each once, in the order of their numbers.
+pub(super) fn origins(events: &[Event]) -> Vec<Origin> {
+    let mut origins: Vec<Origin> = events.iter().map(|event| event.origin()).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    origins
+}
+
+/// What is recorded where little can be chosen, until the target ends.
+pub(super) fn usual_config(target: TargetSelection, events: &[Event], rate_hz: u64) -> RecordConfig {
+    RecordConfig {
+        target,
+        origins: origins(events),
+        alloc_budget: 0.02,
+        wakers: false,
+        slower_ns: 0,
+        rate_hz,
+        duration: None,
+        limits: Limits::default(),
+        cache: CacheDirectory::Usual,
+        naming: NamingConfig { debug_directories: vec![DEBUG_DIRECTORY.into()], debuginfod: false, shorten: false },
+        watch: None,
+    }
 }
 
 /// Says what was recorded and where it is.

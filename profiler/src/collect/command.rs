@@ -55,7 +55,7 @@ pub(super) struct HeldCommand {
     spawner: JoinHandle<io::Result<Child>>,
 }
 
-/// A command that runs. It is never killed by us, and not waited for when this is dropped.
+/// A command that runs. A recording never kills it, and it is not waited for when this is dropped.
 #[derive(Debug)]
 pub struct RunningCommand {
     child: Child,
@@ -145,6 +145,15 @@ impl RunningCommand {
     /// When the system call fails.
     pub fn wait(&mut self) -> io::Result<CommandEnd> {
         self.child.wait().map(|status| CommandEnd { status })
+    }
+
+    /// Kills it, if it still runs: only for one that is our own.
+    ///
+    /// # Errors
+    ///
+    /// When the system call fails.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()
     }
 }
 

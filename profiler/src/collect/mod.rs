@@ -30,9 +30,13 @@ mod target;
 mod thread_times;
 mod timeline;
 mod unwinding;
+mod view;
 mod waiting;
 mod warnings;
+mod watch;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use record::{Progress, Recording, record};
 pub use target::{CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};
+pub use view::{Facts, Line, Lines, Sum, View};
+pub use watch::{OriginWindow, Window};

@@ -18,6 +18,7 @@ use super::summary::{Facts, summarize};
 use super::target::{Caches, NamingConfig, RecordConfig, TargetSelection};
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
+use super::watch::Watch;
 use crate::bpf::{Kernel, Lifecycle, Limits, SamplingEvent};
 use crate::process;
 use crate::profile::Capture;
@@ -95,6 +96,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     }
     session.kernel.begin_counted(limits)?;
     session.disks = Disks::read();
+    session.watch = config.watch.clone().map(Watch::new);
     limits.allocs.then(|| session.begin_allocations(config.alloc_budget)).transpose()?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);

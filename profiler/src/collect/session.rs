@@ -29,6 +29,7 @@ use super::remainder::Finisher;
 use super::thread_times::ThreadTimes;
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
+use super::watch::Watch;
 use crate::bpf::{Drained, Kernel, Lifecycle};
 use crate::process;
 
@@ -80,6 +81,8 @@ pub(super) struct Session {
     pub(super) unsettled: u64,
     pub(super) command: Option<RunningCommand>,
     pub(super) slices: Slices,
+    /// What was told of it to whoever watches.
+    pub(super) watch: Option<Watch>,
     ends_with_target: bool,
     /// Whether requests to block devices are recorded.
     has_blocks: bool,
@@ -126,6 +129,7 @@ impl Session {
             unsettled: 0,
             command: None,
             slices: Slices::default(),
+            watch: None,
             ends_with_target,
             has_blocks: origins.contains(&Origin::BlockIo),
         };
@@ -212,6 +216,10 @@ impl Session {
                     events.follow()?;
                     let (elapsed, samples) = (started.elapsed(), self.gathered.events());
                     progress(Progress { elapsed, samples, stage: None });
+                    if let Some(mut watch) = self.watch.take() {
+                        watch.end_window(self, elapsed)?;
+                        self.watch = Some(watch);
+                    }
                     if self.ended() {
                         return Ok(false);
                     }

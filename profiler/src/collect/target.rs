@@ -6,11 +6,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use profiler_common::event::{COMM_LEN, Origin};
 use thiserror::Error;
 
+use super::watch::Window;
 use crate::bpf::{Limits, Selection};
 use crate::disk_cache::default_directory;
 use crate::process;
@@ -41,6 +43,8 @@ pub struct RecordConfig {
     pub cache: CacheDirectory,
     /// How frames are named.
     pub naming: NamingConfig,
+    /// Who is told of every window, if somebody watches.
+    pub watch: Option<Sender<Window>>,
 }
 
 /// Where unwind tables and names are kept from one start to the next.

@@ -90,6 +90,15 @@ impl Slices {
         self.due = elapsed + self.length.saturating_sub(TOO_EARLY).max(began.elapsed() * LEAST_PAUSE);
     }
 
+    /// What the last slice had, and its length; nothing where there was none.
+    pub(super) fn last(&self) -> (Figures, Duration) {
+        let mut figures = Figures::default();
+        for column in Column::ALL {
+            figures.set(column, self.timeline.column(column).and_then(|slices| slices.last().copied().flatten()));
+        }
+        (figures, Duration::from_nanos(self.timeline.length_ns.last().copied().unwrap_or(0)))
+    }
+
     /// What a reader must know.
     pub(super) fn warning(&self) -> Option<String> {
         self.targets.warning()

@@ -4,6 +4,7 @@
 //! `capture.json` and the `.pb.gz` profiles is a pure function of what is read back from these, and none depends on
 //! how a profile numbers its parts.
 
+pub mod bench;
 pub mod capture;
 mod chart;
 pub mod check;

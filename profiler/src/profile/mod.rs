@@ -3,6 +3,7 @@
 //! Filled by `symbolize` and `collect`, read by `analyze` and `output`. Nothing here makes a system call.
 
 mod accounting;
+mod bench;
 mod canonical;
 mod capture;
 mod chain;
@@ -23,6 +24,7 @@ mod table;
 mod timeline;
 
 pub use accounting::{Accounting, ChainAccounting};
+pub use bench::{Bench, BenchFigure, Run};
 pub use capture::{
     ByLength, ByNumber, BySize, Capture, Host, Index, ObjectSummary, OriginSummary, Overhead, SCHEMA_VERSION, Target,
     TargetKind,

@@ -35,4 +35,5 @@ mod record_timeline;
 mod record_unwinding;
 mod saved;
 mod servers;
+mod top;
 mod workloads;

@@ -1,0 +1,167 @@
+//! `profiler top`: a recording that is looked at in the terminal while it goes on.
+//!
+//! The recording runs as ever; a thread of its own names what each window has, draws it and reads the keys.
+
+mod screen;
+
+use std::io::{IsTerminal as _, stdin, stdout};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args as ClapArgs;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyEventKind};
+use tokio::sync::Notify;
+
+use self::screen::{Action, Moment, Screen};
+use super::CommandResult;
+use super::args::Event;
+use super::files::{OutputDirectory, default_name};
+use super::record::{check_rate, make_files, running, usual_config};
+use crate::collect::{NamingConfig, Progress, View, Window, record};
+
+/// How long a key waits at most to be read.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Keys: Tab the next origin \u{b7} t threads or functions \u{b7} / filter \u{b7} \
+                        space freeze \u{b7} s save what was recorded and end \u{b7} q end")]
+pub(super) struct TopArgs {
+    /// Look at this process; may be given more than once [default: the whole host]
+    #[arg(short, long = "pid", value_name = "PID", conflicts_with_all = ["cgroup", "comm"])]
+    pids: Vec<u32>,
+    /// With -p: also the processes below, those that run and those to come
+    #[arg(long, requires = "pids")]
+    children: bool,
+    /// Look at the processes of this cgroup (version 2) and those below it
+    #[arg(long, value_name = "PATH", conflicts_with = "comm")]
+    cgroup: Option<PathBuf>,
+    /// Look at the processes and threads of this name (at most 15 bytes)
+    #[arg(long, value_name = "NAME")]
+    comm: Option<String>,
+    /// What to record, separated by commas, as for `record`
+    #[arg(
+        short = 'e',
+        long = "events",
+        value_name = "ORIGIN",
+        value_enum,
+        hide_possible_values = true,
+        value_delimiter = ',',
+        default_value = "cpu,offcpu"
+    )]
+    events: Vec<Event>,
+    /// Samples a second on each CPU
+    #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99)]
+    rate_hz: u64,
+    /// Directory that `s` writes to, made when missing [default: profile-TARGET-TIME]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+/// How the view ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Somebody wanted no more.
+    Quit,
+    /// What was recorded is to be kept.
+    Save,
+    /// The target ended, or a signal came.
+    Over,
+}
+
+/// Runs it.
+pub(super) fn run(args: &TopArgs) -> CommandResult {
+    if !stdin().is_terminal() || !stdout().is_terminal() {
+        let advice = "elsewhere use `profiler record -d 10`";
+        return Err(anyhow!("top needs a terminal to show things in and to read keys from: {advice}").into());
+    }
+    check_rate(args.rate_hz)?;
+    let (target, name) = running(&args.pids, args.children, args.cgroup.as_deref(), args.comm.as_deref());
+    target.selection()?;
+    let (sender, windows) = channel();
+    let mut config = usual_config(target, &args.events, args.rate_hz);
+    config.watch = Some(sender);
+    let (quit, over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let shown = {
+        let (quit, over, naming, name) = (Arc::clone(&quit), Arc::clone(&over), config.naming.clone(), name.clone());
+        std::thread::spawn(move || {
+            let end = show(&name, &naming, &windows, &over);
+            if matches!(end, Ok(End::Save)) {
+                // As Ctrl-C ends `record`, in good order: here it is a key.
+                // SAFETY: a signal to ourselves, which the recording waits for.
+                unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+            } else {
+                quit.notify_one();
+            }
+            end
+        })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let mut unseen = |_: Progress| ();
+    let recording = runtime.block_on(async {
+        tokio::select! {
+            recording = record(&config, &mut unseen) => Some(recording),
+            () = quit.notified() => None,
+        }
+    });
+    // Before anything is said: the terminal is the view's until it has ended.
+    over.store(true, Ordering::Relaxed);
+    let end = shown.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let Some(recording) = recording else { return Ok(0) };
+    let capture = recording?.capture;
+    if end != End::Save {
+        eprintln!("{} has ended", capture.index.target.description.escape_default());
+        return Ok(0);
+    }
+    let directory = OutputDirectory::create(args.output.clone().unwrap_or_else(|| default_name(&name)))?;
+    let (_, files) = make_files(&capture);
+    directory.write(&files?)?;
+    eprintln!("wrote {}: report.html, capture.json and more", directory.path().display());
+    Ok(0)
+}
+
+/// Shows windows until somebody has seen enough, or there are no more.
+fn show(target: &str, naming: &NamingConfig, windows: &Receiver<Window>, over: &AtomicBool) -> Result<End> {
+    let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
+    let end = show_in(&mut terminal, target, naming, windows, over);
+    ratatui::restore();
+    end
+}
+
+fn show_in(
+    terminal: &mut DefaultTerminal,
+    target: &str,
+    naming: &NamingConfig,
+    windows: &Receiver<Window>,
+    over: &AtomicBool,
+) -> Result<End> {
+    let (mut screen, mut view) = (Screen::new(target), View::new(naming));
+    loop {
+        terminal.draw(|frame| screen.draw(frame))?;
+        if over.load(Ordering::Relaxed) {
+            return Ok(End::Over);
+        }
+        if event::poll(PATIENCE)?
+            && let TerminalEvent::Key(key) = event::read()?
+            && key.kind != KeyEventKind::Release
+        {
+            match screen.press(key) {
+                Action::None => {}
+                Action::Quit => return Ok(End::Quit),
+                Action::Save => return Ok(End::Save),
+            }
+        }
+        let mut changed = false;
+        for window in windows.try_iter() {
+            view.take(window);
+            changed = true;
+        }
+        if changed {
+            screen.update(Moment::of(&view));
+        }
+    }
+}
