@@ -21,6 +21,7 @@ use super::file_names::FileNames;
 use super::gathered::Gathered;
 use super::latencies::Latencies;
 use super::lock_times::LockTimes;
+use super::memory::MemoryWatch;
 use super::place::place_window;
 use super::processes::{Interest, Processes};
 use super::pythons::Pythons;
@@ -80,6 +81,7 @@ pub(super) struct Session {
     pub(super) unsettled: u64,
     pub(super) command: Option<RunningCommand>,
     pub(super) slices: Slices,
+    pub(super) memory: MemoryWatch,
     ends_with_target: bool,
     /// Whether requests to block devices are recorded.
     has_blocks: bool,
@@ -126,6 +128,7 @@ impl Session {
             unsettled: 0,
             command: None,
             slices: Slices::default(),
+            memory: MemoryWatch::default(),
             ends_with_target,
             has_blocks: origins.contains(&Origin::BlockIo),
         };
@@ -206,6 +209,7 @@ impl Session {
                     self.end_window()?;
                     self.gathered.end_window(started.elapsed());
                     self.slices.end_window(started.elapsed(), &self.processes);
+                    self.memory.look(self.slices.members());
                     if self.has_blocks {
                         self.latencies.end_slice(started.elapsed(), &self.kernel.block_stats()?);
                     }
