@@ -8,6 +8,7 @@ mod memory;
 mod patterns;
 mod scene;
 mod score;
+mod system;
 mod thresholds;
 mod waits;
 
@@ -54,7 +55,7 @@ impl Rules {
 pub(super) fn add(capture: &Capture, rules: &Rules, report: &mut Report) {
     let scene = Scene::new(capture, report, rules);
     let mut findings = Vec::new();
-    for rule in [cpu::rules, files::rules, waits::rules, memory::rules] {
+    for rule in [cpu::rules, files::rules, waits::rules, memory::rules, system::rules] {
         rule(&scene, &mut findings);
     }
     sort(&mut findings);

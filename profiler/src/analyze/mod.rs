@@ -12,6 +12,7 @@ mod hotspots;
 mod leaks;
 mod ledger;
 mod locks;
+mod memory;
 mod metrics;
 mod objects;
 mod reasons;
@@ -51,6 +52,7 @@ pub fn analyze_by(capture: &Capture, rules: &Rules) -> Report {
         locks: locks::locks(capture),
         slow_requests: slow_requests::slow_requests(capture),
         leaks: leaks::leaks(capture),
+        memory: memory::memory(capture, &rules.thresholds),
         ..Report::default()
     };
     for profile in &capture.profiles {

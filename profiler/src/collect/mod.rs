@@ -16,6 +16,7 @@ mod host;
 mod latencies;
 mod live;
 mod lock_times;
+mod memory;
 mod net;
 mod place;
 mod processes;

@@ -12,6 +12,7 @@ use super::command::{HeldCommand, RunningCommand};
 use super::disks::Disks;
 use super::events::LoadedEvents;
 use super::host::raise_file_limit;
+use super::memory::MemoryWatch;
 use super::processes::{Interest, Processes};
 use super::session::{Session, Stop, TARGET_PROCESS};
 use super::summary::{Facts, summarize};
@@ -100,10 +101,12 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     limits.allocs.then(|| session.begin_allocations(config.alloc_budget)).transpose()?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
+    session.memory = MemoryWatch::begin(&config.target, session.slices.members());
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;
     let interrupted = session.run(&mut events, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
     session.slices.end_slice(duration, &session.processes);
+    session.memory.end(session.slices.members());
     progress(Progress { elapsed: duration, samples: session.gathered.events(), stage: Some("naming frames") });
     let sampled = event.map(|event| (event, config.rate_hz));
     let cgroup = match &config.target {

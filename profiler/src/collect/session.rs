@@ -21,6 +21,7 @@ use super::file_names::FileNames;
 use super::gathered::Gathered;
 use super::latencies::Latencies;
 use super::lock_times::LockTimes;
+use super::memory::MemoryWatch;
 use super::place::place_window;
 use super::processes::{Interest, Processes};
 use super::pythons::Pythons;
@@ -83,6 +84,7 @@ pub(super) struct Session {
     pub(super) slices: Slices,
     /// What was told of it to whoever watches.
     pub(super) watch: Option<Watch>,
+    pub(super) memory: MemoryWatch,
     ends_with_target: bool,
     /// Whether requests to block devices are recorded.
     has_blocks: bool,
@@ -130,6 +132,7 @@ impl Session {
             command: None,
             slices: Slices::default(),
             watch: None,
+            memory: MemoryWatch::default(),
             ends_with_target,
             has_blocks: origins.contains(&Origin::BlockIo),
         };
@@ -210,6 +213,7 @@ impl Session {
                     self.end_window()?;
                     self.gathered.end_window(started.elapsed());
                     self.slices.end_window(started.elapsed(), &self.processes);
+                    self.memory.look(self.slices.members());
                     if self.has_blocks {
                         self.latencies.end_slice(started.elapsed(), &self.kernel.block_stats()?);
                     }

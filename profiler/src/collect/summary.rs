@@ -212,6 +212,7 @@ pub(super) fn summarize(
         io_latency: session.latencies.into_slices(),
         slow_requests,
         live,
+        memory: Some(session.memory.into_memory()),
         function_slices,
     };
     let capture = Capture { index, profiles };

@@ -104,6 +104,11 @@ impl Slices {
         self.targets.warning()
     }
 
+    /// The processes of the target that were there when a slice last ended.
+    pub(super) fn members(&self) -> impl Iterator<Item = u32> {
+        self.targets.members()
+    }
+
     /// The slices.
     pub(super) fn into_timeline(self) -> Timeline {
         self.timeline

@@ -44,6 +44,9 @@ pub enum CaptureError {
     /// Figures of live blocks that cannot be.
     #[error("{INDEX_FILE}: the figures of live blocks are out of range")]
     Live,
+    /// Figures of memory that cannot be.
+    #[error("{INDEX_FILE}: the figures of memory are out of range")]
+    Memory,
     /// Latencies whose numbers cannot be.
     #[error("{INDEX_FILE}: the latencies of requests to block devices are out of range")]
     IoLatency,
@@ -155,6 +158,9 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
     }
     if index.live.as_ref().is_some_and(|live| !live.is_sound()) {
         return Err(CaptureError::Live);
+    }
+    if index.memory.as_ref().is_some_and(|memory| !memory.is_sound()) {
+        return Err(CaptureError::Memory);
     }
     if !index.io_latency.is_sound() {
         return Err(CaptureError::IoLatency);

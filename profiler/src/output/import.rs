@@ -99,6 +99,7 @@ fn capture(profile: Profile, name: &str, event: String, started_at_ns: u64, dura
         io_latency: crate::profile::IoLatency::default(),
         slow_requests: crate::profile::SlowRequests::default(),
         live: None,
+        memory: None,
         function_slices: BTreeMap::new(),
     };
     Capture { index, profiles: vec![profile] }

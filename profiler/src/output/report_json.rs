@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::json;
 use crate::profile::{
     Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Finding, Histogram, Host, Hotspot, Index, Leak,
-    LeakVerdict, Ledger, LockShare, ObjectShare, Overhead, PlanStep, ProcessShare, Report, SCHEMA_VERSION, Score,
-    SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
+    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, PlanStep, ProcessShare, Report,
+    SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -47,6 +47,7 @@ pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Seriali
         leaks: &report.leaks,
         potential_leak: decided.then(|| report.leaks.iter().any(|leak| leak.verdict == LeakVerdict::Leak)),
         growth_rate_percent: index.live.as_ref().and_then(|_| growth_percent(&index.timeline)),
+        memory: index.memory.as_ref().map(|read| OfMemory { read, judged: report.memory.as_ref() }),
         findings: &report.findings,
         plan: &report.plan,
         score: report.score.as_ref(),
@@ -87,6 +88,8 @@ struct Document<'a> {
     potential_leak: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     growth_rate_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<OfMemory<'a>>,
     findings: &'a [Finding],
     plan: &'a [PlanStep],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +106,15 @@ struct InUse<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     undecided: &'a str,
     missed: u64,
+}
+
+/// Memory as it was read, and what is thought of it.
+#[derive(Serialize)]
+struct OfMemory<'a> {
+    #[serde(flatten)]
+    read: &'a Memory,
+    #[serde(flatten)]
+    judged: Option<&'a MemoryReport>,
 }
 
 /// How much more memory was resident at the end than at the start, percent; `None` where that is not known.

@@ -4,6 +4,7 @@ mod findings;
 mod leaks;
 mod ledger;
 mod locks;
+mod memory;
 mod slow_requests;
 mod table;
 mod timeline;
@@ -55,6 +56,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
             write_accounting(accounting, summary.rate_hz > 0, writer)?;
         }
     }
+    memory::write(index.memory.as_ref(), report.memory.as_ref(), writer)?;
     timeline::write(&index.timeline, writer)?;
     for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
         table::write(table, writer)?;

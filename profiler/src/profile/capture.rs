@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Accounting, FunctionSlices, IoLatency, Live, LockTime, Profile, SlowRequests, Table, ThreadTime, Timeline,
+    Accounting, FunctionSlices, IoLatency, Live, LockTime, Memory, Profile, SlowRequests, Table, ThreadTime, Timeline,
 };
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
@@ -66,6 +66,9 @@ pub struct Index {
     /// What became of blocks that were allocated, where allocations were recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
+    /// Memory of the target and of the system; absent in captures of versions that had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// Values by function and slice, by origin name; empty in captures of versions that had none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub function_slices: BTreeMap<String, FunctionSlices>,

@@ -15,6 +15,7 @@ mod io_latency;
 mod ledger;
 mod live;
 mod locks;
+mod memory;
 mod raw;
 mod redact;
 mod report;
@@ -38,6 +39,10 @@ pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
 pub use live::{Leak, LeakVerdict, Live, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES};
 pub use locks::{LockHolder, LockShare, LockTime};
+pub use memory::{
+    CgroupMemory, MAX_MEMORY_CGROUPS, MAX_MEMORY_PROCESSES, Memory, MemoryCheck, MemoryReport, MemoryShares,
+    ProcessMemory, SystemMemory,
+};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
 pub use slices::{FunctionSlice, FunctionSlices};

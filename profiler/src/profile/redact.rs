@@ -42,6 +42,9 @@ fn redact_index(index: &mut Index, numbers: &mut Numbers) {
     for request in &mut index.slow_requests.requests {
         request.file = numbers.of("file", &request.file);
     }
+    for cgroup in index.memory.iter_mut().flat_map(|memory| &mut memory.cgroups) {
+        cgroup.path = numbers.of("cgroup", &cgroup.path);
+    }
     for slice in index.function_slices.values_mut().flat_map(|slices| &mut slices.functions) {
         slice.function = without_paths(&slice.function);
         slice.object = last(&slice.object);

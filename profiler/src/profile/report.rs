@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, FrameKind, Leak, Ledger, LockShare, PlanStep, Score, SlowRequest};
+use super::{Finding, FrameKind, Leak, Ledger, LockShare, MemoryReport, PlanStep, Score, SlowRequest};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct Report {
     /// Sites that hold memory, leaks first.
     #[serde(default)]
     pub leaks: Vec<Leak>,
+    /// What is thought of the target's memory and of the system's settings, where these were read.
+    #[serde(default)]
+    pub memory: Option<MemoryReport>,
     /// What is wrong, most severe first.
     #[serde(default)]
     pub findings: Vec<Finding>,

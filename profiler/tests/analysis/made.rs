@@ -54,6 +54,7 @@ pub(crate) fn index(description: &str, duration_ns: u64) -> Index {
         io_latency: IoLatency::default(),
         slow_requests: SlowRequests::default(),
         live: None,
+        memory: None,
         function_slices: BTreeMap::new(),
     }
 }

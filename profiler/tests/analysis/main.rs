@@ -5,3 +5,4 @@ mod diff;
 mod findings;
 mod gate;
 mod made;
+mod memory;

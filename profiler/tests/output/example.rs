@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use profiler::profile::{
-    Accounting, ByLength, ByNumber, BySize, Capture, ChainAccounting, Column, Figures, FrameKind, Function, Histogram,
-    Host, Index, IoCell, IoLatency, Line, Live, LiveSite, Location, Object, ObjectSummary, OriginSummary, Overhead,
-    Profile, Row, SCHEMA_VERSION, Sample, SlowRequest, SlowRequests, Table, TableColumn, Target, TargetKind, Thread,
-    ThreadTime, Timeline, marker_name,
+    Accounting, ByLength, ByNumber, BySize, Capture, CgroupMemory, ChainAccounting, Column, Figures, FrameKind,
+    Function, Histogram, Host, Index, IoCell, IoLatency, Line, Live, LiveSite, Location, Memory, MemoryShares, Object,
+    ObjectSummary, OriginSummary, Overhead, ProcessMemory, Profile, Row, SCHEMA_VERSION, Sample, SlowRequest,
+    SlowRequests, SystemMemory, Table, TableColumn, Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
 };
 use profiler_common::block::BlockOperation;
 use profiler_common::counters::Outcome;
@@ -328,7 +328,59 @@ pub(crate) fn capture_with_blocks() -> Capture {
     let live = Live { undecided: String::new(), missed: 3, at_ns, sites: vec![cache, leak] };
     assert!(live.is_sound());
     capture.index.live = Some(live);
+    capture.index.memory = Some(memory());
     capture
+}
+
+/// Memory of a process that has grown, in a cgroup that has come to its limit, on a host without swap space.
+fn memory() -> Memory {
+    const MIB: u64 = 1 << 20;
+    let start = MemoryShares {
+        rss_bytes: 40 * MIB,
+        pss_bytes: Some(38 * MIB),
+        heap_bytes: 30 * MIB,
+        stack_bytes: MIB / 8,
+        file_bytes: 10 * MIB - MIB / 8,
+        ..MemoryShares::default()
+    };
+    let end = MemoryShares { rss_bytes: 300 * MIB, pss_bytes: None, heap_bytes: 290 * MIB, ..start };
+    let process = |pid, process: &str, start, end, oom_score| ProcessMemory {
+        pid,
+        process: process.to_owned(),
+        start,
+        end,
+        oom_score: Some(oom_score),
+        oom_score_adj: Some(0),
+    };
+    let memory = Memory {
+        processes: vec![process(42, "server", start, end, 680), process(99, "w|2", start, start, 667)],
+        cgroups: vec![CgroupMemory {
+            path: "/system.slice/server|`x`.service".to_owned(),
+            current_bytes: Some(500 * MIB),
+            held_bytes: Some(300 * MIB),
+            max_bytes: Some(512 * MIB),
+            high_bytes: None,
+            swap_max_bytes: None,
+            events: BTreeMap::from([("max".to_owned(), 12)]),
+        }],
+        system: SystemMemory {
+            transparent_huge_pages: Some("madvise".to_owned()),
+            transparent_huge_pages_defrag: Some("madvise".to_owned()),
+            swappiness: Some(60),
+            overcommit_memory: Some(0),
+            total_bytes: Some(8192 * MIB),
+            available_bytes: Some(7000 * MIB),
+            swap_total_bytes: Some(0),
+            swap_free_bytes: Some(0),
+            huge_pages: Some(0),
+            huge_pages_unused: Some(0),
+            huge_page_bytes: Some(2 * MIB),
+            oom_kills: Some(0),
+            ..SystemMemory::default()
+        },
+    };
+    assert!(memory.is_sound());
+    memory
 }
 
 /// The capture that holds [`profile`] and requests to two block devices, with their latencies over time.
@@ -594,6 +646,7 @@ pub(crate) fn capture() -> Capture {
         function_slices: BTreeMap::new(),
         slow_requests: SlowRequests::default(),
         live: None,
+        memory: None,
     };
     Capture { index, profiles: vec![profile] }
 }

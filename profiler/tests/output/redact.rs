@@ -7,13 +7,21 @@ use crate::example;
 
 #[test]
 fn a_redacted_capture_has_no_path_argument_peer_or_host() {
-    for mut capture in [example::capture_with_waits(), example::capture_with_calls(), example::capture_with_requests()]
-    {
+    let captures = [
+        example::capture_with_waits(),
+        example::capture_with_calls(),
+        example::capture_with_requests(),
+        example::capture_with_blocks(),
+    ];
+    for mut capture in captures {
         let index = &mut capture.index;
         index.target.description = "command: /opt/secret/server --token secret".to_owned();
         index.host.name = "secret.example".to_owned();
         index.warnings.push("cannot read /var/secret/file: gone".to_owned());
         index.slow_requests.requests.iter_mut().for_each(|request| request.file = "/secret/file".to_owned());
+        for cgroup in index.memory.iter_mut().flat_map(|memory| &mut memory.cgroups) {
+            cgroup.path = "/secret.slice".to_owned();
+        }
         for table in index.tables.values_mut() {
             let private: Vec<usize> = (0..table.labels.len())
                 .filter(|&place| ["file", "local", "remote", "cgroup"].contains(&table.labels[place].as_str()))

@@ -3,6 +3,7 @@
 use profiler_common::event::Origin;
 
 use super::scene::{Scene, SceneFrame, float, percent, time};
+use crate::analyze::memory::size;
 use crate::profile::{Column, Finding, FindingKind, LeakVerdict, Severity};
 
 /// Growth of the resident memory over the recording, as a part of what it was, from which on it is told.
@@ -16,6 +17,7 @@ pub(super) fn rules(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     faults(scene, findings);
     pressure(scene, findings);
     swap(scene, findings);
+    fragmentation(scene, findings);
     if !leak(scene, findings) {
         growth(scene, findings);
     }
@@ -114,6 +116,26 @@ fn swap(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         vec![format!("at most {most} bytes")],
         "give the host more memory, or lower vm.swappiness".to_owned(),
     ));
+}
+
+/// Heap that is resident and in no block in use.
+fn fragmentation(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let (Some(memory), Some(report)) = (&scene.capture.index.memory, &scene.report.memory) else { return };
+    let Some(part) = report.fragmentation.filter(|&part| part > scene.rules.thresholds.fragmentation) else { return };
+    let heap = memory.at_end(|shares| shares.heap_bytes);
+    findings.push(
+        scene.finding(
+            FindingKind::Memory,
+            format!("{} of the heap is in no block in use", percent(part)),
+            0.0,
+            // Some of it may be thread's stacks, and what an allocator keeps for the next allocation.
+            0.5,
+            vec![format!("{} of anonymous memory are resident at the end", size(heap))],
+            "see which sizes come and go in the table of sizes; an allocator that gives memory back sooner \
+         (`MALLOC_ARENA_MAX=2`, `malloc_trim`, jemalloc's `dirty_decay_ms`), or pools for blocks that live long"
+                .to_owned(),
+        ),
+    );
 }
 
 /// Resident memory that was never less than before and is much more in the end.

@@ -14,6 +14,10 @@ pub struct Thresholds {
     pub cpu_utilization: f64,
     /// Memory of the host that is in use, by what its processes wait for it: pressure.
     pub memory_pressure: f64,
+    /// Memory of the host, or of a cgroup that has a limit, that is in use and cannot be had by dropping pages of files.
+    pub memory_use: f64,
+    /// The part of the heap that is in no block in use.
+    pub fragmentation: f64,
     /// Time of the CPUs that is idle while a task waits for I/O.
     pub io_wait: f64,
     /// Time in which a block device had something to do.
@@ -41,6 +45,8 @@ impl Default for Thresholds {
             least_samples: 30,
             cpu_utilization: 0.8,
             memory_pressure: 0.1,
+            memory_use: 0.8,
+            fragmentation: 0.3,
             io_wait: 0.1,
             device_utilization: 0.8,
             wait_share: 0.1,

@@ -141,6 +141,11 @@ impl Targets {
         }
     }
 
+    /// The processes that were read last.
+    pub(super) fn members(&self) -> impl Iterator<Item = u32> {
+        self.read.keys().copied()
+    }
+
     /// What a reader must know.
     pub(super) fn warning(&self) -> Option<String> {
         (self.left_out > 0).then(|| {
