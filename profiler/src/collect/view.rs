@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use profiler_common::event::Origin;
 
-use super::target::NamingConfig;
+use super::target::{CacheDirectory, NamingConfig};
 use super::watch::{OriginWindow, Window};
 use crate::process::{JitProcess, ObjectFile};
 use crate::profile::{Figures, FrameKind, RawFrame, RawProfile, StackId, Thread, ThreadId};
@@ -92,9 +92,9 @@ pub struct Sum {
 }
 
 impl View {
-    /// Of nothing yet.
+    /// Of nothing yet. `cache`: where names may be kept; one that cannot be used is none.
     #[must_use]
-    pub fn new(naming: &NamingConfig) -> Self {
+    pub fn new(naming: &NamingConfig, cache: &CacheDirectory) -> Self {
         Self {
             origins: BTreeMap::new(),
             objects: Vec::new(),
@@ -103,7 +103,7 @@ impl View {
                 debug_directories: naming.debug_directories.clone(),
                 debuginfod: naming.debuginfod,
                 shorten: naming.shorten,
-                cache: None,
+                cache: cache.open().ok().and_then(|caches| caches.names),
             },
             facts: Facts::default(),
         }
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_function_counts_once_in_a_stack_and_windows_replace_each_other() {
-        let mut view = View::new(&naming());
+        let mut view = View::new(&naming(), &CacheDirectory::None);
         view.take(window(vec![origin_window(vec![(0, 0, 10), (1, 0, 5)])]));
         let line = |name: &str, own, total| Line { name: name.to_owned(), own, total };
         let functions = view.lines(Origin::Cpu, Lines::Functions);

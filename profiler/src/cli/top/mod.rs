@@ -1,6 +1,6 @@
 //! `profiler top`: a recording that is looked at in the terminal while it goes on.
 //!
-//! The recording runs as ever; a thread of its own names what each window has, draws it and reads the keys.
+//! The recording runs as ever; threads of their own name what each window has, and draw it and read the keys.
 
 mod screen;
 
@@ -8,7 +8,7 @@ use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -22,7 +22,7 @@ use super::CommandResult;
 use super::args::Event;
 use super::files::{OutputDirectory, default_name};
 use super::record::{check_rate, make_files, running, usual_config};
-use crate::collect::{NamingConfig, Progress, View, Window, record};
+use crate::collect::{Progress, View, Window, record};
 
 /// How long a key waits at most to be read.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -86,10 +86,14 @@ pub(super) fn run(args: &TopArgs) -> CommandResult {
     let mut config = usual_config(target, &args.events, args.rate_hz);
     config.watch = Some(sender);
     let (quit, over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    // It may take long where there is much to be named: nobody waits for its end.
+    let (named, moments) = channel();
+    let view = View::new(&config.naming, &config.cache);
+    std::thread::spawn(move || name_windows(view, &windows, &named));
     let shown = {
-        let (quit, over, naming, name) = (Arc::clone(&quit), Arc::clone(&over), config.naming.clone(), name.clone());
+        let (quit, over, name) = (Arc::clone(&quit), Arc::clone(&over), name.clone());
         std::thread::spawn(move || {
-            let end = show(&name, &naming, &windows, &over);
+            let end = show(&name, &moments, &over);
             if matches!(end, Ok(End::Save)) {
                 // As Ctrl-C ends `record`, in good order: here it is a key.
                 // SAFETY: a signal to ourselves, which the recording waits for.
@@ -124,22 +128,28 @@ pub(super) fn run(args: &TopArgs) -> CommandResult {
     Ok(0)
 }
 
+/// Names what windows have, for as long as there are any and somebody looks.
+fn name_windows(mut view: View, windows: &Receiver<Window>, named: &Sender<Moment>) {
+    while let Ok(window) = windows.recv() {
+        view.take(window);
+        // Of those that came meanwhile the last one is shown.
+        windows.try_iter().for_each(|window| view.take(window));
+        if named.send(Moment::of(&view)).is_err() {
+            return;
+        }
+    }
+}
+
 /// Shows windows until somebody has seen enough, or there are no more.
-fn show(target: &str, naming: &NamingConfig, windows: &Receiver<Window>, over: &AtomicBool) -> Result<End> {
+fn show(target: &str, moments: &Receiver<Moment>, over: &AtomicBool) -> Result<End> {
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
-    let end = show_in(&mut terminal, target, naming, windows, over);
+    let end = show_in(&mut terminal, target, moments, over);
     ratatui::restore();
     end
 }
 
-fn show_in(
-    terminal: &mut DefaultTerminal,
-    target: &str,
-    naming: &NamingConfig,
-    windows: &Receiver<Window>,
-    over: &AtomicBool,
-) -> Result<End> {
-    let (mut screen, mut view) = (Screen::new(target), View::new(naming));
+fn show_in(terminal: &mut DefaultTerminal, target: &str, moments: &Receiver<Moment>, over: &AtomicBool) -> Result<End> {
+    let mut screen = Screen::new(target);
     loop {
         terminal.draw(|frame| screen.draw(frame))?;
         if over.load(Ordering::Relaxed) {
@@ -155,13 +165,8 @@ fn show_in(
                 Action::Save => return Ok(End::Save),
             }
         }
-        let mut changed = false;
-        for window in windows.try_iter() {
-            view.take(window);
-            changed = true;
-        }
-        if changed {
-            screen.update(Moment::of(&view));
+        if let Some(moment) = moments.try_iter().last() {
+            screen.update(moment);
         }
     }
 }

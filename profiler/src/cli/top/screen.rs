@@ -172,7 +172,7 @@ impl Screen {
     /// Target, resources, losses and what it costs.
     fn head(&self) -> Vec<TextLine<'_>> {
         let Some(Moment { facts, .. }) = &self.moment else {
-            return vec![TextLine::from(format!(" {} \u{b7} attaching", self.target)).bold()];
+            return vec![TextLine::from(format!(" {} \u{b7} attaching, and looking names up", self.target)).bold()];
         };
         let mut first = vec![Span::from(format!(" {} \u{b7} {} s", self.target, facts.elapsed.as_secs())).bold()];
         if self.is_frozen {
