@@ -93,8 +93,10 @@ fn steps_are_seen_and_slices_add_up_to_the_whole() {
     let change = figure("change_ns");
     let slices = || timeline.starts.iter().zip(&timeline.lengths).map(|(&start, &length)| (start, start + length));
     let last = timeline.starts.len() - 1;
+    // Read while it surely runs: it ends 6 s after it said "ready", and on a busy host the reading comes late.
+    let runs = |end: u64| end < 5_500_000_000;
     let before: Vec<usize> = slices().enumerate().filter(|(_, (_, end))| *end < change).map(|(at, _)| at).collect();
-    let after = slices().enumerate().filter(|(at, (start, _))| *start > change && *at != last).map(|(at, _)| at);
+    let after = slices().enumerate().filter(|(_, (start, end))| *start > change && runs(*end)).map(|(at, _)| at);
     let after: Vec<usize> = after.collect();
     assert!(before.len() >= 2 && !after.is_empty(), "{:?}: {change}", timeline.starts);
     let at = |name: &str, slices: &[usize]| -> Vec<u64> {
