@@ -17,7 +17,7 @@ use super::processes::{Interest, Processes};
 use crate::alloc::{AllocProbe, Allocator, find_allocator};
 use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
 use crate::process::{ProcessFiles, Ticks};
-use crate::profile::{Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
+use crate::profile::{Column, Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
 
 /// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, if it cannot be measured,
 /// and where it does not.
@@ -151,6 +151,14 @@ impl Allocations {
     /// Whether the blocks have been followed all the time.
     pub(super) fn follows(&self) -> bool {
         self.following.as_ref().is_some_and(Following::is_on)
+    }
+
+    /// What a slice of the timeline says of memory, where nothing is missing. `allocated`: the profile of allocations.
+    pub(super) fn figures(&mut self, allocated: Option<&RawProfile>) -> [(Column, Option<u64>); 2] {
+        let following = self.following.as_mut().filter(|following| following.is_on());
+        let bytes = |profile: &RawProfile| profile.samples.values().map(|values| values[1]).sum();
+        let allocated = following.as_ref().and(allocated).map(bytes);
+        [(Column::TargetAllocated, allocated), (Column::TargetLive, following.and_then(Following::take_held))]
     }
 
     /// What there is of blocks at the end: their profile, and their past.

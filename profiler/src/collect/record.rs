@@ -105,6 +105,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     session.command = targets.held.take().map(HeldCommand::release).transpose()?;
     let interrupted = session.run(&mut events, config.duration, started, &mut stop, progress).await?;
     let duration = started.elapsed();
+    session.tell_slice();
     session.slices.end_slice(duration, &session.processes);
     session.memory.end(session.slices.members());
     progress(Progress { elapsed: duration, samples: session.gathered.events(), stage: Some("naming frames") });

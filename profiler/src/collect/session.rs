@@ -212,6 +212,7 @@ impl Session {
                 Wake::Window => {
                     self.end_window()?;
                     self.gathered.end_window(started.elapsed());
+                    self.tell_slice();
                     self.slices.end_window(started.elapsed(), &self.processes);
                     self.memory.look(self.slices.members());
                     if self.has_blocks {
@@ -229,6 +230,14 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells the slice of the timeline that ends now what was allocated.
+    pub(super) fn tell_slice(&mut self) {
+        let Self { slices, allocations, gathered, .. } = self;
+        if let Some(allocations) = allocations {
+            slices.tell(allocations.figures(gathered.profile(Origin::Alloc)));
         }
     }
 

@@ -37,7 +37,9 @@ pub use finding::{Deduction, Finding, FindingKind, PlanStep, Score, Severity};
 pub use intern::Interner;
 pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
-pub use live::{Leak, LeakVerdict, Live, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES};
+pub use live::{
+    Leak, LeakVerdict, Live, LivePeak, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES, MAX_PEAK_SITES, Peak, PeakSite,
+};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use memory::{
     CgroupMemory, MAX_MEMORY_CGROUPS, MAX_MEMORY_PROCESSES, Memory, MemoryCheck, MemoryReport, MemoryShares,
