@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
+use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED};
 
 use super::probe_point::probe_point;
 use crate::process::ObjectFile;
@@ -19,6 +19,8 @@ pub struct Allocator {
     pub allocate: Vec<AllocProbe>,
     /// Those that free their first argument.
     pub free: Vec<AllocProbe>,
+    /// Whether these are the points at which a program tells of what it has chosen itself, in the place of all others.
+    pub is_sampled: bool,
 }
 
 /// A place at which calls of a function that allocates or frees are seen.
@@ -103,6 +105,9 @@ const GLIBC: &str = "__libc_malloc";
 /// What all that a Go program allocates on its heap comes through.
 const GO: &str = "runtime.mallocgc";
 
+/// Where a program that samples its own allocations tells of them, and of their frees: `libprofiler_alloc.so`.
+const SAMPLED: [&str; 2] = ["otel_memory_alloc", "otel_memory_free"];
+
 /// What a function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -135,12 +140,22 @@ fn names() -> BTreeMap<&'static str, Role> {
 pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
-    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, GO]).collect();
+    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, GO]).chain(SAMPLED).collect();
     let found = symbols(&sections, &wanted);
     if let Some(&symbol) = found.get(GO) {
         let cookie = SizeArgument::GoFirst as u64 | NOT_FOLLOWED;
         let probe = probe(object, &sections, GO, symbol, SizeArgument::GoFirst, cookie);
-        return Allocator { allocate: probe.into_iter().collect(), free: Vec::new() };
+        return Allocator { allocate: probe.into_iter().collect(), ..Allocator::default() };
+    }
+    if let [Some(&allocated), Some(&freed)] = SAMPLED.map(|name| found.get(name)) {
+        let cookie = SizeArgument::Second as u64 | WEIGHTED;
+        let allocate = probe(object, &sections, SAMPLED[0], allocated, SizeArgument::Third, cookie);
+        let free = probe(object, &sections, SAMPLED[1], freed, SizeArgument::First, 0);
+        return Allocator {
+            allocate: allocate.into_iter().collect(),
+            free: free.into_iter().collect(),
+            is_sampled: true,
+        };
     }
     if !PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str())) {
         return Allocator::default();
@@ -162,7 +177,7 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
             known.function = function;
         }
     }
-    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect() }
+    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect(), is_sampled: false }
 }
 
 /// What a function's probe is told besides where the size is. `is_glibc`: whether it is of the C library of GNU, or musl's.
@@ -210,7 +225,7 @@ mod tests {
             return;
         };
         let object = ObjectFile::read(File::open(path).unwrap(), path.to_owned()).unwrap();
-        let Allocator { allocate: probes, free } = find_allocator(&object);
+        let Allocator { allocate: probes, free, .. } = find_allocator(&object);
         let of = |name: &str| {
             probes.iter().find(|probe| probe.function == name).unwrap_or_else(|| panic!("{name}: {probes:?}"))
         };

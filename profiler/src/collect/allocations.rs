@@ -93,10 +93,17 @@ impl Allocations {
                 let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
                 let Some(object) = objects.objects().get(number as usize) else { continue };
                 let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
-                if !functions.allocate.is_empty() {
+                // A probe of all processes sees the allocator behind the library as well.
+                let is_for_us = !functions.is_sampled || !self.for_all;
+                if is_for_us && !functions.allocate.is_empty() {
                     objects_of.insert(number);
                 }
             }
+        }
+        // What the program tells of itself is all there is to know of it.
+        let is_sampled = |number: &u32| self.functions[number].is_sampled;
+        if objects_of.iter().any(is_sampled) {
+            objects_of.retain(is_sampled);
         }
         if self.files.len() < MAX_PROCESSES
             && let Ok(files) = ProcessFiles::open(pid)
@@ -196,6 +203,13 @@ impl Allocations {
     /// The functions that have had probes.
     pub(super) fn names(&self) -> Vec<&'static str> {
         self.names.iter().copied().collect()
+    }
+
+    /// The size from which on all allocations are there, whatever the programs say: 0 where none chooses by itself.
+    pub(super) fn sampled_bytes(&self) -> u64 {
+        // Of 16 times the library's period all but one in ten million.
+        let is_sampled = self.functions.values().any(|functions| functions.is_sampled && !self.for_all);
+        if is_sampled { 8 << 20 } else { 0 }
     }
 
     /// What a reader must know.
