@@ -62,6 +62,8 @@ pub(super) struct Allocations {
     following: Option<Following>,
     /// Functions that have had probes.
     names: BTreeSet<&'static str>,
+    /// Files with an allocator that cannot be seen, and its name.
+    unseen: BTreeMap<String, &'static str>,
     errors: Vec<String>,
     /// How often the process that holds the probes was killed.
     killed: u32,
@@ -80,6 +82,7 @@ impl Allocations {
             trap_ns: TRAP_NS,
             following: None,
             names: BTreeSet::new(),
+            unseen: BTreeMap::new(),
             errors: Vec::new(),
             killed: 0,
         }
@@ -93,6 +96,11 @@ impl Allocations {
                 let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
                 let Some(object) = objects.objects().get(number as usize) else { continue };
                 let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
+                if let Some(allocator) = functions.unseen
+                    && self.unseen.len() < MAX_ERRORS
+                {
+                    self.unseen.entry(object.path.clone()).or_insert(allocator);
+                }
                 // A probe of all processes sees the allocator behind the library as well.
                 let is_for_us = !functions.is_sampled || !self.for_all;
                 if is_for_us && !functions.allocate.is_empty() {
@@ -215,10 +223,17 @@ impl Allocations {
     /// What a reader must know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.errors.clone();
+        warnings.extend(self.unseen.iter().map(|(path, allocator)| {
+            format!(
+                "{path} has {allocator} linked in, and no symbols to find it by: what it allocates is missing; keep the \
+                 program's symbol table (Rust: strip = \"debuginfo\"; else no -s, and no strip)"
+            )
+        }));
         if self.names.is_empty() {
             warnings.push(
                 "no allocator was found: no file of the target has a symbol of one (malloc, or jemalloc's, mimalloc's or \
-                 tcmalloc's own); of a program that is linked statically the symbols are needed, and Go has none"
+                 tcmalloc's own); a program that is linked statically must have its symbol table (not be stripped), but \
+                 for Go's"
                     .to_owned(),
             );
         }
