@@ -7,7 +7,7 @@
 
 use profiler_common::event::Origin;
 
-use crate::profile::{Capture, Leak, LeakVerdict, Live, LiveSite, Peak, PeakSite, Profile};
+use crate::profile::{Capture, Leak, LeakVerdict, Live, LiveSite, NamedFrame, Peak, PeakSite, Profile};
 
 /// Times that are needed to tell.
 const LEAST_TIMES: usize = 5;
@@ -81,7 +81,11 @@ fn number(span: &str) -> Option<u64> {
 
 /// Names of the frames of a stack, leaf first, without the function of the allocator, which is the leaf.
 fn functions(profile: &Profile, stack: u32) -> Vec<String> {
-    let frames = profile.frames(stack).skip(1).take(FRAMES);
+    let is_library = |frame: &NamedFrame<'_>| {
+        frame.object.is_some_and(|object| object.short_name().starts_with("libprofiler_alloc"))
+    };
+    let frames = profile.frames(stack).enumerate().skip_while(|(place, frame)| *place == 0 || is_library(frame));
+    let frames = frames.map(|(_, frame)| frame).take(FRAMES);
     frames.map(|frame| format!("{}{}", frame.name, frame.suffix())).collect()
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Allocations {
     following: Option<Following>,
     /// Functions that have had probes.
     names: BTreeSet<&'static str>,
+    /// Files with an allocator that cannot be seen, and its name.
+    unseen: BTreeMap<String, &'static str>,
     errors: Vec<String>,
     /// How often the process that holds the probes was killed.
     killed: u32,
@@ -80,6 +82,7 @@ impl Allocations {
             trap_ns: TRAP_NS,
             following: None,
             names: BTreeSet::new(),
+            unseen: BTreeMap::new(),
             errors: Vec::new(),
             killed: 0,
         }
@@ -93,10 +96,22 @@ impl Allocations {
                 let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
                 let Some(object) = objects.objects().get(number as usize) else { continue };
                 let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
-                if !functions.allocate.is_empty() {
+                if let Some(allocator) = functions.unseen
+                    && self.unseen.len() < MAX_ERRORS
+                {
+                    self.unseen.entry(object.path.clone()).or_insert(allocator);
+                }
+                // A probe of all processes sees the allocator behind the library as well.
+                let is_for_us = !functions.is_sampled || !self.for_all;
+                if is_for_us && !functions.allocate.is_empty() {
                     objects_of.insert(number);
                 }
             }
+        }
+        // What the program tells of itself is all there is to know of it.
+        let is_sampled = |number: &u32| self.functions[number].is_sampled;
+        if objects_of.iter().any(is_sampled) {
+            objects_of.retain(is_sampled);
         }
         if self.files.len() < MAX_PROCESSES
             && let Ok(files) = ProcessFiles::open(pid)
@@ -206,13 +221,27 @@ impl Allocations {
         self.names.iter().copied().collect()
     }
 
+    /// The size from which on all allocations are there, whatever the programs say: 0 where none chooses by itself.
+    pub(super) fn sampled_bytes(&self) -> u64 {
+        // Of 16 times the library's period all but one in ten million.
+        let is_sampled = self.functions.values().any(|functions| functions.is_sampled && !self.for_all);
+        if is_sampled { 8 << 20 } else { 0 }
+    }
+
     /// What a reader must know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.errors.clone();
+        warnings.extend(self.unseen.iter().map(|(path, allocator)| {
+            format!(
+                "{path} has {allocator} linked in, and no symbols to find it by: what it allocates is missing; keep the \
+                 program's symbol table (Rust: strip = \"debuginfo\"; else no -s, and no strip)"
+            )
+        }));
         if self.names.is_empty() {
             warnings.push(
                 "no allocator was found: no file of the target has a symbol of one (malloc, or jemalloc's, mimalloc's or \
-                 tcmalloc's own); of a program that is linked statically the symbols are needed, and Go has none"
+                 tcmalloc's own); a program that is linked statically must have its symbol table (not be stripped), but \
+                 for Go's"
                     .to_owned(),
             );
         }

@@ -105,7 +105,10 @@ pub(super) fn summarize(
         net_weight: highest(Chosen::Net)?,
         file_weight: highest(Chosen::FileIo)?,
         net_hook: session.kernel.net_hook(),
-        alloc_threshold: session.kernel.highest_alloc_threshold(),
+        alloc_threshold: session
+            .kernel
+            .highest_alloc_threshold()
+            .max(session.allocations.as_ref().map_or(0, Allocations::sampled_bytes) << SIZE_SHIFT),
         alloc_share: session.allocations.as_ref().map_or(1.0, Allocations::share),
     };
     let slow_requests = blocks::slow_requests(&mut session, facts.limits.slower_ns);

@@ -14,7 +14,7 @@ pub(crate) fn leaks() -> Workload {
 }
 
 /// Whether the kernel shows the returns of single calls (Linux 6.13).
-fn follows_blocks(captured: &Captured) -> bool {
+pub(crate) fn follows_blocks(captured: &Captured) -> bool {
     let undecided = captured.report["live"]["undecided"].as_str().unwrap_or("");
     if undecided.contains("6.13") {
         println!("in part: {undecided}");
@@ -23,7 +23,7 @@ fn follows_blocks(captured: &Captured) -> bool {
 }
 
 /// The entry of a function in the list of sites.
-fn site<'a>(captured: &'a Captured, function: &str) -> &'a Value {
+pub(crate) fn site<'a>(captured: &'a Captured, function: &str) -> &'a Value {
     let leaks = captured.report["leaks"].as_array().expect("sites");
     let is_its = |leak: &&Value| leak["site"][0].as_str() == Some(function);
     leaks.iter().find(is_its).unwrap_or_else(|| panic!("{function}: {leaks:#?}"))
