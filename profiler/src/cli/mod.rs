@@ -11,6 +11,7 @@ mod export;
 mod files;
 mod inspect;
 mod load;
+mod options;
 mod progress;
 mod record;
 mod report;

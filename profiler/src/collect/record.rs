@@ -154,7 +154,7 @@ impl Targets {
                 }
             }
             TargetSelection::Command(arguments) => {
-                let held = HeldCommand::start(arguments)?;
+                let held = HeldCommand::start(arguments, config.hushes_command)?;
                 let flags = PROCESS_TARGET | PROCESS_AWAITS_EXEC;
                 kernel.set_process(held.pid, Process { flags, ..TARGET_PROCESS })?;
                 targets.processes.add(held.pid);

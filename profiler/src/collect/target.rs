@@ -25,6 +25,8 @@ use crate::unwind::Cache;
 pub struct RecordConfig {
     /// What to sample.
     pub target: TargetSelection,
+    /// Whether a command that is started reads nothing and prints nowhere, as where the terminal is somebody else's.
+    pub hushes_command: bool,
     /// What to record of it, in the order of their numbers.
     pub origins: Vec<Origin>,
     /// The part of the target's CPU time that recording allocations may take.

@@ -49,7 +49,7 @@ pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
 pub use slices::{FunctionSlice, FunctionSlices};
 pub use slow_request::{SlowRequest, SlowRequests};
-pub use table::{Histogram, Row, Table, TableColumn};
+pub use table::{Histogram, PERCENTILES, Row, Table, TableColumn, rank};
 pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;
