@@ -12,7 +12,8 @@ use super::{CommandResult, Failure, print};
 use crate::analyze::analyze;
 use crate::bpf::{Limits, max_sample_rate};
 use crate::collect::{
-    CacheDirectory, CommandError, NamingConfig, RecordConfig, Recording, RunningCommand, TargetSelection, record,
+    CacheDirectory, CommandError, DRAIN_EVERY, NamingConfig, RecordConfig, Recording, RunningCommand, TargetSelection,
+    record,
 };
 use crate::output::{self, OutputFile};
 use crate::process;
@@ -133,6 +134,8 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
         limits,
         cache,
         naming,
+        drain_every: DRAIN_EVERY,
+        continuous: false,
         watch: None,
     };
     Ok((config, name))
@@ -178,6 +181,8 @@ pub(super) fn usual_config(target: TargetSelection, events: &[Event], rate_hz: u
         limits: Limits::default(),
         cache: CacheDirectory::Usual,
         naming: NamingConfig { debug_directories: vec![DEBUG_DIRECTORY.into()], debuginfod: false, shorten: false },
+        drain_every: DRAIN_EVERY,
+        continuous: false,
         watch: None,
     }
 }

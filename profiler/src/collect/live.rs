@@ -105,6 +105,12 @@ impl Following {
         Self { ended, next: Instant::now() + INTERVAL, interval: INTERVAL, began_ns: monotonic_ns(), seen: Vec::new() }
     }
 
+    /// Follows none. `why`: for whoever asks.
+    pub(super) fn none(why: &str) -> Self {
+        let now = Instant::now();
+        Self { ended: Some(why.to_owned()), next: now, interval: INTERVAL, began_ns: 0, seen: Vec::new() }
+    }
+
     /// Whether blocks are followed.
     pub(super) const fn is_on(&self) -> bool {
         self.ended.is_none()

@@ -34,7 +34,8 @@ pub(super) struct Slices {
     targets: Targets,
     /// What is counted from the start on, as it was last read.
     before: Figures,
-    /// End of the last slice, since the start of the recording.
+    /// Start of the first slice and end of the last one, since the start of the recording.
+    began: Duration,
     end: Duration,
     /// Length of a slice by now.
     length: Duration,
@@ -50,6 +51,7 @@ impl Default for Slices {
             host: HostFiles::default(),
             targets: Targets::of_nobody(),
             before: Figures::default(),
+            began: Duration::ZERO,
             end: Duration::ZERO,
             length: SLICE,
             due: SLICE.saturating_sub(TOO_EARLY),
@@ -81,7 +83,8 @@ impl Slices {
         let began = Instant::now();
         let now = self.read(processes);
         let figures = difference(&mut self.before, &now);
-        self.timeline.push(nanoseconds(self.end), nanoseconds(elapsed) - nanoseconds(self.end), &figures);
+        let start = nanoseconds(self.end) - nanoseconds(self.began);
+        self.timeline.push(start, nanoseconds(elapsed) - nanoseconds(self.end), &figures);
         if self.timeline.len() > MAX_SLICES {
             self.timeline.merge_neighbours();
             self.length *= 2;
@@ -109,9 +112,10 @@ impl Slices {
         self.targets.members()
     }
 
-    /// The slices.
-    pub(super) fn into_timeline(self) -> Timeline {
-        self.timeline
+    /// The slices since the last call, by the time since then.
+    pub(super) fn take_timeline(&mut self) -> Timeline {
+        (self.began, self.length) = (self.end, SLICE);
+        std::mem::take(&mut self.timeline)
     }
 
     fn read(&mut self, processes: &Processes) -> Figures {
@@ -183,7 +187,7 @@ mod tests {
         slices.end_window(at(2200), &processes);
         slices.end_slice(at(2300), &processes);
         slices.end_slice(at(2300), &processes);
-        let timeline = slices.into_timeline();
+        let timeline = slices.take_timeline();
         assert_eq!(timeline.start_ns, [0, 1_200_000_000, 2_200_000_000]);
         assert_eq!(timeline.length_ns, [1_200_000_000, 1_000_000_000, 100_000_000]);
         assert!(timeline.is_consistent());
@@ -199,7 +203,7 @@ mod tests {
             slices.end_window(Duration::from_secs(second), &processes);
         }
         slices.end_slice(Duration::from_secs(9_001), &processes);
-        let timeline = slices.into_timeline();
+        let timeline = slices.take_timeline();
         assert!((1_800..=MAX_SLICES).contains(&timeline.len()), "{}", timeline.len());
         assert_eq!(timeline.length_ns.iter().sum::<u64>(), 9_001_000_000_000);
         // Of an odd number the last one stays alone.
