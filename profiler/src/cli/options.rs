@@ -13,7 +13,7 @@ use profiler_common::event::Origin;
 
 use super::args::parse_duration;
 use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{CacheDirectory, NamingConfig, RecordConfig, TargetSelection};
+use crate::collect::{CacheDirectory, DRAIN_EVERY, NamingConfig, RecordConfig, TargetSelection};
 use crate::process;
 use crate::symbolize::DEBUG_DIRECTORY;
 
@@ -173,6 +173,8 @@ impl RecordingArgs {
             limits,
             cache,
             naming,
+            drain_every: DRAIN_EVERY,
+            continuous: false,
             watch: None,
         })
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::alloc::{SizeStats, takes};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
@@ -30,6 +30,9 @@ const MOST_KILLED: u32 = 8;
 /// Why blocks are not followed any more.
 const IN_WINDOWS: &str = "frees not observed: probes were there in windows, since all the time would have cost the target more \
                           than the budget; --alloc-budget allows more";
+
+/// The same where there is no end at which it could be said.
+const CONTINUOUS: &str = "frees not observed: blocks are followed by a recording that ends";
 
 /// Processes whose CPU time is read.
 const MAX_PROCESSES: usize = 300;
@@ -67,6 +70,8 @@ pub(super) struct Allocations {
     errors: Vec<String>,
     /// How often the process that holds the probes was killed.
     killed: u32,
+    /// When [`Allocations::take_share`] was told last, and for how long probes had been on by then.
+    told: (Instant, Duration),
 }
 
 impl Allocations {
@@ -85,6 +90,7 @@ impl Allocations {
             unseen: BTreeMap::new(),
             errors: Vec::new(),
             killed: 0,
+            told: (Instant::now(), Duration::ZERO),
         }
     }
 
@@ -122,6 +128,11 @@ impl Allocations {
         self.place_probes(kernel, processes);
     }
 
+    /// Forgets objects whose numbers others will have.
+    pub(super) fn forget_objects(&mut self, numbers: &[u32]) {
+        numbers.iter().for_each(|number| drop(self.functions.remove(number)));
+    }
+
     /// Forgets a process that has ended.
     pub(super) fn forget(&mut self, kernel: &mut Kernel, pid: u32, processes: &Processes) {
         self.objects.remove(&pid);
@@ -153,13 +164,14 @@ impl Allocations {
         Ok(())
     }
 
-    /// Begins to record, with the probes that are there.
-    pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
+    /// Begins to record, with the probes that are there. `follows`: whether to find out what becomes of the blocks.
+    pub(super) fn begin(&mut self, kernel: &mut Kernel, follows: bool) -> Result<(), BpfError> {
         self.trap_ns = kernel.measure_trap_ns().unwrap_or(TRAP_NS);
-        let following = Following::new(kernel);
+        let following = if follows { Following::new(kernel) } else { Following::none(CONTINUOUS) };
         kernel.take_allocations(if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
         self.following = Some(following);
         self.duty = Duty::new(Instant::now(), self.duty.budget, self.usage(kernel));
+        self.told = (self.duty.began, Duration::ZERO);
         Ok(())
     }
 
@@ -273,10 +285,12 @@ impl Allocations {
         if probes.all(|probe| probe.is_emulated) { self.trap_ns } else { STEP_NS }
     }
 
-    /// The part of the recording in which probes were on, 0 to 1.
-    pub(super) fn share(&self) -> f64 {
-        let recorded = self.duty.ended.unwrap_or_else(Instant::now) - self.duty.began;
-        (self.duty.on.as_secs_f64() / recorded.as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    /// The part of the time since the last call, or the start, in which probes were on, 0 to 1.
+    pub(super) fn take_share(&mut self) -> f64 {
+        let now = self.duty.ended.unwrap_or_else(Instant::now);
+        let on = self.duty.on + if self.duty.is_on { now - self.duty.since } else { Duration::ZERO };
+        let (told_at, told) = std::mem::replace(&mut self.told, (now, on));
+        ((on - told).as_secs_f64() / (now - told_at).as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
     }
 
     fn usage(&self, kernel: &Kernel) -> Usage {

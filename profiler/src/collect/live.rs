@@ -108,11 +108,15 @@ impl Following {
     pub(super) fn new(kernel: &Kernel) -> Self {
         let ended = (!kernel.follows_blocks())
             .then(|| "this kernel shows no returns of single calls, which needs Linux 6.13".to_owned());
+        Self::begin(ended, monotonic_ns())
+    }
+
+    fn begin(ended: Option<String>, began_ns: u64) -> Self {
         Self {
             ended,
             next: Instant::now() + INTERVAL,
             interval: INTERVAL,
-            began_ns: monotonic_ns(),
+            began_ns,
             seen: Vec::new(),
             held: None,
             peak: Default::default(),
@@ -122,6 +126,11 @@ impl Following {
     /// What was there when it was looked last, bytes, if it was since the last call.
     pub(super) const fn take_held(&mut self) -> Option<u64> {
         self.held.take()
+    }
+
+    /// Follows none. `why`: for whoever asks.
+    pub(super) fn none(why: &str) -> Self {
+        Self::begin(Some(why.to_owned()), 0)
     }
 
     /// Whether blocks are followed.

@@ -36,7 +36,8 @@ pub(super) struct Slices {
     before: Figures,
     /// Figures for the next slice that others know.
     told: Vec<(Column, Option<u64>)>,
-    /// End of the last slice, since the start of the recording.
+    /// Start of the first slice and end of the last one, since the start of the recording.
+    began: Duration,
     end: Duration,
     /// Length of a slice by now.
     length: Duration,
@@ -53,6 +54,7 @@ impl Default for Slices {
             targets: Targets::of_nobody(),
             before: Figures::default(),
             told: Vec::new(),
+            began: Duration::ZERO,
             end: Duration::ZERO,
             length: SLICE,
             due: SLICE.saturating_sub(TOO_EARLY),
@@ -93,7 +95,8 @@ impl Slices {
         let began = Instant::now();
         let now = self.read(processes);
         let figures = difference(&mut self.before, &now);
-        self.timeline.push(nanoseconds(self.end), nanoseconds(elapsed) - nanoseconds(self.end), &figures);
+        let start = nanoseconds(self.end) - nanoseconds(self.began);
+        self.timeline.push(start, nanoseconds(elapsed) - nanoseconds(self.end), &figures);
         if self.timeline.len() > MAX_SLICES {
             self.timeline.merge_neighbours();
             self.length *= 2;
@@ -121,9 +124,11 @@ impl Slices {
         self.targets.members()
     }
 
-    /// The slices.
-    pub(super) fn into_timeline(self) -> Timeline {
-        self.timeline
+    /// The slices since the last call, by the time since then.
+    pub(super) fn take_timeline(&mut self) -> Timeline {
+        (self.began, self.length) = (self.end, SLICE);
+        self.before.set(Column::TargetAllocated, Some(0));
+        std::mem::take(&mut self.timeline)
     }
 
     fn read(&mut self, processes: &Processes) -> Figures {
@@ -198,7 +203,7 @@ mod tests {
         slices.end_window(at(2200), &processes);
         slices.end_slice(at(2300), &processes);
         slices.end_slice(at(2300), &processes);
-        let timeline = slices.into_timeline();
+        let timeline = slices.take_timeline();
         assert_eq!(timeline.start_ns, [0, 1_200_000_000, 2_200_000_000]);
         assert_eq!(timeline.length_ns, [1_200_000_000, 1_000_000_000, 100_000_000]);
         assert!(timeline.is_consistent());
@@ -214,7 +219,7 @@ mod tests {
             slices.end_window(Duration::from_secs(second), &processes);
         }
         slices.end_slice(Duration::from_secs(9_001), &processes);
-        let timeline = slices.into_timeline();
+        let timeline = slices.take_timeline();
         assert!((1_800..=MAX_SLICES).contains(&timeline.len()), "{}", timeline.len());
         assert_eq!(timeline.length_ns.iter().sum::<u64>(), 9_001_000_000_000);
         // Of an odd number the last one stays alone.

@@ -16,9 +16,11 @@ mod ledger;
 mod live;
 mod locks;
 mod memory;
+mod merge;
 mod raw;
 mod redact;
 mod report;
+mod select;
 mod slices;
 mod slow_request;
 mod table;
@@ -45,8 +47,10 @@ pub use memory::{
     CgroupMemory, MAX_MEMORY_CGROUPS, MAX_MEMORY_PROCESSES, Memory, MemoryCheck, MemoryReport, MemoryShares,
     ProcessMemory, SystemMemory,
 };
+pub use merge::{Merge, merge};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
+pub use select::Selection;
 pub use slices::{FunctionSlice, FunctionSlices};
 pub use slow_request::{SlowRequest, SlowRequests};
 pub use table::{Histogram, PERCENTILES, Row, Table, TableColumn, rank};

@@ -118,6 +118,37 @@ impl Table {
     }
 }
 
+impl Row {
+    /// Adds another row's values and distributions, which the table has as one; of a value that is no sum see [`Row::since`].
+    pub fn add(&mut self, other: &Self) {
+        self.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum = sum.saturating_add(*value));
+        self.distributions.iter_mut().zip(&other.distributions).for_each(|(sum, other)| sum.add(other));
+    }
+
+    /// What has come since `before`, which was read of the same row earlier; nothing when nothing has.
+    ///
+    /// A value that is called `longest` is no sum: it stays as it is, the greatest of all time.
+    #[must_use]
+    pub fn since(&self, before: &Self, columns: &[TableColumn]) -> Option<Self> {
+        let values = self
+            .values
+            .iter()
+            .zip(&before.values)
+            .zip(columns)
+            .map(|((&now, &before), column)| if column.name == LONGEST { now } else { now.saturating_sub(before) });
+        let distributions = self.distributions.iter().zip(&before.distributions).map(|(now, before)| now.since(before));
+        let has_come = self.values != before.values || self.distributions != before.distributions;
+        has_come.then(|| Self {
+            labels: self.labels.clone(),
+            values: values.collect(),
+            distributions: distributions.collect(),
+        })
+    }
+}
+
+/// Name of a value that is the greatest of what was counted, not a sum.
+const LONGEST: &str = "longest";
+
 impl Histogram {
     /// From what was counted by bucket. `max`: the greatest value, where that is known.
     #[must_use]
@@ -158,6 +189,21 @@ impl Histogram {
             let sum = self.buckets.entry(bucket).or_default();
             *sum = sum.saturating_add(count);
         }
+    }
+
+    /// What has come since `before`, which was read of the same events earlier.
+    ///
+    /// The greatest value of all time may not be among them: nothing is known of theirs but the end of its bucket.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let come = self.buckets.iter().filter_map(|(&bucket, &count)| {
+            let come = count.saturating_sub(before.buckets.get(&bucket).copied().unwrap_or(0));
+            (come > 0).then_some((bucket, come))
+        });
+        let buckets: BTreeMap<u16, u64> = come.collect();
+        let highest = buckets.keys().next_back().map_or(0, |&bucket| bucket_range(usize::from(bucket)).1 - 1);
+        let max = if self.max > before.max { self.max } else { highest.min(self.max) };
+        Self { max, buckets }
     }
 
     /// Whether every number is one that can be.
