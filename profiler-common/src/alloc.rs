@@ -34,6 +34,13 @@ pub const FREES_FIRST: u64 = 1 << 5;
 /// knows no other return addresses than its own.
 pub const NOT_FOLLOWED: u64 = 1 << 6;
 
+/// The call was chosen by the program itself: its first argument is the block, its third the bytes that it stands for. Source: the
+/// probe points `otel_memory:alloc(ptr, size, weight)`.
+pub const WEIGHTED: u64 = 1 << 7;
+
+/// No call stands for more: its square stays within 64 bits when it is shifted by 20.
+pub const MOST_WEIGHT: u64 = 1 << 41;
+
 /// Values of [`Control::takes_allocations`](crate::config::Control::takes_allocations).
 pub mod takes {
     /// Nothing.

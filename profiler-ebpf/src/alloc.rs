@@ -18,8 +18,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use profiler_common::alloc::{
-    Allocating, FREES_FIRST, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES, NOT_FOLLOWED, NULL_IS_ANOTHER,
-    RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT, SizeArgument, SizeStats, takes,
+    Allocating, FREES_FIRST, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES, MOST_WEIGHT, NOT_FOLLOWED,
+    NULL_IS_ANOTHER, RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT, SizeArgument, SizeStats, WEIGHTED, takes,
 };
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
@@ -30,7 +30,7 @@ use crate::atomic;
 use crate::maps::{
     ALLOC_PACE, ALLOC_PYTHON, ALLOC_THRESHOLD, CONTROL, COUNTERS, LIVE, LIVE_MISSED, Programs, SCRATCH, SIZE_STATS,
 };
-use crate::offcpu::{chance, part, points, threshold};
+use crate::offcpu::{EXACT, chance, part, points, threshold};
 use crate::python;
 use crate::stack;
 use crate::task::Task;
@@ -113,15 +113,23 @@ fn enter(context: &ProbeContext) -> bool {
     let size = if size > MOST_BYTES { 0 } else { size };
     let is_followed = taken == takes::BLOCKS && cookie & NOT_FOLLOWED == 0;
     let follow = is_followed.then_some(written_at);
-    take(context, counters, size, follow, cookie & NOT_FOLLOWED == 0)
+    let weight = if cookie & WEIGHTED != 0 { argument(2).clamp(size, MOST_WEIGHT.max(size)) } else { 0 };
+    take(context, counters, size, weight, follow, cookie & NOT_FOLLOWED == 0)
 }
 
 /// Counts an allocation, and keeps it if its size or chance says so; tells whether it is kept and to be followed.
 ///
-/// `follow`: where its function writes the block's address, if the block is to be followed; `may_return`: whether the return
+/// `weight`: the bytes that it stands for where the program has chosen it, else 0; `follow`: where its function writes the block's address, if the block is to be followed; `may_return`: whether the return
 /// may be seen at all, as the program for Python asks for.
 #[inline(always)]
-fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Option<u64>, may_return: bool) -> bool {
+fn take(
+    context: &ProbeContext,
+    counters: *mut Counters,
+    size: u64,
+    weight: u64,
+    follow: Option<u64>,
+    may_return: bool,
+) -> bool {
     let running = Task::running();
     let Some(task) = running.in_namespace() else { return false };
     if !task.is_wanted() {
@@ -130,7 +138,7 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
     // SAFETY: the pointers are to this CPU's element, in which threads may be preempted, hence atomic.
     unsafe {
         atomic::add(&raw mut (*counters).hits, 1);
-        atomic::add(&raw mut (*counters).period_sum, size);
+        atomic::add(&raw mut (*counters).period_sum, size.max(weight));
     }
     // SAFETY: as above; a reference is made for the outcomes alone, which are counted atomically.
     let outcomes = unsafe { &mut *counters };
@@ -154,7 +162,7 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
     let kept = if follow.is_some() { KEPT_BLOCKS } else { KEPT_IN_A_SLOT };
     let threshold = threshold(&ALLOC_THRESHOLD, pace, now, kept);
     let length = size << SIZE_SHIFT;
-    let points = points(&mut allocating.cell, length, threshold);
+    let points = if weight > 0 { EXACT } else { points(&mut allocating.cell, length, threshold) };
     if points == 0 {
         // SAFETY: as above.
         unsafe { atomic::add(&raw mut (*counters).sampled_out, 1) };
@@ -175,6 +183,12 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
     columns[1] >>= SIZE_SHIFT;
     // From millions of squares of 64ths of a byte to squares of 1,024 bytes.
     columns[3] = (columns[3] * 1_000_000) >> (2 * SIZE_SHIFT + 20);
+    if weight > 0 {
+        // As many of its size, chosen one by one.
+        columns[1] = weight;
+        columns[2] = if size > 0 { weight / size } else { 1 };
+        columns[3] = (weight >> 10).wrapping_mul((weight - size) >> 10);
+    }
     let (bytes, objects) = (columns[1], columns[2]);
     let process = task.process();
     aggregate::begin(scratch, &window, &task, process, Origin::Alloc);

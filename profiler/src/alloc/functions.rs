@@ -2,15 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
+use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED};
 
 use super::probe_point::probe_point;
-use crate::process::ObjectFile;
 use crate::process::elf::Sections;
 use crate::process::symbols::{Symbol, bytes_at, symbols};
+use crate::process::{LineTable, ObjectFile};
 
 /// Bytes of a function that are looked at, to find branches that go back to its beginning.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
+
+/// Bytes of constants that are searched.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// Texts that are in an allocator and hardly elsewhere: names of variables of the environment, or how it begins a message.
+const MARKS: [(&[u8], &str); 4] = [
+    (b"<jemalloc>: ", "jemalloc"),
+    (b"MIMALLOC_", "mimalloc"),
+    (b"mimalloc: ", "mimalloc"),
+    (b"TCMALLOC_SAMPLE_PARAMETER", "tcmalloc"),
+];
 
 /// The functions of an allocator in an object, one for each address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +30,10 @@ pub struct Allocator {
     pub allocate: Vec<AllocProbe>,
     /// Those that free their first argument.
     pub free: Vec<AllocProbe>,
+    /// Whether these are the points at which a program tells of what it has chosen itself, in the place of all others.
+    pub is_sampled: bool,
+    /// The name of an allocator that must be in the file, of which no function can be found for want of symbols.
+    pub unseen: Option<&'static str>,
 }
 
 /// A place at which calls of a function that allocates or frees are seen.
@@ -51,6 +66,16 @@ const FUNCTIONS: [(&str, SizeArgument); 10] = [
     // Of jemalloc alone.
     ("mallocx", SizeArgument::First),
     ("rallocx", SizeArgument::Second),
+];
+
+/// Functions that mimalloc alone has, and where each has the size. Its global allocator for Rust uses the aligned ones.
+const MIMALLOC: [(&str, SizeArgument); 6] = [
+    ("mi_malloc_aligned", SizeArgument::First),
+    ("mi_malloc_small", SizeArgument::First),
+    ("mi_zalloc", SizeArgument::First),
+    ("mi_zalloc_aligned", SizeArgument::First),
+    ("mi_zalloc_small", SizeArgument::First),
+    ("mi_realloc_aligned", SizeArgument::Second),
 ];
 
 /// Names of `operator new`, by the C++ ABI: of one object, of many, with and without exceptions. With an alignment, the size
@@ -97,11 +122,20 @@ const DELETE: [&str; 12] = [
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
-/// In the C library of GNU, and in no other.
+/// In the C library of GNU; musl has it too, if it is linked in.
 const GLIBC: &str = "__libc_malloc";
+
+/// In programs that musl is linked into.
+const MUSL: &str = "__libc_malloc_impl";
+
+/// Functions of musl that call another one which has a probe. Source: musl 1.2, src/malloc.
+const MUSL_CALLS: [&str; 5] = ["calloc", "memalign", "posix_memalign", "valloc", "pvalloc"];
 
 /// What all that a Go program allocates on its heap comes through.
 const GO: &str = "runtime.mallocgc";
+
+/// Where a program that samples its own allocations tells of them, and of their frees: `libprofiler_alloc.so`.
+const SAMPLED: [&str; 2] = ["otel_memory_alloc", "otel_memory_free"];
 
 /// What a function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +156,8 @@ fn names() -> BTreeMap<&'static str, Role> {
         });
         let new = NEW.iter().map(|&name| (name.to_owned(), Role::Allocates(SizeArgument::First)));
         let delete = DELETE.iter().map(|&name| (name.to_owned(), Role::Frees));
-        prefixed.chain(new).chain(delete).collect()
+        let mimalloc = MIMALLOC.iter().map(|&(name, argument)| (name.to_owned(), Role::Allocates(argument)));
+        prefixed.chain(mimalloc).chain(new).chain(delete).collect()
     });
     names.iter().map(|(name, role)| (name.as_str(), *role)).collect()
 }
@@ -135,21 +170,42 @@ fn names() -> BTreeMap<&'static str, Role> {
 pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
-    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, GO]).collect();
-    let found = symbols(&sections, &wanted);
+    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, MUSL, GO]).chain(SAMPLED).collect();
+    let mut found = symbols(&sections, &wanted);
+    if !object.has_symbols
+        && let Some(code) = LineTable::find(&object.file).and_then(|mut table| table.find_function(GO))
+    {
+        found.insert(GO, Symbol { address: code.start, size: code.end - code.start });
+    }
     if let Some(&symbol) = found.get(GO) {
         let cookie = SizeArgument::GoFirst as u64 | NOT_FOLLOWED;
         let probe = probe(object, &sections, GO, symbol, SizeArgument::GoFirst, cookie);
-        return Allocator { allocate: probe.into_iter().collect(), free: Vec::new() };
+        return Allocator { allocate: probe.into_iter().collect(), ..Allocator::default() };
     }
-    if !PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str())) {
-        return Allocator::default();
+    if let [Some(&allocated), Some(&freed)] = SAMPLED.map(|name| found.get(name)) {
+        let cookie = SizeArgument::Second as u64 | WEIGHTED;
+        let allocate = probe(object, &sections, SAMPLED[0], allocated, SizeArgument::Third, cookie);
+        let free = probe(object, &sections, SAMPLED[1], freed, SizeArgument::First, 0);
+        return Allocator {
+            allocate: allocate.into_iter().collect(),
+            free: free.into_iter().collect(),
+            is_sampled: true,
+            unseen: None,
+        };
     }
-    let is_glibc =
-        found.contains_key(GLIBC) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
+    let has_malloc = PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str()));
+    if !has_malloc && !MIMALLOC.iter().any(|(name, _)| found.contains_key(name)) {
+        return Allocator { unseen: linked_in(object, &sections), ..Allocator::default() };
+    }
+    let is_musl =
+        found.contains_key(MUSL) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
+    let is_glibc = found.contains_key(GLIBC) && !is_musl;
     let (mut allocate, mut free) = (BTreeMap::new(), BTreeMap::new());
     for (&function, &role) in &names {
         let Some(&symbol) = found.get(function) else { continue };
+        if is_musl && MUSL_CALLS.contains(&function) {
+            continue;
+        }
         let (argument, cookie) = match role {
             Role::Allocates(argument) => (argument, argument as u64 | flags(function, is_glibc)),
             Role::Frees => (SizeArgument::First, 0),
@@ -162,15 +218,24 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
             known.function = function;
         }
     }
-    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect() }
+    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect(), ..Allocator::default() }
 }
 
-/// What a function's probe is told besides where the size is. `is_glibc`: whether it is of the C library of GNU, or musl's.
+/// The allocator that is in a file without symbols, by a text that only it has.
+fn linked_in(object: &ObjectFile, sections: &Sections<'_>) -> Option<&'static str> {
+    if object.has_symbols {
+        return None;
+    }
+    let texts = sections.content(sections.find(".rodata")?, MAX_TEXT_BYTES).ok()?;
+    MARKS.iter().find(|(mark, _)| memchr::memmem::find(&texts, mark).is_some()).map(|(_, name)| *name)
+}
+
+/// What a function's probe is told besides where the size is. `is_glibc`: whether it is of the C library of GNU.
 fn flags(function: &str, is_glibc: bool) -> u64 {
     if function.ends_with("posix_memalign") {
         RETURNS_BY_FIRST
-    } else if function.ends_with("realloc") || function.ends_with("rallocx") {
-        // These libraries' realloc of nothing calls malloc.
+    } else if function.ends_with("realloc") || function.ends_with("rallocx") || function.ends_with("realloc_aligned") {
+        // Its realloc of nothing calls malloc.
         FREES_FIRST | if is_glibc { NULL_IS_ANOTHER } else { 0 }
     } else {
         0
@@ -210,7 +275,7 @@ mod tests {
             return;
         };
         let object = ObjectFile::read(File::open(path).unwrap(), path.to_owned()).unwrap();
-        let Allocator { allocate: probes, free } = find_allocator(&object);
+        let Allocator { allocate: probes, free, .. } = find_allocator(&object);
         let of = |name: &str| {
             probes.iter().find(|probe| probe.function == name).unwrap_or_else(|| panic!("{name}: {probes:?}"))
         };

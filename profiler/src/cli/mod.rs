@@ -12,6 +12,7 @@ mod files;
 mod inspect;
 mod load;
 mod moment;
+mod options;
 mod progress;
 mod query;
 mod record;

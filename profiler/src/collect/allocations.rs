@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::alloc::{SizeStats, takes};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
@@ -17,7 +17,7 @@ use super::processes::{Interest, Processes};
 use crate::alloc::{AllocProbe, Allocator, find_allocator};
 use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
 use crate::process::{ProcessFiles, Ticks};
-use crate::profile::{Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
+use crate::profile::{Column, Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
 
 /// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, if it cannot be measured,
 /// and where it does not.
@@ -30,6 +30,9 @@ const MOST_KILLED: u32 = 8;
 /// Why blocks are not followed any more.
 const IN_WINDOWS: &str = "frees not observed: probes were there in windows, since all the time would have cost the target more \
                           than the budget; --alloc-budget allows more";
+
+/// The same where there is no end at which it could be said.
+const CONTINUOUS: &str = "frees not observed: blocks are followed by a recording that ends";
 
 /// Processes whose CPU time is read.
 const MAX_PROCESSES: usize = 300;
@@ -62,9 +65,13 @@ pub(super) struct Allocations {
     following: Option<Following>,
     /// Functions that have had probes.
     names: BTreeSet<&'static str>,
+    /// Files with an allocator that cannot be seen, and its name.
+    unseen: BTreeMap<String, &'static str>,
     errors: Vec<String>,
     /// How often the process that holds the probes was killed.
     killed: u32,
+    /// When [`Allocations::take_share`] was told last, and for how long probes had been on by then.
+    told: (Instant, Duration),
 }
 
 impl Allocations {
@@ -80,8 +87,10 @@ impl Allocations {
             trap_ns: TRAP_NS,
             following: None,
             names: BTreeSet::new(),
+            unseen: BTreeMap::new(),
             errors: Vec::new(),
             killed: 0,
+            told: (Instant::now(), Duration::ZERO),
         }
     }
 
@@ -93,10 +102,22 @@ impl Allocations {
                 let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
                 let Some(object) = objects.objects().get(number as usize) else { continue };
                 let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
-                if !functions.allocate.is_empty() {
+                if let Some(allocator) = functions.unseen
+                    && self.unseen.len() < MAX_ERRORS
+                {
+                    self.unseen.entry(object.path.clone()).or_insert(allocator);
+                }
+                // A probe of all processes sees the allocator behind the library as well.
+                let is_for_us = !functions.is_sampled || !self.for_all;
+                if is_for_us && !functions.allocate.is_empty() {
                     objects_of.insert(number);
                 }
             }
+        }
+        // What the program tells of itself is all there is to know of it.
+        let is_sampled = |number: &u32| self.functions[number].is_sampled;
+        if objects_of.iter().any(is_sampled) {
+            objects_of.retain(is_sampled);
         }
         if self.files.len() < MAX_PROCESSES
             && let Ok(files) = ProcessFiles::open(pid)
@@ -105,6 +126,11 @@ impl Allocations {
         }
         self.objects.insert(pid, objects_of);
         self.place_probes(kernel, processes);
+    }
+
+    /// Forgets objects whose numbers others will have.
+    pub(super) fn forget_objects(&mut self, numbers: &[u32]) {
+        numbers.iter().for_each(|number| drop(self.functions.remove(number)));
     }
 
     /// Forgets a process that has ended.
@@ -138,19 +164,28 @@ impl Allocations {
         Ok(())
     }
 
-    /// Begins to record, with the probes that are there.
-    pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
+    /// Begins to record, with the probes that are there. `follows`: whether to find out what becomes of the blocks.
+    pub(super) fn begin(&mut self, kernel: &mut Kernel, follows: bool) -> Result<(), BpfError> {
         self.trap_ns = kernel.measure_trap_ns().unwrap_or(TRAP_NS);
-        let following = Following::new(kernel);
+        let following = if follows { Following::new(kernel) } else { Following::none(CONTINUOUS) };
         kernel.take_allocations(if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
         self.following = Some(following);
         self.duty = Duty::new(Instant::now(), self.duty.budget, self.usage(kernel));
+        self.told = (self.duty.began, Duration::ZERO);
         Ok(())
     }
 
     /// Whether the blocks have been followed all the time.
     pub(super) fn follows(&self) -> bool {
         self.following.as_ref().is_some_and(Following::is_on)
+    }
+
+    /// What a slice of the timeline says of memory, where nothing is missing. `allocated`: the profile of allocations.
+    pub(super) fn figures(&mut self, allocated: Option<&RawProfile>) -> [(Column, Option<u64>); 2] {
+        let following = self.following.as_mut().filter(|following| following.is_on());
+        let bytes = |profile: &RawProfile| profile.samples.values().map(|values| values[1]).sum();
+        let allocated = following.as_ref().and(allocated).map(bytes);
+        [(Column::TargetAllocated, allocated), (Column::TargetLive, following.and_then(Following::take_held))]
     }
 
     /// What there is of blocks at the end: their profile, and their past.
@@ -198,13 +233,27 @@ impl Allocations {
         self.names.iter().copied().collect()
     }
 
+    /// The size from which on all allocations are there, whatever the programs say: 0 where none chooses by itself.
+    pub(super) fn sampled_bytes(&self) -> u64 {
+        // Of 16 times the library's period all but one in ten million.
+        let is_sampled = self.functions.values().any(|functions| functions.is_sampled && !self.for_all);
+        if is_sampled { 8 << 20 } else { 0 }
+    }
+
     /// What a reader must know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.errors.clone();
+        warnings.extend(self.unseen.iter().map(|(path, allocator)| {
+            format!(
+                "{path} has {allocator} linked in, and no symbols to find it by: what it allocates is missing; keep the \
+                 program's symbol table (Rust: strip = \"debuginfo\"; else no -s, and no strip)"
+            )
+        }));
         if self.names.is_empty() {
             warnings.push(
                 "no allocator was found: no file of the target has a symbol of one (malloc, or jemalloc's, mimalloc's or \
-                 tcmalloc's own); of a program that is linked statically the symbols are needed, and Go has none"
+                 tcmalloc's own); a program that is linked statically must have its symbol table (not be stripped), but \
+                 for Go's"
                     .to_owned(),
             );
         }
@@ -236,10 +285,12 @@ impl Allocations {
         if probes.all(|probe| probe.is_emulated) { self.trap_ns } else { STEP_NS }
     }
 
-    /// The part of the recording in which probes were on, 0 to 1.
-    pub(super) fn share(&self) -> f64 {
-        let recorded = self.duty.ended.unwrap_or_else(Instant::now) - self.duty.began;
-        (self.duty.on.as_secs_f64() / recorded.as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    /// The part of the time since the last call, or the start, in which probes were on, 0 to 1.
+    pub(super) fn take_share(&mut self) -> f64 {
+        let now = self.duty.ended.unwrap_or_else(Instant::now);
+        let on = self.duty.on + if self.duty.is_on { now - self.duty.since } else { Duration::ZERO };
+        let (told_at, told) = std::mem::replace(&mut self.told, (now, on));
+        ((on - told).as_secs_f64() / (now - told_at).as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
     }
 
     fn usage(&self, kernel: &Kernel) -> Usage {

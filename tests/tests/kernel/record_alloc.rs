@@ -30,7 +30,7 @@ pub(crate) fn allocs_go() -> Option<Workload> {
 
 /// Checks that each function has its share of what the program says, within what chance explains: two points at least, ten at
 /// most.
-fn check_shares(captured: &Captured, parts: &[(&str, &str)]) {
+pub(crate) fn check_shares(captured: &Captured, parts: &[(&str, &str)]) {
     let truth = captured.truth();
     let figure = |field: &str| truth[field].as_u64().expect("a figure");
     let all: u64 = parts.iter().map(|(_, field)| figure(field)).sum();
@@ -53,8 +53,13 @@ fn check_shares(captured: &Captured, parts: &[(&str, &str)]) {
     assert!(captured.accounting.lost.is_empty(), "{:#?}", captured.accounting);
 }
 
-const PARTS: [(&str, &str); 4] =
-    [("malloc_here", "malloc"), ("calloc_here", "calloc"), ("realloc_here", "realloc"), ("aligned_here", "aligned")];
+pub(crate) const PARTS: [(&str, &str); 5] = [
+    ("malloc_here", "malloc"),
+    ("calloc_here", "calloc"),
+    ("realloc_here", "realloc"),
+    ("aligned_here", "aligned"),
+    ("kept_here", "kept"),
+];
 
 #[test]
 fn allocations_are_where_they_are_made() {
@@ -97,7 +102,8 @@ fn rust_and_go_allocate_where_they_say() {
     let Some(_kernel) = require_bpf() else { return };
     let record = || Record::new().args(["-e", "alloc", "--alloc-budget", "1000"]);
     let captured = record().program(&allocs_rust().build(), &[&at_work(3)]).run();
-    check_shares(&captured, &[("allocs_rust::small_here", "small"), ("allocs_rust::zeroed_here", "zeroed")]);
+    let shares = ["small", "zeroed", "kept"].map(|kind| (format!("allocs_rust::{kind}_here"), kind));
+    check_shares(&captured, &shares.each_ref().map(|(function, field)| (function.as_str(), *field)));
     let Some(go) = allocs_go() else { return };
     let captured = record().program(&go.build(), &[&at_work(3)]).run();
     let shares = [("main.smallHere", "small"), ("main.largeHere", "large")];
