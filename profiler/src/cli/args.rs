@@ -103,9 +103,18 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) slower: Option<Duration>,
     /// With -e alloc: how much of the target's CPU time it may take, percent; where more is needed for every call, it is
-    /// recorded in windows
-    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse_percent)]
+    /// recorded in windows [with --exact: 25]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 2.0,
+        default_value_if("exact", "true", "25"),
+        value_parser = parse_percent
+    )]
     pub(super) alloc_budget: f64,
+    /// With -e alloc: record every allocation, none for others; ends by itself when it takes more than the budget
+    #[arg(long)]
+    pub(super) exact: bool,
     /// How long: 5, 5s, 500ms, 2m [default: until Ctrl-C or the target's end]
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,

@@ -12,7 +12,7 @@ use super::{CommandResult, Failure, print};
 use crate::analyze::analyze;
 use crate::bpf::{Limits, max_sample_rate};
 use crate::collect::{
-    CacheDirectory, CommandError, NamingConfig, RecordConfig, Recording, RunningCommand, TargetSelection, record,
+    AllocConfig, CacheDirectory, CommandError, NamingConfig, RecordConfig, Recording, RunningCommand, TargetSelection, record,
 };
 use crate::output::{self, OutputFile};
 use crate::process;
@@ -121,11 +121,14 @@ fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
     if slower_ns > 0 && !origins.contains(&Origin::BlockIo) {
         bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
     }
-    let alloc_budget = args.alloc_budget / 100.0;
+    if args.exact && !origins.contains(&Origin::Alloc) {
+        bail!("--exact records every allocation, and allocations are not recorded: add -e alloc");
+    }
+    let alloc = AllocConfig { budget: args.alloc_budget / 100.0, is_exact: args.exact };
     let config = RecordConfig {
         target,
         origins,
-        alloc_budget,
+        alloc,
         wakers,
         slower_ns,
         rate_hz,
@@ -170,7 +173,7 @@ pub(super) fn usual_config(target: TargetSelection, events: &[Event], rate_hz: u
     RecordConfig {
         target,
         origins: origins(events),
-        alloc_budget: 0.02,
+        alloc: AllocConfig { budget: 0.02, is_exact: false },
         wakers: false,
         slower_ns: 0,
         rate_hz,

@@ -38,6 +38,6 @@ mod watch;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use record::{Progress, Recording, record};
-pub use target::{CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};
+pub use target::{AllocConfig, CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};
 pub use view::{Facts, Line, Lines, Sum, View};
 pub use watch::{OriginWindow, Window};

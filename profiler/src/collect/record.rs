@@ -98,7 +98,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     session.kernel.begin_counted(limits)?;
     session.disks = Disks::read();
     session.watch = config.watch.clone().map(Watch::new);
-    limits.allocs.then(|| session.begin_allocations(config.alloc_budget)).transpose()?;
+    limits.allocs.then(|| session.begin_allocations(config.alloc)).transpose()?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
     session.memory = MemoryWatch::begin(&config.target, session.slices.members());

@@ -16,6 +16,7 @@ use super::command::{CommandEnd, RunningCommand};
 use super::events::{EventCounts, Events};
 use super::gathered::OfOrigin;
 use super::host::{host, own_usage};
+use super::live::outcomes;
 use super::record::Recording;
 use super::session::Session;
 use super::tables::tables;
@@ -110,6 +111,8 @@ pub(super) fn summarize(
             .highest_alloc_threshold()
             .max(session.allocations.as_ref().map_or(0, Allocations::sampled_bytes) << SIZE_SHIFT),
         alloc_share: session.allocations.as_ref().map_or(1.0, Allocations::share),
+        alloc_exact: session.allocations.as_ref().is_some_and(Allocations::is_exact),
+        alloc_stopped_after: session.allocations.as_ref().and_then(Allocations::stopped_after),
     };
     let slow_requests = blocks::slow_requests(&mut session, facts.limits.slower_ns);
     let (bpf_ns, bpf_runs) = session.kernel.run_time();
@@ -127,6 +130,7 @@ pub(super) fn summarize(
     }
     let (live_profile, live) = live_blocks(&mut session)?.unzip();
     let live_profile = live_profile.filter(|profile: &RawProfile| profile.events() > 0);
+    counters.extend(live_profile.as_ref().map(|profile| (Origin::Live, outcomes(profile))));
     // Nothing stays attached while names are looked up, which may take a while.
     drop((session.kernel, session.lifecycle));
     let sources = Sources {
@@ -152,7 +156,7 @@ pub(super) fn summarize(
         .collect();
     profiles.iter_mut().for_each(classify);
     for profile in profiles.iter_mut().filter(|profile| profile.origin == Origin::Alloc) {
-        scale(profile, choice.alloc_share.recip());
+        scale(profile, if choice.alloc_exact { 1.0 } else { choice.alloc_share.recip() });
     }
     let mended = attribute(&mut profiles, &lock_times);
     if let Some(counters) = counters.get_mut(&Origin::Waker) {
@@ -160,14 +164,6 @@ pub(super) fn summarize(
     }
     for (profile, completed) in profiles.iter().zip(&completed) {
         let counted = counters.entry(profile.origin).or_default();
-        if profile.origin == Origin::Live {
-            // Every block that was followed is in it, with the chain that its allocation had.
-            let blocks = profile.totals()[0];
-            for outcomes in [&mut counted.user, &mut counted.kernel, &mut counted.whole] {
-                outcomes[Outcome::Complete as usize] = blocks;
-            }
-            counted.hits = blocks;
-        }
         complete(counted, completed);
         let accounting = accounting(profile, counted, &counts);
         warnings.extend(doubts(&accounting));
@@ -270,6 +266,9 @@ struct Choice {
     alloc_threshold: u64,
     /// The part of the recording in which allocations were seen.
     alloc_share: f64,
+    /// Whether every allocation was recorded, and when that ended by itself.
+    alloc_exact: bool,
+    alloc_stopped_after: Option<Duration>,
 }
 
 /// What one origin recorded, in all.
@@ -340,6 +339,8 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
                 measured_bytes: counters.period_sum,
                 standard_error_bytes: variance_kib2.sqrt() * 1024.0,
                 share_of_time: choice.alloc_share,
+                exact: choice.alloc_exact,
+                stopped_after_ns: choice.alloc_stopped_after.map(nanoseconds),
             });
         }
     }
