@@ -81,6 +81,12 @@ impl Workload {
         Self { file: directory.to_owned(), ..Self::new(file, Language::Package, "") }
     }
 
+    /// The library that samples a program's allocations, for `LD_PRELOAD`.
+    #[must_use]
+    pub fn preload_library() -> Self {
+        Self::package("libprofiler_alloc.so", "../../profiler/alloc").flag("--features").flag("preload")
+    }
+
     fn new(name: &str, language: Language, extension: &str) -> Self {
         Self { name: name.to_owned(), file: format!("{name}.{extension}"), language, flags: Vec::new() }
     }
@@ -125,8 +131,9 @@ impl Workload {
         let mut compiler = self.compiler();
         compiler.args(&self.flags);
         let is_package = self.language == Language::Package;
-        // What other packages it needs stays for the next one.
-        let target = build_directory().join("packages");
+        // What other packages it needs stays for the next build; of a library that another needs, there is another one.
+        let package = Path::new(&self.file).file_name().unwrap_or_default();
+        let target = build_directory().join("packages").join(package);
         if is_package {
             compiler.arg("--manifest-path").arg(sources.join(&self.file).join("Cargo.toml"));
             compiler.arg("--target-dir").arg(&target);
@@ -153,6 +160,8 @@ impl Workload {
         let mut files: Vec<PathBuf> = directory.map(|entry| entry.expect("read its entries").path()).collect();
         files.sort();
         files.push(package.join("Cargo.toml"));
+        // What packages share with a workload that is none.
+        files.push(workloads.join("allocs.rs"));
         files
     }
 

@@ -1,10 +1,14 @@
 //! The functions of allocators, by their symbols.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED};
+use object::endian::LittleEndian;
+use object::read::elf::SectionHeader as _;
+use profiler_common::alloc::{
+    CALLS_ANOTHER, FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED,
+};
 
-use super::probe_point::probe_point;
+use super::probe_point::{goes_to, probe_point};
 use crate::process::elf::Sections;
 use crate::process::symbols::{Symbol, bytes_at, symbols};
 use crate::process::{LineTable, ObjectFile};
@@ -32,8 +36,19 @@ pub struct Allocator {
     pub free: Vec<AllocProbe>,
     /// Whether these are the points at which a program tells of what it has chosen itself, in the place of all others.
     pub is_sampled: bool,
+    /// Where a Go program tells of what its own profiler chooses, if that is linked in.
+    pub chooser: Option<GoChooser>,
     /// The name of an allocator that must be in the file, of which no function can be found for want of symbols.
     pub unseen: Option<&'static str>,
+}
+
+/// The profiler that a Go program has of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoChooser {
+    /// Where it is told of an allocation that it has chosen.
+    pub probe: AllocProbe,
+    /// Address of the mean distance of what it chooses, bytes, in the file's own terms; 0 there while it is switched off.
+    pub rate: u64,
 }
 
 /// A place at which calls of a function that allocates or frees are seen.
@@ -128,11 +143,28 @@ const GLIBC: &str = "__libc_malloc";
 /// In programs that musl is linked into.
 const MUSL: &str = "__libc_malloc_impl";
 
-/// Functions of musl that call another one which has a probe. Source: musl 1.2, src/malloc.
-const MUSL_CALLS: [&str; 5] = ["calloc", "memalign", "posix_memalign", "valloc", "pvalloc"];
+/// In the library of tcmalloc.
+const TCMALLOC: &str = "tc_memalign";
+
+/// Functions that may do their work by calling one that has a probe.
+const CALL_OTHERS: [&str; 5] = ["calloc", "memalign", "valloc", "aligned_alloc", "aligned_malloc"];
+
+/// Those of these that musl's library and tcmalloc's call by way of the linker, since programs may have their own. Source: musl
+/// 1.2, src/malloc; gperftools 2.10, src/tcmalloc.cc.
+const LINKED_CALLS: [&str; 2] = ["posix_memalign", "valloc"];
+const MUSL_LINKED_CALLS: [&str; 2] = ["calloc", "memalign"];
 
 /// What all that a Go program allocates on its heap comes through.
 const GO: &str = "runtime.mallocgc";
+
+/// What its profiler is given of what it chooses, the distance by which it does, and whether the linker has left it out, since
+/// nobody can ask for what it has found. Source: src/runtime/mprof.go.
+const GO_CHOSEN: &str = "runtime.mProf_Malloc";
+const GO_RATE: &str = "runtime.MemProfileRate";
+const GO_LEFT_OUT: &str = "runtime.disableMemoryProfiling";
+
+/// The version from which on the size is the third argument of `mProf_Malloc`, and not the second.
+const GO_SIZE_IS_THIRD: u32 = 23;
 
 /// Where a program that samples its own allocations tells of them, and of their frees: `libprofiler_alloc.so`.
 const SAMPLED: [&str; 2] = ["otel_memory_alloc", "otel_memory_free"];
@@ -170,7 +202,8 @@ fn names() -> BTreeMap<&'static str, Role> {
 pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
-    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, MUSL, GO]).chain(SAMPLED).collect();
+    let wanted: Vec<&str> =
+        names.keys().copied().chain([GLIBC, MUSL, GO, GO_CHOSEN, GO_RATE, GO_LEFT_OUT]).chain(SAMPLED).collect();
     let mut found = symbols(&sections, &wanted);
     if !object.has_symbols
         && let Some(code) = LineTable::find(&object.file).and_then(|mut table| table.find_function(GO))
@@ -180,7 +213,8 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
     if let Some(&symbol) = found.get(GO) {
         let cookie = SizeArgument::GoFirst as u64 | NOT_FOLLOWED;
         let probe = probe(object, &sections, GO, symbol, SizeArgument::GoFirst, cookie);
-        return Allocator { allocate: probe.into_iter().collect(), ..Allocator::default() };
+        let chooser = go_chooser(object, &sections, &found);
+        return Allocator { allocate: probe.into_iter().collect(), chooser, ..Allocator::default() };
     }
     if let [Some(&allocated), Some(&freed)] = SAMPLED.map(|name| found.get(name)) {
         let cookie = SizeArgument::Second as u64 | WEIGHTED;
@@ -190,7 +224,7 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
             allocate: allocate.into_iter().collect(),
             free: free.into_iter().collect(),
             is_sampled: true,
-            unseen: None,
+            ..Allocator::default()
         };
     }
     let has_malloc = PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str()));
@@ -203,11 +237,12 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let (mut allocate, mut free) = (BTreeMap::new(), BTreeMap::new());
     for (&function, &role) in &names {
         let Some(&symbol) = found.get(function) else { continue };
-        if is_musl && MUSL_CALLS.contains(&function) {
-            continue;
-        }
         let (argument, cookie) = match role {
-            Role::Allocates(argument) => (argument, argument as u64 | flags(function, is_glibc)),
+            Role::Allocates(argument) => {
+                let calls_other = calls_other(object, &sections, function, symbol, &found, is_musl);
+                let calls = if calls_other { CALLS_ANOTHER } else { 0 };
+                (argument, argument as u64 | flags(function, is_glibc) | calls)
+            }
             Role::Frees => (SizeArgument::First, 0),
         };
         let Some(probe) = probe(object, &sections, function, symbol, argument, cookie) else { continue };
@@ -219,6 +254,56 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
         }
     }
     Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect(), ..Allocator::default() }
+}
+
+/// Whether a function calls another one that has a probe, for the same allocation.
+fn calls_other(
+    object: &ObjectFile,
+    sections: &Sections<'_>,
+    function: &str,
+    symbol: Symbol,
+    found: &HashMap<&str, Symbol>,
+    is_musl: bool,
+) -> bool {
+    let is_one_of = |names: &[&str]| names.iter().any(|name| function.ends_with(name));
+    if !is_one_of(&CALL_OTHERS) {
+        return false;
+    }
+    let is_library = object.path.contains(".so");
+    if is_library && (is_musl || found.contains_key(TCMALLOC)) && is_one_of(&LINKED_CALLS)
+        || is_library && is_musl && is_one_of(&MUSL_LINKED_CALLS)
+    {
+        return true;
+    }
+    let allocate = names().into_iter().filter(|(_, role)| matches!(role, Role::Allocates(_)));
+    let others = allocate.filter_map(|(name, _)| Some(found.get(name)?.address));
+    let others: Vec<u64> = others.filter(|&other| other != symbol.address).collect();
+    let size = usize::try_from(symbol.size.min(MAX_FUNCTION_BYTES)).unwrap_or(0);
+    bytes_at(sections, symbol.address, size).is_some_and(|code| goes_to(&code, symbol.address, &others))
+}
+
+/// The profiler of a Go program; `None` where it has none that runs, or where it is not known how it is told.
+fn go_chooser(object: &ObjectFile, sections: &Sections<'_>, found: &HashMap<&str, Symbol>) -> Option<GoChooser> {
+    let (&chosen, &rate) = (found.get(GO_CHOSEN)?, found.get(GO_RATE)?);
+    let is_left_out = |symbol: &Symbol| bytes_at(sections, symbol.address, 1).is_some_and(|byte| byte != [0]);
+    if found.get(GO_LEFT_OUT).is_some_and(is_left_out) {
+        return None;
+    }
+    let is_third = go_version(sections)? >= GO_SIZE_IS_THIRD;
+    let argument = if is_third { SizeArgument::GoThird } else { SizeArgument::GoSecond };
+    let cookie = argument as u64 | NOT_FOLLOWED | WEIGHTED;
+    Some(GoChooser { probe: probe(object, sections, GO_CHOSEN, chosen, argument, cookie)?, rate: rate.address })
+}
+
+/// The second number of the Go version that a program was built with, 22 of 1.22.3, which the linker writes since 1.18. Source:
+/// src/debug/buildinfo/buildinfo.go.
+fn go_version(sections: &Sections<'_>) -> Option<u32> {
+    let section = sections.find(".go.buildinfo")?;
+    let start = bytes_at(sections, section.sh_addr(LittleEndian), 64)?;
+    let length = usize::from(*start.get(32).filter(|_| start.get(15).is_some_and(|flags| flags & 2 != 0))?);
+    let version = std::str::from_utf8(start.get(33..33 + length.min(31))?).ok()?;
+    let digits = version.strip_prefix("go1.")?;
+    digits[..digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
 }
 
 /// The allocator that is in a file without symbols, by a text that only it has.

@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use profiler_common::alloc::{SizeStats, takes};
+use profiler_common::alloc::{RATE_SHIFT, SizeStats, takes};
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use super::alloc_duty::{Duty, Usage, WINDOW};
 use super::live::{Following, Sites};
 use super::processes::{Interest, Processes};
+use super::target::AllocConfig;
 use crate::alloc::{AllocProbe, Allocator, find_allocator};
 use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
-use crate::process::{ProcessFiles, Ticks};
+use crate::process::{ProcessFiles, Ticks, read_memory};
 use crate::profile::{Column, Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
 
 /// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, if it cannot be measured,
@@ -43,6 +44,9 @@ const MAX_ERRORS: usize = 4;
 /// The part of the target's time that probes may take while they are there before the total is doubted.
 const SLOWED: f64 = 0.2;
 
+/// The mean distance of what the library and Go's profiler choose, unless it is set, bytes.
+const USUAL_PERIOD: u64 = 512 << 10;
+
 /// Where probes are: the process, or 0 for all, and the object.
 type Place = (u32, u32);
 
@@ -63,6 +67,10 @@ pub(super) struct Allocations {
     trap_ns: u64,
     /// What becomes of the blocks.
     following: Option<Following>,
+    /// Where Go programs have the distance by which their own profiler chooses.
+    rates: BTreeMap<Place, u64>,
+    /// The longest of these, bytes.
+    longest: u64,
     /// Functions that have had probes.
     names: BTreeSet<&'static str>,
     /// Files with an allocator that cannot be seen, and its name.
@@ -75,7 +83,7 @@ pub(super) struct Allocations {
 }
 
 impl Allocations {
-    pub(super) fn new(interest: Interest, budget: f64) -> Self {
+    pub(super) fn new(interest: Interest, config: AllocConfig) -> Self {
         Self {
             functions: HashMap::new(),
             objects: BTreeMap::new(),
@@ -83,9 +91,11 @@ impl Allocations {
             attached: BTreeMap::new(),
             lost: BTreeSet::new(),
             for_all: interest == Interest::Everybody,
-            duty: Duty::new(Instant::now(), budget, Usage::default()),
+            duty: Duty::new(Instant::now(), config, Usage::default()),
             trap_ns: TRAP_NS,
             following: None,
+            rates: BTreeMap::new(),
+            longest: 0,
             names: BTreeSet::new(),
             unseen: BTreeMap::new(),
             errors: Vec::new(),
@@ -99,7 +109,7 @@ impl Allocations {
         let mut objects_of = BTreeSet::new();
         if let Some((mappings, objects)) = processes.mappings(pid) {
             for mapping in mappings.iter() {
-                let Some((number, _)) = objects.place(pid, mapping, mapping.start) else { continue };
+                let Some((number, address)) = objects.place(pid, mapping, mapping.start) else { continue };
                 let Some(object) = objects.objects().get(number as usize) else { continue };
                 let functions = self.functions.entry(number).or_insert_with(|| find_allocator(object));
                 if let Some(allocator) = functions.unseen
@@ -107,10 +117,18 @@ impl Allocations {
                 {
                     self.unseen.entry(object.path.clone()).or_insert(allocator);
                 }
-                // A probe of all processes sees the allocator behind the library as well.
-                let is_for_us = !functions.is_sampled || !self.for_all;
+                // A probe of all processes sees the allocator behind the library as well, and not all come to the library's.
+                let is_for_us = !functions.is_sampled || !(self.for_all || self.duty.config.is_exact);
                 if is_for_us && !functions.allocate.is_empty() {
                     objects_of.insert(number);
+                }
+                if let Some(chooser) = &functions.chooser {
+                    let rate = mapping.start.wrapping_sub(address).wrapping_add(chooser.rate);
+                    // One that has started while it is recorded may not have set it yet.
+                    let is_on = self.following.is_some() || read_rate(pid, rate) > Some(0);
+                    if is_on && !self.for_all && !self.duty.config.is_exact {
+                        self.rates.entry((pid, number)).or_insert(rate);
+                    }
                 }
             }
         }
@@ -168,9 +186,10 @@ impl Allocations {
     pub(super) fn begin(&mut self, kernel: &mut Kernel, follows: bool) -> Result<(), BpfError> {
         self.trap_ns = kernel.measure_trap_ns().unwrap_or(TRAP_NS);
         let following = if follows { Following::new(kernel) } else { Following::none(CONTINUOUS) };
-        kernel.take_allocations(if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
+        let exact = if self.duty.config.is_exact { takes::EXACT } else { 0 };
+        kernel.take_allocations(exact | if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
         self.following = Some(following);
-        self.duty = Duty::new(Instant::now(), self.duty.budget, self.usage(kernel));
+        self.duty = Duty::new(Instant::now(), self.duty.config, self.usage(kernel));
         self.told = (self.duty.began, Duration::ZERO);
         Ok(())
     }
@@ -202,6 +221,17 @@ impl Allocations {
     pub(super) fn end(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         self.duty.end(Instant::now());
         self.take_away(kernel, processes)?;
+        for (&(pid, _), &rate) in &self.rates {
+            let rate = read_rate(pid, rate);
+            // Of one that has ended, by what Go begins with.
+            self.longest = self.longest.max(rate.unwrap_or(USUAL_PERIOD));
+            if rate == Some(0) && self.errors.len() < MAX_ERRORS {
+                self.errors.push(format!(
+                    "process {pid} has switched Go's own profiler off (runtime.MemProfileRate is 0), by which its \
+                     allocations are recorded: those since are missing; --exact goes by another function"
+                ));
+            }
+        }
         kernel.end_probes();
         Ok(())
     }
@@ -214,6 +244,11 @@ impl Allocations {
             let now = Instant::now();
             (self.duty.since, self.duty.next) = (now, now + WINDOW);
             return Ok(());
+        }
+        if self.duty.stopped.is_some() {
+            // What the blocks were when the probes went is what is told of them.
+            self.take_away(kernel, processes)?;
+            return self.following.as_mut().map_or(Ok(()), |following| following.freeze(kernel));
         }
         if let Some(following) = &mut self.following {
             following.end(kernel, IN_WINDOWS)?;
@@ -235,9 +270,10 @@ impl Allocations {
 
     /// The size from which on all allocations are there, whatever the programs say: 0 where none chooses by itself.
     pub(super) fn sampled_bytes(&self) -> u64 {
-        // Of 16 times the library's period all but one in ten million.
-        let is_sampled = self.functions.values().any(|functions| functions.is_sampled && !self.for_all);
-        if is_sampled { 8 << 20 } else { 0 }
+        // Of 16 times the period all but one in ten million are chosen.
+        let is_left = self.for_all || self.duty.config.is_exact;
+        let is_sampled = self.functions.values().any(|functions| functions.is_sampled && !is_left);
+        16 * self.longest.max(if is_sampled { USUAL_PERIOD } else { 0 })
     }
 
     /// What a reader must know.
@@ -265,7 +301,15 @@ impl Allocations {
                 if self.killed > MOST_KILLED { ", and traps may have stayed in the targets: restart them" } else { "" }
             ));
         }
-        if self.duty.slowed > SLOWED {
+        if let Some(after) = self.stopped_after() {
+            warnings.push(format!(
+                "--exact ended after {:.1} s, since to record every allocation took more than {:.0} % of the target's CPU \
+                 time: allocations and what is in use are those until then; --alloc-budget allows more",
+                after.as_secs_f64(),
+                self.duty.config.budget * 100.0
+            ));
+        }
+        if self.duty.slowed > SLOWED && !self.duty.config.is_exact {
             warnings.push(format!(
                 "the target allocates so much that probes took {:.0} % of its time while they were there: it allocated less \
                  then, so that the total of allocations is too low; their shares hold",
@@ -291,6 +335,16 @@ impl Allocations {
         let on = self.duty.on + if self.duty.is_on { now - self.duty.since } else { Duration::ZERO };
         let (told_at, told) = std::mem::replace(&mut self.told, (now, on));
         ((on - told).as_secs_f64() / (now - told_at).as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    }
+
+    /// When it stopped by itself, after the beginning, since to record every allocation cost more than the budget.
+    pub(super) fn stopped_after(&self) -> Option<Duration> {
+        self.duty.stopped.map(|stopped| stopped - self.duty.began)
+    }
+
+    /// Whether every allocation was recorded.
+    pub(super) const fn is_exact(&self) -> bool {
+        self.duty.config.is_exact
     }
 
     fn usage(&self, kernel: &Kernel) -> Usage {
@@ -334,11 +388,17 @@ impl Allocations {
             let points = |probes: &[AllocProbe]| -> Vec<(u64, u64)> {
                 probes.iter().map(|probe| (probe.file_offset, probe.cookie)).collect()
             };
-            let enters = points(&functions.allocate);
+            let chooser = functions.chooser.as_ref().zip(self.rates.get(&(pid, object)));
+            let probes = match chooser {
+                Some((chooser, _)) => std::slice::from_ref(&chooser.probe),
+                None => functions.allocate.as_slice(),
+            };
+            let rate = chooser.map_or(0, |(_, rate)| rate << RATE_SHIFT);
+            let enters: Vec<_> = points(probes).into_iter().map(|(offset, cookie)| (offset, cookie | rate)).collect();
             let frees = if follows { points(&functions.free) } else { Vec::new() };
             match kernel.attach_probes(Probes { file: file.file.as_fd(), pid, enters: &enters, frees: &frees }) {
                 Ok(attached) => {
-                    self.names.extend(functions.allocate.iter().map(|probe| probe.function));
+                    self.names.extend(probes.iter().map(|probe| probe.function));
                     self.attached.insert((pid, object), attached);
                 }
                 // It may have put some there before it was killed.
@@ -377,6 +437,14 @@ impl Allocations {
             }
         }
     }
+}
+
+/// The distance by which a Go program's own profiler chooses, bytes.
+fn read_rate(pid: u32, address: u64) -> Option<u64> {
+    let mut rate = [0; 8];
+    read_memory(pid, address, &mut rate).ok()?;
+    // A program may set what it likes.
+    Some(u64::from_le_bytes(rate).min(1 << 40))
 }
 
 /// What was counted of blocks by their size, a class a row.

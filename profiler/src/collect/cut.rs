@@ -20,6 +20,7 @@ use super::choice::Choice;
 use super::events::EventCounts;
 use super::gathered::OfOrigin;
 use super::host::own_usage;
+use super::live::outcomes;
 use super::session::Session;
 use super::sliced::SlicedStacks;
 use super::tables::{Tables, tables};
@@ -158,6 +159,7 @@ pub(super) fn cut(
     }
     let (live_profile, live) = if is_last { live_blocks(session)?.unzip() } else { (None, None) };
     let live_profile = live_profile.filter(|profile: &RawProfile| profile.events() > 0);
+    counters.extend(live_profile.as_ref().map(|profile| (Origin::Live, outcomes(profile))));
     let (run_time, trap_ns) = (session.kernel.run_time(), trap_ns(session));
     let run_time_before = std::mem::replace(&mut before.run_time, run_time);
     let trap_ns_before = std::mem::replace(&mut before.trap_ns, trap_ns);

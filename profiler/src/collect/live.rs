@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use profiler_common::alloc::{LiveBlock, LiveKey};
-use profiler_common::counters::Outcome;
+use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::{COLUMNS, Origin, RecordKey};
 
 use super::processes::Processes;
@@ -102,6 +102,8 @@ pub(super) struct Following {
     held: Option<u64>,
     /// What was there when most was, when that was, and who held it.
     peak: (u64, u64, HashMap<SiteKey, Held>),
+    /// Whether nothing comes or goes any more.
+    is_frozen: bool,
 }
 
 impl Following {
@@ -118,6 +120,7 @@ impl Following {
             interval: INTERVAL,
             began_ns,
             seen: Vec::new(),
+            is_frozen: false,
             held: None,
             peak: Default::default(),
         }
@@ -140,7 +143,7 @@ impl Following {
 
     /// When [`Following::look`] wants to be called; `None` for never.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.is_on().then_some(self.next)
+        (self.is_on() && !self.is_frozen).then_some(self.next)
     }
 
     /// Ends it: from now on frees are missed, and what was seen says nothing of what is there.
@@ -154,10 +157,19 @@ impl Following {
         Ok(())
     }
 
+    /// Leaves the blocks as they are: from now on neither allocations nor frees are recorded.
+    pub(super) fn freeze(&mut self, kernel: &Kernel) -> Result<(), BpfError> {
+        if self.is_on() && !self.is_frozen {
+            self.note(&of_last_program(kernel.live_blocks()?).0);
+            self.is_frozen = true;
+        }
+        Ok(())
+    }
+
     /// Notes what every site holds now.
     pub(super) fn look(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         let now = Instant::now();
-        if !self.is_on() || now < self.next {
+        if !self.is_on() || self.is_frozen || now < self.next {
             return Ok(());
         }
         let (blocks, mut gone) = of_last_program(kernel.live_blocks()?);
@@ -209,7 +221,9 @@ impl Following {
             return Ok((profile, Live { undecided, ..Live::default() }));
         }
         let (blocks, _) = of_last_program(kernel.live_blocks()?);
-        self.note(&blocks);
+        if !self.is_frozen {
+            self.note(&blocks);
+        }
         let mut spans = Spans::default();
         for (_, block) in &blocks {
             let site = SiteKey::of(block);
@@ -266,6 +280,24 @@ impl Following {
         }
         (*bytes > 0).then(|| LivePeak { at_ns: at.saturating_sub(self.began_ns), bytes: *bytes, sites: of_sites })
     }
+}
+
+/// How the chains of live blocks ended, which are those of their allocations.
+pub(super) fn outcomes(profile: &RawProfile) -> Counters {
+    let mut counters = Counters::default();
+    for ((stack, ..), values) in &profile.samples {
+        let frames = profile.stacks.values().get(*stack as usize);
+        let last = frames.and_then(|frames| profile.frames.values().get(*frames.last()? as usize));
+        let outcome = match last {
+            Some(RawFrame::Marker(outcome)) => *outcome,
+            _ => Outcome::Complete,
+        };
+        counters.hits += values[0];
+        counters.user[outcome as usize] += values[0];
+        counters.whole[outcome as usize] += values[0];
+        counters.kernel[Outcome::Complete as usize] += values[0];
+    }
+    counters
 }
 
 /// Numbers of sites, from 1. A stack is one site of a process, however often what the process maps has changed.

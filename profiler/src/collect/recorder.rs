@@ -89,7 +89,7 @@ impl Recorder {
         session.kernel.begin_counted(limits)?;
         session.disks = Disks::read();
         session.watch = config.watch.clone().map(Watch::new);
-        limits.allocs.then(|| session.begin_allocations(config.alloc_budget, !config.continuous)).transpose()?;
+        limits.allocs.then(|| session.begin_allocations(config.alloc, !config.continuous)).transpose()?;
         session.started = Instant::now();
         let labels = Labels::new(SystemTime::now());
         session.slices = Slices::begin(&config.target, &session.processes);

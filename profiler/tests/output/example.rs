@@ -284,6 +284,8 @@ pub(crate) fn capture_with_blocks() -> Capture {
             by_length: None,
             by_number: None,
             by_size: (!is_live).then_some(BySize {
+                exact: false,
+                stopped_after_ns: None,
                 threshold_bytes: 2_000,
                 measured_bytes: 9_310_000,
                 standard_error_bytes: 17_438.0,

@@ -34,14 +34,9 @@ fn stripped_go() -> Option<Workload> {
     allocs_go().map(|workload| workload.called("allocs-go-stripped").flag("-ldflags=-s -w"))
 }
 
-/// The library that samples.
-fn library() -> Workload {
-    Workload::package("libprofiler_alloc.so", "../../profiler/alloc").flag("--features").flag("preload")
-}
-
 pub(crate) fn workloads() -> Vec<Workload> {
     let mut all = vec![tcmalloc(), linked_in("jemalloc"), linked_in("mimalloc"), linked_in("sampled")];
-    all.extend([stripped("jemalloc"), stripped("mimalloc"), library()]);
+    all.extend([stripped("jemalloc"), stripped("mimalloc"), Workload::preload_library()]);
     all.extend(musl());
     all.extend(stripped_go());
     all
@@ -119,7 +114,7 @@ fn what_is_missing_of_stripped_programs_is_said_and_go_needs_no_symbols() {
 
 /// Runs a program with the library, which chooses an allocation for each so many bytes.
 fn preloaded(program: &Path, arguments: &[&str], period: &str) -> Captured {
-    let library: PathBuf = library().build();
+    let library: PathBuf = Workload::preload_library().build();
     let script = "export LD_PRELOAD=\"$1\" PROFILER_ALLOC_PERIOD=\"$2\"; shift 2; exec \"$@\"";
     let shell = Path::new("/bin/sh");
     let (library, program) = (library.to_str().expect("UTF-8"), program.to_str().expect("UTF-8"));
@@ -129,9 +124,9 @@ fn preloaded(program: &Path, arguments: &[&str], period: &str) -> Captured {
 }
 
 /// Sums of a column of the table of sizes.
-fn sum(captured: &Captured, column: usize) -> u64 {
+fn sum(captured: &Captured, column: &str) -> u64 {
     let rows = captured.report["tables"]["alloc"]["rows"].as_array().expect("rows");
-    rows.iter().map(|row| row["values"][column].as_u64().expect("a number")).sum()
+    rows.iter().map(|row| row["values"][column].as_u64().unwrap_or_else(|| panic!("{row}"))).sum()
 }
 
 #[test]
@@ -158,7 +153,7 @@ fn a_leak_is_found_beside_a_million_pairs_a_second_by_the_library() {
     assert_eq!(leaks.iter().filter(|leak| leak["verdict"] == "leak").count(), 1, "{leaks:#?}");
     // Every block that was announced is announced when it is freed: what was allocated is freed or in use.
     assert_eq!(captured.report["live"]["missed"], Value::from(0), "{}", captured.report["live"]);
-    let (allocated, freed) = (sum(&captured, 1), sum(&captured, 2));
+    let (allocated, freed) = (sum(&captured, "allocated"), sum(&captured, "freed"));
     let captured = captured.into_origin(Origin::Live);
     let live: u64 = captured.profile.samples.iter().map(|sample| sample.values[2]).sum();
     assert_eq!(allocated - freed, live, "{allocated} allocated, {freed} freed");
