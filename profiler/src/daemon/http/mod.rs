@@ -247,7 +247,7 @@ fn router(service: Arc<Service>, token: Option<Token>) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/metrics", get(api::metrics))
-        .nest("/debug/pprof", pprof::router())
+        .merge(pprof::router())
         .nest("/api/v1", api::router())
         .with_state(Arc::clone(&service))
         .layer(middleware::from_fn_with_state(Arc::new(token), admit))

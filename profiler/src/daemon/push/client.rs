@@ -65,7 +65,9 @@ impl Client {
         ca: Option<&Path>,
     ) -> Result<Self> {
         let whole = format!("{}{path}", address.trim_end_matches('/'));
-        let uri: Uri = whole.parse().with_context(|| format!("{address:?} is no address of a server"))?;
+        let uri: Uri = whole
+            .parse()
+            .with_context(|| format!("{address:?} is no address: use http://HOST:PORT or https://HOST:PORT"))?;
         if uri.host().is_none() {
             bail!("{address:?} names no host: use http://HOST:PORT or https://HOST:PORT");
         }
