@@ -7,9 +7,9 @@ use object::read::elf::SectionHeader as _;
 use profiler_common::alloc::{CALLS_ANOTHER, FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED};
 
 use super::probe_point::{goes_to, probe_point};
-use crate::process::{LineTable, ObjectFile};
 use crate::process::elf::Sections;
 use crate::process::symbols::{Symbol, bytes_at, symbols};
+use crate::process::{LineTable, ObjectFile};
 
 /// Bytes of a function that are looked at, to find branches that go back to its beginning.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
@@ -250,11 +250,7 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
             known.function = function;
         }
     }
-    Allocator {
-        allocate: allocate.into_values().collect(),
-        free: free.into_values().collect(),
-        ..Allocator::default()
-    }
+    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect(), ..Allocator::default() }
 }
 
 /// Whether a function calls another one that has a probe, for the same allocation.

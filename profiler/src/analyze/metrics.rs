@@ -8,7 +8,7 @@
 //! - `TABLE.DISTRIBUTION.p50`, `.p90`, `.p99` and `.max`, over all rows.
 
 use super::counters::work;
-use crate::profile::{Capture, Column, Histogram, Report, Severity};
+use crate::profile::{Capture, Column, Histogram, PERCENTILES, Report, Severity};
 
 /// A figure and its unit: `share`, `ns`, `bytes` or nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,18 +78,16 @@ fn function(report: &Report, name: &str) -> Option<f64> {
 fn percentile(capture: &Capture, name: &str) -> Option<Metric> {
     let (rest, which) = name.rsplit_once('.')?;
     let (table, distribution) = rest.split_once('.')?;
-    let per_mille = match which {
-        "p50" => 500,
-        "p90" => 900,
-        "p99" => 990,
-        "max" => 1000,
-        _ => return None,
+    let per_mille = match PERCENTILES.iter().find(|(name, _)| *name == which) {
+        Some((_, per_mille)) => Some(*per_mille),
+        None if which == "max" => None,
+        None => return None,
     };
     let table = capture.index.tables.get(table)?;
     let place = table.distributions.iter().position(|column| column.field() == distribution)?;
     let mut all = Histogram::default();
     table.rows.iter().filter_map(|row| row.distributions.get(place)).for_each(|histogram| all.add(histogram));
-    let value = if which == "max" { all.max } else { all.percentile(per_mille)? };
+    let value = per_mille.map_or(Some(all.max), |per_mille| all.percentile(per_mille))?;
     let unit = if table.distributions[place].unit == "ns" { "ns" } else { "" };
     Some(Metric { value: float(value), unit })
 }

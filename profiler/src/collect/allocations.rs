@@ -18,7 +18,7 @@ use super::target::AllocConfig;
 use crate::alloc::{AllocProbe, Allocator, find_allocator};
 use crate::bpf::{AttachedProbes, BpfError, Kernel, Probes};
 use crate::process::{ProcessFiles, Ticks, read_memory};
-use crate::profile::{Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
+use crate::profile::{Column, Histogram, Live, Profile, RawProfile, Row, Table, TableColumn};
 
 /// What the trap of a probe takes, ns, besides the program: where the kernel emulates the instruction, if it cannot be measured,
 /// and where it does not.
@@ -31,6 +31,9 @@ const MOST_KILLED: u32 = 8;
 /// Why blocks are not followed any more.
 const IN_WINDOWS: &str = "frees not observed: probes were there in windows, since all the time would have cost the target more \
                           than the budget; --alloc-budget allows more";
+
+/// The same where there is no end at which it could be said.
+const CONTINUOUS: &str = "frees not observed: blocks are followed by a recording that ends";
 
 /// Processes whose CPU time is read.
 const MAX_PROCESSES: usize = 300;
@@ -75,6 +78,8 @@ pub(super) struct Allocations {
     errors: Vec<String>,
     /// How often the process that holds the probes was killed.
     killed: u32,
+    /// When [`Allocations::take_share`] was told last, and for how long probes had been on by then.
+    told: (Instant, Duration),
 }
 
 impl Allocations {
@@ -95,6 +100,7 @@ impl Allocations {
             unseen: BTreeMap::new(),
             errors: Vec::new(),
             killed: 0,
+            told: (Instant::now(), Duration::ZERO),
         }
     }
 
@@ -140,6 +146,11 @@ impl Allocations {
         self.place_probes(kernel, processes);
     }
 
+    /// Forgets objects whose numbers others will have.
+    pub(super) fn forget_objects(&mut self, numbers: &[u32]) {
+        numbers.iter().for_each(|number| drop(self.functions.remove(number)));
+    }
+
     /// Forgets a process that has ended.
     pub(super) fn forget(&mut self, kernel: &mut Kernel, pid: u32, processes: &Processes) {
         self.objects.remove(&pid);
@@ -171,20 +182,29 @@ impl Allocations {
         Ok(())
     }
 
-    /// Begins to record, with the probes that are there.
-    pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), BpfError> {
+    /// Begins to record, with the probes that are there. `follows`: whether to find out what becomes of the blocks.
+    pub(super) fn begin(&mut self, kernel: &mut Kernel, follows: bool) -> Result<(), BpfError> {
         self.trap_ns = kernel.measure_trap_ns().unwrap_or(TRAP_NS);
-        let following = Following::new(kernel);
+        let following = if follows { Following::new(kernel) } else { Following::none(CONTINUOUS) };
         let exact = if self.duty.config.is_exact { takes::EXACT } else { 0 };
         kernel.take_allocations(exact | if following.is_on() { takes::BLOCKS } else { takes::ALLOCATIONS })?;
         self.following = Some(following);
         self.duty = Duty::new(Instant::now(), self.duty.config, self.usage(kernel));
+        self.told = (self.duty.began, Duration::ZERO);
         Ok(())
     }
 
     /// Whether the blocks have been followed all the time.
     pub(super) fn follows(&self) -> bool {
         self.following.as_ref().is_some_and(Following::is_on)
+    }
+
+    /// What a slice of the timeline says of memory, where nothing is missing. `allocated`: the profile of allocations.
+    pub(super) fn figures(&mut self, allocated: Option<&RawProfile>) -> [(Column, Option<u64>); 2] {
+        let following = self.following.as_mut().filter(|following| following.is_on());
+        let bytes = |profile: &RawProfile| profile.samples.values().map(|values| values[1]).sum();
+        let allocated = following.as_ref().and(allocated).map(bytes);
+        [(Column::TargetAllocated, allocated), (Column::TargetLive, following.and_then(Following::take_held))]
     }
 
     /// What there is of blocks at the end: their profile, and their past.
@@ -319,10 +339,12 @@ impl Allocations {
         self.duty.config.is_exact
     }
 
-    /// The part of the recording in which probes were on, 0 to 1.
-    pub(super) fn share(&self) -> f64 {
-        let recorded = self.duty.ended.unwrap_or_else(Instant::now) - self.duty.began;
-        (self.duty.on.as_secs_f64() / recorded.as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    /// The part of the time since the last call, or the start, in which probes were on, 0 to 1.
+    pub(super) fn take_share(&mut self) -> f64 {
+        let now = self.duty.ended.unwrap_or_else(Instant::now);
+        let on = self.duty.on + if self.duty.is_on { now - self.duty.since } else { Duration::ZERO };
+        let (told_at, told) = std::mem::replace(&mut self.told, (now, on));
+        ((on - told).as_secs_f64() / (now - told_at).as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
     }
 
     fn usage(&self, kernel: &Kernel) -> Usage {

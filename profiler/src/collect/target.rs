@@ -25,6 +25,8 @@ use crate::unwind::Cache;
 pub struct RecordConfig {
     /// What to sample.
     pub target: TargetSelection,
+    /// Whether a command that is started reads nothing and prints nowhere, as where the terminal is somebody else's.
+    pub hushes_command: bool,
     /// What to record of it, in the order of their numbers.
     pub origins: Vec<Origin>,
     /// How allocations are recorded, where they are.
@@ -43,6 +45,10 @@ pub struct RecordConfig {
     pub cache: CacheDirectory,
     /// How frames are named.
     pub naming: NamingConfig,
+    /// How often the maps of the programs are emptied: what is known of a process that ends lags behind by so much.
+    pub drain_every: Duration,
+    /// Whether it is recorded without an end: what becomes of blocks of memory is then not followed.
+    pub continuous: bool,
     /// Who is told of every window, if somebody watches.
     pub watch: Option<Sender<Window>>,
 }

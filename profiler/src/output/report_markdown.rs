@@ -46,7 +46,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         section.write_locks(writer)?;
         section.write_slow_requests(writer)?;
         if row.origin == Origin::Alloc {
-            leaks::write(index.live.as_ref(), &report.leaks, writer)?;
+            leaks::write(report, index.live.as_ref(), writer)?;
         }
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;

@@ -74,6 +74,35 @@ pub struct Index {
     pub function_slices: BTreeMap<String, FunctionSlices>,
 }
 
+impl Index {
+    /// That of a recording by this version which found nothing, on a host of which nothing is known.
+    #[must_use]
+    pub fn empty(target: Target, duration_ns: u64) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            profiler_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ns: 0,
+            duration_ns,
+            target,
+            host: Host { name: String::new(), kernel: String::new(), architecture: String::new(), cpus: 0 },
+            origins: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            accounting: BTreeMap::new(),
+            overhead: Overhead::default(),
+            objects: Vec::new(),
+            thread_times: Vec::new(),
+            lock_times: Vec::new(),
+            warnings: Vec::new(),
+            timeline: Timeline::default(),
+            io_latency: IoLatency::default(),
+            slow_requests: SlowRequests::default(),
+            live: None,
+            memory: None,
+            function_slices: BTreeMap::new(),
+        }
+    }
+}
+
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {

@@ -54,6 +54,16 @@ pub struct Histogram {
     pub buckets: BTreeMap<u16, u64>,
 }
 
+/// The percentiles that are shown of a distribution, in thousandths. The greatest value comes after them.
+pub const PERCENTILES: [(&str, u32); 3] = [("p50", 500), ("p90", 900), ("p99", 990)];
+
+/// The rank, from 1, of the least of `count` values that `per_mille` of a thousand do not exceed; 1 when there are none.
+#[must_use]
+pub fn rank(count: u64, per_mille: u32) -> u64 {
+    let rank = (u128::from(count) * u128::from(per_mille)).div_ceil(1000);
+    u64::try_from(rank).unwrap_or(u64::MAX).clamp(1, count.max(1))
+}
+
 /// Greatest count that a table may hold, and greatest sum of a value over all rows: keeps sums from a hostile file within 64
 /// bits.
 const MAX_COUNT: u64 = 1 << 53;
@@ -108,6 +118,37 @@ impl Table {
     }
 }
 
+impl Row {
+    /// Adds another row's values and distributions, which the table has as one; of a value that is no sum see [`Row::since`].
+    pub fn add(&mut self, other: &Self) {
+        self.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum = sum.saturating_add(*value));
+        self.distributions.iter_mut().zip(&other.distributions).for_each(|(sum, other)| sum.add(other));
+    }
+
+    /// What has come since `before`, which was read of the same row earlier; nothing when nothing has.
+    ///
+    /// A value that is called `longest` is no sum: it stays as it is, the greatest of all time.
+    #[must_use]
+    pub fn since(&self, before: &Self, columns: &[TableColumn]) -> Option<Self> {
+        let values = self
+            .values
+            .iter()
+            .zip(&before.values)
+            .zip(columns)
+            .map(|((&now, &before), column)| if column.name == LONGEST { now } else { now.saturating_sub(before) });
+        let distributions = self.distributions.iter().zip(&before.distributions).map(|(now, before)| now.since(before));
+        let has_come = self.values != before.values || self.distributions != before.distributions;
+        has_come.then(|| Self {
+            labels: self.labels.clone(),
+            values: values.collect(),
+            distributions: distributions.collect(),
+        })
+    }
+}
+
+/// Name of a value that is the greatest of what was counted, not a sum.
+const LONGEST: &str = "longest";
+
 impl Histogram {
     /// From what was counted by bucket. `max`: the greatest value, where that is known.
     #[must_use]
@@ -127,9 +168,7 @@ impl Histogram {
     /// Values are taken to be even in their bucket; none is above the greatest.
     #[must_use]
     pub fn percentile(&self, per_mille: u32) -> Option<u64> {
-        let count = u128::from(self.count());
-        // The event of that rank, from 1.
-        let rank = (count * u128::from(per_mille)).div_ceil(1000).clamp(1, count.max(1));
+        let rank = u128::from(rank(self.count(), per_mille));
         let mut before = 0;
         for (&bucket, &here) in &self.buckets {
             let here = u128::from(here);
@@ -150,6 +189,21 @@ impl Histogram {
             let sum = self.buckets.entry(bucket).or_default();
             *sum = sum.saturating_add(count);
         }
+    }
+
+    /// What has come since `before`, which was read of the same events earlier.
+    ///
+    /// The greatest value of all time may not be among them: nothing is known of theirs but the end of its bucket.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let come = self.buckets.iter().filter_map(|(&bucket, &count)| {
+            let come = count.saturating_sub(before.buckets.get(&bucket).copied().unwrap_or(0));
+            (come > 0).then_some((bucket, come))
+        });
+        let buckets: BTreeMap<u16, u64> = come.collect();
+        let highest = buckets.keys().next_back().map_or(0, |&bucket| bucket_range(usize::from(bucket)).1 - 1);
+        let max = if self.max > before.max { self.max } else { highest.min(self.max) };
+        Self { max, buckets }
     }
 
     /// Whether every number is one that can be.
@@ -191,6 +245,12 @@ mod tests {
         // Longer than any bucket.
         assert!(histogram([1 << 40].into_iter()).percentile(500).unwrap() < 1 << 37);
         assert_eq!(Histogram::default().percentile(500), None);
+    }
+
+    #[test]
+    fn a_rank_is_that_of_a_value() {
+        assert_eq!([0, 500, 501, 990, 1000].map(|per_mille| rank(100, per_mille)), [1, 50, 51, 99, 100]);
+        assert_eq!((rank(0, 500), rank(1, 990), rank(u64::MAX, 1000)), (1, 1, u64::MAX));
     }
 
     #[test]

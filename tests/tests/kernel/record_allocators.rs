@@ -118,7 +118,8 @@ fn preloaded(program: &Path, arguments: &[&str], period: &str) -> Captured {
     let script = "export LD_PRELOAD=\"$1\" PROFILER_ALLOC_PERIOD=\"$2\"; shift 2; exec \"$@\"";
     let shell = Path::new("/bin/sh");
     let (library, program) = (library.to_str().expect("UTF-8"), program.to_str().expect("UTF-8"));
-    let all: Vec<&str> = ["-c", script, "sh", library, period, program].into_iter().chain(arguments.iter().copied()).collect();
+    let all: Vec<&str> =
+        ["-c", script, "sh", library, period, program].into_iter().chain(arguments.iter().copied()).collect();
     record().program(shell, &all).run()
 }
 
