@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use iced_x86::Register;
 use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
 
-use super::probe_point::probe_point;
 use crate::process::ObjectFile;
 use crate::process::elf::Sections;
+use crate::process::probe_point::probe_point;
 use crate::process::symbols::{Symbol, bytes_at, symbols};
 
 /// Bytes of a function that are looked at, to find branches that go back to its beginning.
@@ -177,6 +178,17 @@ fn flags(function: &str, is_glibc: bool) -> u64 {
     }
 }
 
+/// The registers that hold the arguments which are read, and the one that leads to the return address: where its return is
+/// to be seen, the kernel looks for it there.
+const fn needed(argument: SizeArgument) -> &'static [Register] {
+    match argument {
+        SizeArgument::First => &[Register::RSP, Register::RDI],
+        SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RSP, Register::RDI, Register::RSI],
+        SizeArgument::Third => &[Register::RSP, Register::RDI, Register::RDX],
+        SizeArgument::GoFirst => &[Register::RSP, Register::RAX],
+    }
+}
+
 fn probe(
     object: &ObjectFile,
     sections: &Sections<'_>,
@@ -187,11 +199,8 @@ fn probe(
 ) -> Option<AllocProbe> {
     let size = usize::try_from(symbol.size.clamp(1, MAX_FUNCTION_BYTES)).ok()?;
     let code = bytes_at(sections, symbol.address, size)?;
-    let point = probe_point(&code, symbol.address, argument)?;
-    let file_offset = object.segments.iter().find_map(|segment| {
-        let into = (symbol.address + point.offset).checked_sub(segment.address)?;
-        (into < segment.size).then(|| segment.file_offset + into)
-    })?;
+    let point = probe_point(&code, symbol.address, needed(argument))?;
+    let file_offset = object.offset_of(symbol.address + point.offset)?;
     Some(AllocProbe { function, file_offset, cookie, is_emulated: point.is_emulated })
 }
 

@@ -11,6 +11,7 @@ mod disks;
 mod events;
 mod file_names;
 mod files;
+mod functions;
 mod gathered;
 mod host;
 mod latencies;
@@ -37,6 +38,7 @@ mod warnings;
 mod watch;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
+pub use functions::FunctionPattern;
 pub use record::{Progress, Recording, record};
 pub use target::{CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};
 pub use view::{Facts, Line, Lines, Sum, View};

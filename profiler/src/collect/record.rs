@@ -76,6 +76,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
         blocks: asked_for(Origin::BlockIo),
         slower_ns: config.slower_ns,
         allocs: asked_for(Origin::Alloc),
+        functions: asked_for(Origin::Func),
         ..config.limits
     };
     let mut kernel = Kernel::load(&selection, limits, period_ns, std::process::id())?;
@@ -83,6 +84,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
     kernel.load_counted(limits)?;
     limits.allocs.then(|| kernel.load_alloc_programs()).transpose()?;
+    limits.functions.then(|| kernel.begin_functions()).transpose()?;
     let lifecycle = Lifecycle::start()?;
     kernel.follow_processes()?;
     let mut targets = Targets::find(config, &mut kernel)?;
@@ -99,6 +101,7 @@ pub async fn record(config: &RecordConfig, progress: &mut dyn FnMut(Progress)) -
     session.disks = Disks::read();
     session.watch = config.watch.clone().map(Watch::new);
     limits.allocs.then(|| session.begin_allocations(config.alloc_budget)).transpose()?;
+    limits.functions.then(|| session.begin_functions(config)).transpose()?;
     let (started, started_at) = (Instant::now(), SystemTime::now());
     session.slices = Slices::begin(&config.target, &session.processes);
     session.memory = MemoryWatch::begin(&config.target, session.slices.members());

@@ -59,6 +59,9 @@ pub(super) fn summarize(
     if let Some(allocations) = &mut session.allocations {
         allocations.end(&mut session.kernel, &session.processes)?;
     }
+    if let Some(functions) = &mut session.functions {
+        functions.end(&mut session.kernel);
+    }
     let mut uncounted = BTreeMap::new();
     let mut of_lasting = None;
     if facts.hook.is_some() {
@@ -95,10 +98,12 @@ pub(super) fn summarize(
     let (tables, of_tables) = tables(&mut session, facts.limits, facts.duration)?;
     let highest = |chosen| session.kernel.highest_weight(chosen);
     let allocators = session.allocations.as_ref().map_or_else(Vec::new, Allocations::names).join(", ");
-    let trap_ns = session.allocations.as_ref().map_or(0, |allocations| allocations.trap_ns(&session.kernel));
+    let trap_ns = session.allocations.as_ref().map_or(0, |allocations| allocations.trap_ns(&session.kernel))
+        + session.functions.as_ref().map_or(0, |functions| functions.trap_ns(&session.kernel));
     let choice = Choice {
         wait_threshold_ns: session.kernel.highest_threshold_ns(),
         call_threshold_ns: session.kernel.highest_call_threshold_ns(),
+        function_threshold_ns: session.kernel.highest_function_threshold_ns().max(facts.limits.slower_ns),
         fault_weight: highest(Chosen::MinorFaults)?.max(highest(Chosen::MajorFaults)?),
         block_weight: highest(Chosen::BlockIo)?,
         fault_period: counts.fault_period,
@@ -213,6 +218,7 @@ pub(super) fn summarize(
         slow_requests,
         live,
         memory: Some(session.memory.into_memory()),
+        runs: Vec::new(),
         function_slices,
     };
     let capture = Capture { index, profiles };
@@ -251,6 +257,8 @@ struct Choice {
     wait_threshold_ns: u64,
     /// The same of system calls.
     call_threshold_ns: u64,
+    /// The same of calls of functions, or the least that they were to take.
+    function_threshold_ns: u64,
     /// The most faults that one of them counts for.
     fault_weight: u64,
     /// The most requests to block devices that one of them counts for.
@@ -290,12 +298,14 @@ fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counters, choice:
             }
         }
         Origin::Waker => "sched_waking".clone_into(&mut summary.event),
-        Origin::OffCpu | Origin::Lock => {
-            summary.event = facts.hook.map_or("", WaitHook::name).to_owned();
+        Origin::OffCpu | Origin::Lock | Origin::Func => {
+            let is_func = profile.origin == Origin::Func;
+            let hook = if is_func { Kernel::FUNCTION_HOOKS } else { facts.hook.map_or("", WaitHook::name) };
+            hook.clone_into(&mut summary.event);
             #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
             let variance_us2 = totals[VARIANCE_COLUMN] as f64;
             summary.by_length = Some(ByLength {
-                threshold_ns: choice.wait_threshold_ns,
+                threshold_ns: if is_func { choice.function_threshold_ns } else { choice.wait_threshold_ns },
                 measured_ns: counters.period_sum,
                 standard_error_ns: variance_us2.sqrt() * 1e3,
             });

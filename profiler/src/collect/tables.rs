@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use profiler_common::block::BlockMissed;
 use profiler_common::event::Origin;
+use profiler_common::function::FunctionMissed;
 
 use super::allocations::{self, Allocations};
 use super::disks::{DEVICES, Disks};
@@ -55,6 +56,13 @@ pub(super) fn tables(
     }
     if session.allocations.as_ref().is_some_and(Allocations::follows) {
         add(Origin::Alloc.row().name, allocations::sizes(&session.kernel.size_stats()?));
+    }
+    if let Some(functions) = &session.functions {
+        warnings.extend(functions.warnings(&session.kernel));
+        let stats = session.kernel.take_function_stats()?;
+        let missing = [FunctionMissed::Callers, FunctionMissed::Deep, FunctionMissed::Stats];
+        let missing = missing.map(|what| session.kernel.functions_missed(what)).iter().sum();
+        add(Origin::Func.row().name, functions.table(&stats, missing));
     }
     Ok((tables, warnings))
 }

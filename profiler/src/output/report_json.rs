@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::json;
 use crate::profile::{
     Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Finding, Histogram, Host, Hotspot, Index, Leak,
-    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, PlanStep, ProcessShare, Report,
-    SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
+    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, PhaseShare, PlanStep, ProcessShare,
+    Report, SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -39,6 +39,7 @@ pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Seriali
         callgraph: &report.callgraph,
         threads: &report.threads,
         processes: &report.processes,
+        phases: &report.phases,
         objects: &report.objects,
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
@@ -73,6 +74,8 @@ struct Document<'a> {
     callgraph: &'a Callgraph,
     threads: &'a [ThreadShare],
     processes: &'a [ProcessShare],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    phases: &'a [PhaseShare],
     objects: &'a [ObjectShare],
     #[serde(skip_serializing_if = "Option::is_none")]
     ledger: Option<&'a Ledger>,

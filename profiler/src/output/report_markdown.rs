@@ -5,6 +5,7 @@ mod leaks;
 mod ledger;
 mod locks;
 mod memory;
+mod phases;
 mod slow_requests;
 mod table;
 mod timeline;
@@ -48,6 +49,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         if row.origin == Origin::Alloc {
             leaks::write(index.live.as_ref(), &report.leaks, writer)?;
         }
+        phases::write(origin, row.unit, breakdown.total, report, writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;

@@ -44,7 +44,9 @@ pub use memory::{
     ProcessMemory, SystemMemory,
 };
 pub use raw::{RawFrame, RawProfile};
-pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
+pub use report::{
+    Breakdown, Callgraph, Edge, Hotspot, ObjectShare, PhaseShare, ProcessShare, Report, SlowShare, ThreadShare,
+};
 pub use slices::{FunctionSlice, FunctionSlices};
 pub use slow_request::{SlowRequest, SlowRequests};
 pub use table::{Histogram, PERCENTILES, Row, Table, TableColumn, rank};

@@ -151,6 +151,29 @@ impl Histogram {
         None
     }
 
+    /// The standard deviation of the values, whose mean is known, each taken to be in the middle of its bucket; 0 of fewer than
+    /// two.
+    #[must_use]
+    pub fn deviation(&self, mean: u64) -> u64 {
+        let float = |number: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "a deviation, of which few digits say something")]
+            let float = number as f64;
+            float
+        };
+        let squares = self.buckets.iter().map(|(&bucket, &count)| {
+            let (start, end) = bucket_range(usize::from(bucket));
+            let middle = (start + (end - start) / 2).min(self.max);
+            float(count) * float(middle.abs_diff(mean)).powi(2)
+        });
+        let count = float(self.count());
+        if count < 2.0 {
+            return 0;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not above the greatest value")]
+        let deviation = (squares.sum::<f64>() / (count - 1.0)).sqrt() as u64;
+        deviation
+    }
+
     /// Adds what another one has counted.
     pub fn add(&mut self, other: &Self) {
         self.max = self.max.max(other.max);
@@ -199,6 +222,10 @@ mod tests {
         // Longer than any bucket.
         assert!(histogram([1 << 40].into_iter()).percentile(500).unwrap() < 1 << 37);
         assert_eq!(Histogram::default().percentile(500), None);
+        // Of 1 to n: n / sqrt(12).
+        assert!(even.deviation(5_000_050).abs_diff(2_886_750) < 30_000, "{}", even.deviation(5_000_050));
+        assert!(alike.deviation(10_100_000) < 10_100_000 / 32);
+        assert_eq!((histogram([7].into_iter()).deviation(7), Histogram::default().deviation(0)), (0, 0));
     }
 
     #[test]

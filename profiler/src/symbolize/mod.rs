@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use cache::NameCache;
+pub use demangle::demangle;
 use hashbrown::HashMap;
 use profiler_common::counters::Outcome;
 

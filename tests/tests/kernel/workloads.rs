@@ -43,6 +43,8 @@ fn workloads() -> Vec<Workload> {
     all.extend([crate::record_alloc::allocs(), crate::record_alloc::allocs_cpp(), crate::record_alloc::allocs_rust()]);
     all.extend(crate::record_alloc::allocs_go());
     all.push(crate::record_leaks::leaks());
+    all.push(crate::record_function::latency());
+    all.extend(crate::record_function::latency_go());
     without.extend(["raised", "timer", "alternate", "deep"].map(frames));
     for name in ["realigned", "restless"] {
         without.push(frames(name));

@@ -27,7 +27,8 @@ fn heading(column: &TableColumn) -> String {
 
 /// Whether a sum over all rows says something: not of rates and means.
 fn is_sum(column: &TableColumn) -> bool {
-    ["ns", "bytes", "count"].contains(&column.unit.as_str())
+    let is_of_each = column.name.starts_with("mean") || column.name == "deviation";
+    ["ns", "bytes", "count"].contains(&column.unit.as_str()) && !is_of_each
 }
 
 /// A table: its values, percentiles of its first distribution, its labels; then the other distributions.
