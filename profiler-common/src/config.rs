@@ -81,8 +81,8 @@ pub struct Config {
     pub pid_namespace_device: u64,
     /// Inode of that namespace; 0 for the initial one.
     pub pid_namespace_inode: u64,
-    /// Period of the sampling event in ns; 0 when it has none that is fixed.
-    pub period_ns: u64,
+    /// 1 when the sampling event has a fixed period, in ns.
+    pub has_fixed_period: u64,
     /// Requests to block devices that take as long are told one by one, ns; 0 for none.
     pub slower_ns: u64,
     /// A [`Filter`].
@@ -123,7 +123,7 @@ impl Config {
         cgroup_id: 0,
         pid_namespace_device: 0,
         pid_namespace_inode: 0,
-        period_ns: 0,
+        has_fixed_period: 0,
         slower_ns: 0,
         filter: 0,
         cgroup_level: 0,

@@ -223,6 +223,38 @@ impl Counters {
             self.whole[index] += other.whole[index];
         }
     }
+
+    /// What was counted since `before`, which was read earlier.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let outcomes = |now: &[u64; Outcome::COUNT], before: &[u64; Outcome::COUNT]| {
+            let mut since = *now;
+            for (since, before) in since.iter_mut().zip(before) {
+                *since = since.saturating_sub(*before);
+            }
+            since
+        };
+        Self {
+            hits: self.hits.saturating_sub(before.hits),
+            period_sum: self.period_sum.saturating_sub(before.period_sum),
+            variance_us2: self.variance_us2.saturating_sub(before.variance_us2),
+            missed: self.missed - before.missed,
+            filtered: self.filtered.saturating_sub(before.filtered),
+            idle: self.idle.saturating_sub(before.idle),
+            sampled_out: self.sampled_out.saturating_sub(before.sampled_out),
+            user: outcomes(&self.user, &before.user),
+            kernel: outcomes(&self.kernel, &before.kernel),
+            whole: outcomes(&self.whole, &before.whole),
+        }
+    }
+
+    /// Whether every hit has come to its end, in each of the three accounts: read while a program runs, one may not have.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let ended = self.filtered + self.idle + self.sampled_out;
+        let whole = self.whole.iter().sum::<u64>();
+        self.hits == ended + whole && [&self.user, &self.kernel].iter().all(|chain| chain.iter().sum::<u64>() == whole)
+    }
 }
 
 #[cfg(test)]

@@ -13,13 +13,14 @@ use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
-use crate::block::{asker, missed};
+use crate::block_asker::asker;
+use crate::block_noted::missed;
 use crate::block_wait;
 use crate::config::config;
 use crate::file_name;
 use crate::maps::{
-    BLOCK_DONE, BLOCK_FILES, BLOCK_HISTOGRAMS, BLOCK_HISTOGRAMS_TAKEN, BLOCK_REQUESTS, BLOCK_STATS, BLOCK_TALLIES,
-    BLOCK_WALKS, BLOCKS_MISSED, COUNTERS, DoneRequest, Namer,
+    BLOCK_DONE, BLOCK_FILES, BLOCK_HISTOGRAMS, BLOCK_HISTOGRAMS_FREE, BLOCK_HISTOGRAMS_TAKEN, BLOCK_REQUESTS,
+    BLOCK_STATS, BLOCK_TALLIES, BLOCK_WALKS, BLOCKS_MISSED, COUNTERS, DoneRequest, Namer,
 };
 use crate::window;
 
@@ -200,17 +201,31 @@ const NOTHING: BlockCounts =
 #[inline(always)]
 fn row(key: &BlockKey, process_comm: [u8; COMM_LEN]) -> u64 {
     if BLOCK_STATS.get_ptr(key).is_none() {
-        let Some(taken) = BLOCK_HISTOGRAMS_TAKEN.get_ptr_mut(0) else { return 0 };
-        // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
-        let histograms = unsafe { atomic::add(taken, 1) };
-        if histograms >= u64::from(MAX_BLOCK_STATS) {
-            return 0;
+        let Some(histograms) = histograms() else { return 0 };
+        // Another CPU may have made it meanwhile, or there is no room.
+        if BLOCK_STATS.insert(key, BlockRow { counts: NOTHING, histograms, process_comm }, NO_EXIST).is_err() {
+            let _ = BLOCK_HISTOGRAMS_FREE.push(&histograms, 0);
         }
-        // Another CPU may have made it meanwhile.
-        let _ = BLOCK_STATS.insert(key, BlockRow { counts: NOTHING, histograms, process_comm }, NO_EXIST);
     }
     // SAFETY: the pointer is to a map value, and this is never written again.
     BLOCK_STATS.get_ptr(key).map_or(0, |row| unsafe { (*row).histograms } + 1)
+}
+
+/// An element for distributions: one that was given back, or the next of those that nobody has had.
+#[inline(always)]
+fn histograms() -> Option<u64> {
+    if let Ok(Some(free)) = BLOCK_HISTOGRAMS_FREE.pop() {
+        return (free < u64::from(MAX_BLOCK_STATS)).then_some(free);
+    }
+    let taken = BLOCK_HISTOGRAMS_TAKEN.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to a map element that every CPU writes, hence atomic.
+    unsafe {
+        if core::ptr::read_volatile(taken) >= u64::from(MAX_BLOCK_STATS) {
+            return None;
+        }
+        let next = atomic::add(taken, 1);
+        (next < u64::from(MAX_BLOCK_STATS)).then_some(next)
+    }
 }
 
 /// Requests of a file that are in its row, plus 1; makes one where there is none. 0 when there is no room.

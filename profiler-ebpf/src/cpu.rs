@@ -45,7 +45,7 @@ fn hit(context: &PerfEventContext, window: &Window, counters: &mut Counters) {
         counters.filtered += 1;
         return;
     };
-    counters.missed += missed(&task);
+    counters.missed += missed(context, &task);
     let process = match task.wanted() {
         Wanted::Yes(process) => process,
         Wanted::No => {
@@ -91,10 +91,11 @@ pub(crate) fn cpu_python(context: PerfEventContext) -> u32 {
 /// Otherwise 0: the CPU may have been idle in between, where no samples are taken. Rounded, so that a late hit counts
 /// one too many and the next, which is early then, one too few.
 #[inline(always)]
-fn missed(task: &Task) -> i64 {
-    let period = config!(period_ns);
+fn missed(context: &PerfEventContext, task: &Task) -> i64 {
     let Some(last) = LAST_HIT.get_ptr_mut(0) else { return 0 };
-    if period == 0 {
+    // Not a constant: the rate may change while the programs run.
+    let period = period(context);
+    if config!(has_fixed_period) == 0 || period == 0 {
         return 0;
     }
     // SAFETY: takes no argument.

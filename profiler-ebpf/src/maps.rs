@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf};
 use profiler_common::alloc::{Allocating, LiveBlock, LiveKey, SIZE_CLASSES, SizeStats};
 use profiler_common::block::{
     self, BLOCK_TIMES, BlockFileKey, BlockFileStats, BlockHistograms, BlockKey, BlockMissed, BlockRequest, BlockRow,
@@ -304,6 +304,10 @@ pub(crate) static BLOCK_HISTOGRAMS: Array<BlockHistograms> = Array::with_max_ent
 /// Elements of [`BLOCK_HISTOGRAMS`] that were asked for. Written by `block`.
 #[map]
 pub(crate) static BLOCK_HISTOGRAMS_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Elements of `BLOCK_HISTOGRAMS` that were given back: user space adds them, programs take them.
+#[map]
+pub(crate) static BLOCK_HISTOGRAMS_FREE: Queue<u64> = Queue::with_max_entries(1, 0);
 
 /// What a CPU has counted of the kinds of requests that it saw last, and is not in [`BLOCK_STATS`] and [`BLOCK_FILES`] yet. Written by `block`, read
 /// by user space.

@@ -7,6 +7,7 @@ pub mod analyze;
 pub mod bpf;
 pub mod cli;
 pub mod collect;
+pub mod daemon;
 mod disk_cache;
 pub mod output;
 pub mod process;

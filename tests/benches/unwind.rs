@@ -80,7 +80,7 @@ fn walks(rounds: u32) -> anyhow::Result<bool> {
 
 fn walk(program: &Path, depth: u32, rounds: u32) -> anyhow::Result<Walked> {
     let selection = Selection::Processes { follow_children: false };
-    let mut kernel = Kernel::load(&selection, Limits::default(), 0, std::process::id())?;
+    let mut kernel = Kernel::load(&selection, Limits::default(), false, std::process::id())?;
     let descriptors = PROGRAMS.map(|name| kernel.load_bench_program(name));
     let descriptors: Vec<_> = descriptors.into_iter().collect::<Result<_, _>>()?;
     let mut command = Command::new(program);

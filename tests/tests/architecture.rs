@@ -8,15 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the profiler, left to right: a module may use those of the layers before its own, and itself.
-const LAYERS: [&[&str]; 4] = [
+const LAYERS: [&[&str]; 5] = [
     &["profile", "process", "disk_cache"],
     &["alloc", "bpf", "python", "unwind", "symbolize", "analyze", "output"],
     &["collect"],
+    &["daemon"],
     &["cli"],
 ];
 
 /// Names that only some modules may use: names, modules, and the sentence they stand for.
-const ONLY_IN: [(&[&str], &[&str], &str); 10] = [
+const ONLY_IN: [(&[&str], &[&str], &str); 12] = [
     (&["aya", "perf_event_open", "SYS_perf_event_open", "SYS_bpf"], &["bpf"], "only bpf knows eBPF and perf events"),
     (&["clap"], &["cli"], "only cli knows clap"),
     (&["print", "println", "eprint", "eprintln", "indicatif", "ratatui"], &["cli"], "only cli prints"),
@@ -38,7 +39,13 @@ const ONLY_IN: [(&[&str], &[&str], &str); 10] = [
         &["symbolize"],
         "call-frame information is read by unwind itself; gimli is what its tests compare with",
     ),
-    (&["tokio"], &["bpf", "collect", "cli"], "the model, analysis and output do not wait"),
+    (&["tokio"], &["bpf", "collect", "daemon", "cli"], "the model, analysis and output do not wait"),
+    (
+        &["redb", "axum", "hyper", "hyper_util", "tokio_rustls", "prometheus_client"],
+        &["daemon"],
+        "only the daemon keeps a history and speaks to a network",
+    ),
+    (&["jiff"], &["daemon", "cli"], "times of a calendar are for whoever asks for one"),
 ];
 
 /// Modules that are pure functions of their input.

@@ -107,11 +107,17 @@ int main(int count, char **arguments) {
     for (unsigned call = 0; call < calls; call++)
         sum += work_deep(3);
     unsigned left = leave(50);
+    /* The root by Newton's method, for want of the library of mathematics. */
+    double mean = (double)total_ns / calls, variance = 0, deviation = mean;
+    for (unsigned call = 0; call < calls; call++)
+        variance += ((double)times[call] - mean) * ((double)times[call] - mean) / (calls - 1);
+    for (int step = 0; step < 100; step++)
+        deviation = (deviation + variance / deviation) / 2;
     qsort(times, calls, sizeof *times, compare);
-    printf("{\"calls\": %u, \"total_ns\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"max_ns\": %llu, \"halves\": %u, "
+    printf("{\"calls\": %u, \"total_ns\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"max_ns\": %llu, \"deviation_ns\": %.0f, \"halves\": %u, "
            "\"on_ns\": %llu, \"off_ns\": %llu, \"deep\": %u, \"left\": %u, \"sum\": %llu}\n",
            calls, (unsigned long long)total_ns, (unsigned long long)times[calls / 2],
-           (unsigned long long)times[calls - calls / 100 - 1], (unsigned long long)times[calls - 1], halves,
+           (unsigned long long)times[calls - calls / 100 - 1], (unsigned long long)times[calls - 1], deviation, halves,
            (unsigned long long)on_ns, (unsigned long long)off_ns, 4 * calls, left, (unsigned long long)sum);
     return 0;
 }

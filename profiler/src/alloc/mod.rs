@@ -4,4 +4,4 @@
 
 mod functions;
 
-pub use functions::{AllocProbe, Allocator, find_allocator};
+pub use functions::{AllocProbe, Allocator, GoChooser, find_allocator};

@@ -1,11 +1,11 @@
 //! Requests to block devices: where the kernel keeps what is read of them; loads and attaches what records them, and reads
 //! what was counted exactly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 
 use aya::Btf;
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray, Queue};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, RawTracePoint};
@@ -174,6 +174,9 @@ pub(super) struct Blocks {
     pub(super) missed: Array<MapData, u64>,
     pub(super) requests: Array<MapData, Shared<BlockRequest>>,
     pub(super) clock: Array<MapData, u64>,
+    /// Places of distributions that nobody has any more, and those that programs may still write to.
+    pub(super) free: Queue<MapData, u64>,
+    pub(super) given_up: Vec<u64>,
     /// The programs that are attached.
     pub(super) complete: Option<BtfTracePointLinkId>,
     pub(super) links: Vec<(&'static str, RawTracePointLinkId)>,
@@ -299,6 +302,49 @@ impl Kernel {
     /// As of [`Kernel::block_stats`].
     pub fn block_waits(&self) -> Result<Vec<(BlockWaitKey, BlockWaitStats)>, BpfError> {
         self.blocks.waits.read_all()
+    }
+
+    /// Forgets what was counted of processes that have ended, but for what a CPU has at hand; by kind, file and wait. The places
+    /// of distributions are given back with the next call, when no program can still write there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Kernel::block_stats`].
+    pub fn forget_requests(
+        &mut self,
+        kinds: &[BlockKey],
+        files: &[BlockFileKey],
+        waits: &[BlockWaitKey],
+    ) -> Result<(), BpfError> {
+        if kinds.is_empty() && files.is_empty() && waits.is_empty() && self.blocks.given_up.is_empty() {
+            return Ok(());
+        }
+        let blocks = &mut self.blocks;
+        let failed = |name| move |error| BpfError::map("write", name, error);
+        let (mut keys, mut of_files, mut places) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for index in 0..BLOCK_TALLIES {
+            for Shared(tally) in blocks.tallies.get(&index, 0).map_err(failed("BLOCK_TALLIES"))?.iter() {
+                keys.insert(tally.key);
+                of_files.insert(tally.file_key());
+                places.extend(tally.histograms.checked_sub(1));
+            }
+        }
+        let none: Shared<BlockHistograms> = Shared([[0; _]; _]);
+        for place in std::mem::take(&mut blocks.given_up) {
+            if places.contains(&place) {
+                blocks.given_up.push(place);
+                continue;
+            }
+            let index = u32::try_from(place).unwrap_or(u32::MAX);
+            blocks.histograms.set(index, none, 0).map_err(failed("BLOCK_HISTOGRAMS"))?;
+            blocks.free.push(place, 0).map_err(failed("BLOCK_HISTOGRAMS_FREE"))?;
+        }
+        for key in kinds.iter().filter(|key| !keys.contains(key)) {
+            blocks.given_up.extend(blocks.stats.take(key).map(|row| row.histograms));
+        }
+        files.iter().filter(|key| !of_files.contains(key)).for_each(|key| blocks.files.remove(key));
+        waits.iter().for_each(|key| blocks.waits.remove(key));
+        Ok(())
     }
 
     /// Requests that were seen to be made and not to be done: those that are under way, and those whose end was not seen.

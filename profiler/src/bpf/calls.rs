@@ -65,16 +65,21 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes what was counted of the calls of each kind.
+    /// What was counted so far of the calls of each kind.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
-    pub fn take_call_stats(&mut self) -> Result<Vec<(CallKey, CallStats)>, BpfError> {
-        self.calls.stats.take_all()
+    pub fn call_stats(&self) -> Result<Vec<(CallKey, CallStats)>, BpfError> {
+        self.calls.stats.read_all()
     }
 
-    /// Calls that are in none of [`Kernel::take_call_stats`], for want of room.
+    /// Forgets what was counted of calls that cannot come again.
+    pub fn forget_call_stats(&self, key: &CallKey) {
+        self.calls.stats.remove(key);
+    }
+
+    /// Calls that are in none of [`Kernel::call_stats`], for want of room.
     #[must_use]
     pub fn calls_uncounted(&self) -> u64 {
         self.calls_uncounted.get(&0, 0).unwrap_or(0)

@@ -282,6 +282,17 @@ struct RemoveAttributes {
     key: u64,
 }
 
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`, and the part of `union bpf_attr` that it takes.
+const LOOKUP_AND_DELETE: libc::c_long = 21;
+#[repr(C)]
+struct TakeAttributes {
+    map: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 impl<K: Copy, V: Copy> Batch<K, V> {
     pub(super) fn new(map: Map, name: &'static str) -> Result<Self, BpfError> {
         let Map::HashMap(map) = map else { return Err(BpfError::Missing(name)) };
@@ -301,6 +312,21 @@ impl<K: Copy, V: Copy> Batch<K, V> {
             key: std::ptr::from_ref(key) as u64,
         };
         let _ = bpf(MAP_DELETE, &mut attributes);
+    }
+
+    /// Removes and returns an entry, if it is there. Source: `BPF_MAP_LOOKUP_AND_DELETE_ELEM`, of hash maps since Linux 5.14.
+    pub(super) fn take(&self, key: &K) -> Option<V> {
+        let mut value = std::mem::MaybeUninit::<V>::uninit();
+        let mut attributes = TakeAttributes {
+            map: u32::try_from(self.map.fd().as_fd().as_raw_fd()).unwrap_or(0),
+            reserved: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: value.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        bpf(LOOKUP_AND_DELETE, &mut attributes).ok()?;
+        // SAFETY: the kernel wrote the whole value, which is made of plain integers.
+        Some(unsafe { value.assume_init() })
     }
 
     /// Returns every entry.

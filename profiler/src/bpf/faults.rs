@@ -168,6 +168,12 @@ impl Faults {
         self.highest_period
     }
 
+    /// How many faults there have been by the events' own count, of whatever task.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.gone + self.events.values().map(|running| running.event.count().unwrap_or(0)).sum::<u64>()
+    }
+
     /// Stops the events and returns how many faults there were by their own count, of whatever task.
     #[must_use]
     pub fn stop(self) -> u64 {

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{RawTracePoint, TracePoint};
 use profiler_common::config::Control;
 use profiler_common::file::{
-    FileCallKind, FileHistogram, FileKey, FileOffsets, FileStats, TIMED_OPERATIONS, files_missed,
+    FileCallKind, FileHistogram, FileId, FileKey, FileOffsets, FileStats, TIMED_OPERATIONS, files_missed,
 };
 use profiler_common::system_call::SYSTEM_CALLS;
 
@@ -54,6 +54,8 @@ pub(super) struct Files {
     knows_requests: bool,
     /// Whether these are recorded.
     sees_rings: bool,
+    /// Those that have been named, of all origins.
+    seen: HashMap<MapData, Shared<FileId>, u8>,
 }
 
 /// What was counted of one file.
@@ -89,6 +91,7 @@ impl Files {
             events: Vec::new(),
             knows_requests: offsets.request_result != 0,
             sees_rings: false,
+            seen: typed(ebpf, "FILES_SEEN")?,
         })
     }
 }
@@ -182,12 +185,32 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes what was counted.
+    /// Forgets what a process has done to a file that has ended.
+    pub fn forget_file_stats(&self, key: &FileKey) {
+        self.files.stats.remove(key);
+    }
+
+    /// Makes the programs forget which files they have named: those that are used on are named anew.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be emptied.
+    pub fn forget_named_files(&mut self) -> Result<(), BpfError> {
+        let failed = |error| BpfError::map("empty", "FILES_SEEN", error);
+        let known: Vec<Shared<FileId>> = self.files.seen.keys().collect::<Result<_, _>>().map_err(failed)?;
+        for id in known {
+            // One that is gone already was forgotten by the kernel.
+            let _ = self.files.seen.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// What was counted so far.
     ///
     /// # Errors
     ///
     /// When a map cannot be read.
-    pub fn take_file_counts(&mut self) -> Result<FileCounts, BpfError> {
+    pub fn file_counts(&self) -> Result<FileCounts, BpfError> {
         let missed = |what| self.files.missed.get(&what, 0).unwrap_or(0);
         let mut counts = FileCounts {
             missed: missed(files_missed::OPERATIONS),
@@ -195,7 +218,7 @@ impl Kernel {
             has_rings: self.files.sees_rings,
             ..FileCounts::default()
         };
-        for (key, stats) in self.files.stats.take_all()? {
+        for (key, stats) in self.files.stats.read_all()? {
             let histograms = std::array::from_fn(|operation| {
                 let number = stats.histograms[operation].checked_sub(1)?;
                 Some(Box::new(self.files.histograms.get(&number, 0).ok()?.0))

@@ -156,13 +156,18 @@ impl Kernel {
         FunctionRuns { bpf_ns: enter.0 + end.0, entries: enter.1, ends: end.1 }
     }
 
-    /// Takes what was counted of the calls of each function.
+    /// What was counted of the calls of each function, so far.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
-    pub fn take_function_stats(&mut self) -> Result<Vec<(FunctionKey, FunctionStats)>, BpfError> {
-        self.functions.stats.take_all()
+    pub fn function_stats(&self) -> Result<Vec<(FunctionKey, FunctionStats)>, BpfError> {
+        self.functions.stats.read_all()
+    }
+
+    /// Forgets what was counted of calls that cannot come again.
+    pub fn forget_function_stats(&self, key: &FunctionKey) {
+        self.functions.stats.remove(key);
     }
 
     /// Calls of which something is not known.

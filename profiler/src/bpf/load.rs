@@ -15,7 +15,9 @@ use profiler_common::block::{
 use profiler_common::config::{CONFIG_MAGIC, Config, Control, Filter, InFlight, MappingEntry, Process};
 use profiler_common::counters::Counters;
 use profiler_common::event::{COMM_LEN, Origin};
-use profiler_common::file::{FileHistogram, MAX_FILE_HISTOGRAMS, MAX_FILE_REQUESTS, MAX_FILE_STATS, MAX_SEEN_FILES};
+use profiler_common::file::{
+    FileHistogram, FileId, MAX_FILE_HISTOGRAMS, MAX_FILE_REQUESTS, MAX_FILE_STATS, MAX_SEEN_FILES,
+};
 use profiler_common::function::{MAX_CALLERS, MAX_FUNCTION_STATS};
 use profiler_common::net::{
     MAX_ESTABLISHED, MAX_NET_STATS, MAX_NET_TIMED, MAX_SOCKETS, MAX_UNIX_NAMES, NetCounts, NetTime, NetTimes,
@@ -174,6 +176,7 @@ impl Plain for NumberPace {}
 impl Plain for NetTimes {}
 impl Plain for NetCounts {}
 impl Plain for FileHistogram {}
+impl Plain for FileId {}
 impl Plain for SizeStats {}
 
 // SAFETY: `Plain` is implemented for structures of integers without padding, for which any bytes are a value.
@@ -225,14 +228,19 @@ pub struct Kernel {
 impl Kernel {
     /// Creates the maps; loads no program yet.
     ///
-    /// `period_ns`: the sampling event's, 0 when it is not fixed; `self_pid`: the process that is never sampled.
+    /// `has_fixed_period`: whether the sampling event has; `self_pid`: the process that is never sampled.
     ///
     /// # Errors
     ///
     /// Without the permission, the kernel's types, or on a kernel that lacks one of the maps (before Linux 5.8).
-    pub fn load(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32) -> Result<Self, BpfError> {
+    pub fn load(
+        selection: &Selection,
+        limits: Limits,
+        has_fixed_period: bool,
+        self_pid: u32,
+    ) -> Result<Self, BpfError> {
         raise_locked_memory_limit();
-        let config = config(selection, limits, period_ns, self_pid, read_offsets(limits)?);
+        let config = config(selection, limits, has_fixed_period, self_pid, read_offsets(limits)?);
         let replacement = std::env::var_os(OBJECT_VARIABLE).map(fs::read).transpose();
         let replacement = replacement.map_err(|error| BpfError::map("read", OBJECT_VARIABLE, error))?;
         let mut loader = EbpfLoader::new();
@@ -271,6 +279,7 @@ impl Kernel {
             .map_max_entries("DIRTY_FILES", if limits.blocks { MAX_DIRTY_FILES } else { 1 })
             .map_max_entries("BLOCK_STATS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
             .map_max_entries("BLOCK_HISTOGRAMS", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
+            .map_max_entries("BLOCK_HISTOGRAMS_FREE", if limits.blocks { MAX_BLOCK_STATS } else { 1 })
             .map_max_entries("BLOCK_FILES", if limits.blocks { MAX_BLOCK_FILES } else { 1 })
             .map_max_entries("BLOCK_WAITING", if limits.blocks { MAX_WAITERS / REQUEST_PLACES } else { 1 })
             .map_max_entries("BLOCK_WAITERS", if limits.blocks { MAX_WAITERS } else { 1 })
@@ -323,6 +332,8 @@ impl Kernel {
                 missed: typed(&mut ebpf, "BLOCKS_MISSED")?,
                 requests: typed(&mut ebpf, "BLOCK_REQUESTS")?,
                 clock: typed(&mut ebpf, "BLOCK_CLOCK")?,
+                free: typed(&mut ebpf, "BLOCK_HISTOGRAMS_FREE")?,
+                given_up: Vec::new(),
                 complete: None,
                 links: Vec::new(),
             },
@@ -508,6 +519,25 @@ impl Kernel {
         Ok(sum)
     }
 
+    /// The same at a moment at which no hit is under way, so that what comes between two of them adds up. Programs that are
+    /// never done at once are given up on.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn settled_counters(&self, origin: Origin) -> Result<Counters, BpfError> {
+        const MOST_TRIES: u32 = 200;
+        let mut counters = self.counters(origin)?;
+        for _ in 0..MOST_TRIES {
+            if counters.is_settled() {
+                break;
+            }
+            std::thread::yield_now();
+            counters = self.counters(origin)?;
+        }
+        Ok(counters)
+    }
+
     /// The most events of a kind that one in the profile counts for: 1 when all of them are in it.
     ///
     /// # Errors
@@ -583,13 +613,13 @@ pub fn map_bytes() -> u64 {
 /// Bytes of stack that one window may leave to user space: some two thousand of processes that have just begun.
 const REMAINDER_BYTES: u32 = 12 << 20;
 
-fn config(selection: &Selection, limits: Limits, period_ns: u64, self_pid: u32, offsets: Offsets) -> Config {
+fn config(selection: &Selection, limits: Limits, has_fixed_period: bool, self_pid: u32, offsets: Offsets) -> Config {
     let (pid_namespace_device, pid_namespace_inode) = crate::process::pid_namespace().unwrap_or((0, 0));
     let mut config = Config {
         magic: CONFIG_MAGIC,
         pid_namespace_device,
         pid_namespace_inode,
-        period_ns,
+        has_fixed_period: u64::from(has_fixed_period),
         self_pid,
         drain_at_entries: limits.records / 4 * 3,
         remainder_bytes: REMAINDER_BYTES,

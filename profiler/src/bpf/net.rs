@@ -277,14 +277,19 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes what was counted of sockets.
+    /// Forgets what was counted of a process that has ended.
+    pub fn forget_net_stats(&self, key: &NetKey) {
+        self.net.stats.remove(key);
+    }
+
+    /// What was counted of sockets so far.
     ///
     /// # Errors
     ///
     /// When a map cannot be read.
-    pub fn take_net(&mut self) -> Result<NetCounted, BpfError> {
-        let net = &mut self.net;
-        let (rows, names) = (net.stats.take_all()?, net.names.take_all()?);
+    pub fn net_counted(&self) -> Result<NetCounted, BpfError> {
+        let net = &self.net;
+        let (rows, names) = (net.stats.read_all()?, net.names.read_all()?);
         let failed = |error| BpfError::map("read", "NET_TIMES", error);
         let mut times = std::collections::BTreeMap::new();
         for number in rows.iter().map(|(_, stats)| stats.times).filter(|&number| number != 0) {

@@ -107,7 +107,7 @@ fn sampling_program() -> Check {
     let limits =
         Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, ..Limits::default() };
     let table = TableParts { first_page: 1, pages: &[(0, 1)], rows: &[0] };
-    let loaded = Kernel::load(&Selection::All, limits, 0, std::process::id()).and_then(|mut kernel| {
+    let loaded = Kernel::load(&Selection::All, limits, false, std::process::id()).and_then(|mut kernel| {
         kernel.place_table(table)?;
         kernel.load_sampling_program().map(drop)
     });
@@ -203,7 +203,7 @@ fn block_io() -> Check {
 /// Loads programs, with small maps, and forgets them.
 fn loads(limits: Limits, load: impl FnOnce(&mut Kernel) -> Result<(), BpfError>) -> Result<(), BpfError> {
     let limits = Limits { records: 64, ring_bytes: 4096, processes: 64, mappings: 64, table_shards: 1, ..limits };
-    load(&mut Kernel::load(&Selection::All, limits, 0, std::process::id())?)
+    load(&mut Kernel::load(&Selection::All, limits, false, std::process::id())?)
 }
 
 fn allocations() -> Check {

@@ -82,7 +82,9 @@ pub struct Sampler {
     events: BTreeMap<u32, Event>,
     /// Counts of the events of CPUs that have gone, by the same rule as [`Sampler::stop`].
     gone: Counted,
-    /// Idle time of all CPUs when sampling began.
+    /// What was told of the counts before.
+    told: Counted,
+    /// Idle time of all CPUs when sampling began, or when it was told last.
     idle_before_ns: u64,
     /// CPUs that came or went while sampling.
     pub cpus_changed: u32,
@@ -110,6 +112,7 @@ impl Sampler {
             program,
             events: BTreeMap::new(),
             gone: Counted::default(),
+            told: Counted::default(),
             idle_before_ns: 0,
             cpus_changed: 0,
         };
@@ -176,18 +179,50 @@ impl Sampler {
         (NS_PER_SECOND / self.rate_hz.max(1)).max(1)
     }
 
-    /// Stops sampling and returns what the events' own counts say there was.
+    /// Samples so often from now on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sampler::start`].
+    pub fn set_rate(&mut self, rate_hz: u64) -> Result<(), BpfError> {
+        if rate_hz == self.rate_hz {
+            return Ok(());
+        }
+        for (_, event) in std::mem::take(&mut self.events) {
+            let _ = event.disable();
+            self.gone.add(self.counted(&event));
+        }
+        self.rate_hz = rate_hz;
+        let cpus = online_cpus().map_err(|cause| self.failed(0, cause))?;
+        cpus.into_iter().try_for_each(|cpu| self.open(cpu))
+    }
+
+    /// What the events' own counts say there was since the last call, or the start; they go on.
+    pub fn since_last(&mut self) -> Counts {
+        self.counts(idle_ns())
+    }
+
+    /// Stops sampling and returns what the events' own counts say there was since [`Sampler::since_last`].
     pub fn stop(mut self) -> Counts {
         for event in self.events.values() {
             // An event that cannot be stopped ends when it is closed, just below.
             let _ = event.disable();
         }
-        let idle_ns = settled_idle_ns().saturating_sub(self.idle_before_ns);
+        self.counts(settled_idle_ns())
+    }
+
+    fn counts(&mut self, idle_now_ns: u64) -> Counts {
         let mut counted = self.gone;
-        for event in std::mem::take(&mut self.events).values() {
+        for event in self.events.values() {
             counted.add(self.counted(event));
         }
-        Counts { event: self.event, counted, idle_periods: idle_ns / self.period_ns() }
+        let idle_ns = idle_now_ns.saturating_sub(self.idle_before_ns);
+        let since = Counted {
+            total: counted.total.saturating_sub(self.told.total),
+            periods: counted.periods.saturating_sub(self.told.periods),
+        };
+        (self.told, self.idle_before_ns) = (counted, idle_now_ns);
+        Counts { event: self.event, counted: since, idle_periods: idle_ns / self.period_ns() }
     }
 }
 

@@ -81,6 +81,7 @@ pub(super) fn map_descriptors(ebpf: &Ebpf) -> BTreeMap<String, OwnedFd> {
             | Map::PerCpuArray(data)
             | Map::PerCpuHashMap(data)
             | Map::ProgramArray(data)
+            | Map::Queue(data)
             | Map::RingBuf(data) => data,
             _ => return None,
         };

@@ -174,6 +174,11 @@ impl Kernel {
         Ok((locks, self.locks_missed.get(&0, 0).unwrap_or(0)))
     }
 
+    /// Forgets a lock of a process that has ended.
+    pub fn forget_lock(&mut self, key: &LockKey) {
+        let _ = self.locks.remove(&Shared(*key));
+    }
+
     /// When waits were recorded, by the monotonic clock, ns.
     #[must_use]
     pub const fn recorded(&self) -> Range<u64> {

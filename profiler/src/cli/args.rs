@@ -11,6 +11,7 @@ use super::check::{BaselineArgs, CheckArgs, TrendArgs};
 use super::diff::DiffArgs;
 use super::export::{ExportArgs, ImportArgs};
 use super::options::{RecordingArgs, TargetArgs};
+use super::query::QueryArgs;
 use super::top::TopArgs;
 
 /// A kernel-level profiler for production Linux hosts.
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Baseline(BaselineArgs),
     /// Say where a metric goes over many captures
     Trend(TrendArgs),
+    /// Say what the history of a daemon has of a range of time
+    Query(Box<QueryArgs>),
     /// Write a capture's profiles in the formats of other programs
     Export(ExportArgs),
     /// Make a capture of a profile of pprof or the text of perf script, to report, compare and export it

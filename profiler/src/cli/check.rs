@@ -10,7 +10,7 @@ use super::files::OutputDirectory;
 use super::{CommandResult, load, print};
 use crate::analyze::{BaselineRules, Budgets, Rules, analyze_by, check_diff, check_memory, check_rate, metric, trend};
 use crate::output::{OutputFile, capture, check};
-use crate::profile::{Check, Direction};
+use crate::profile::{Check, Direction, Trend};
 
 /// A check failed.
 const FAILED: u8 = 1;
@@ -220,19 +220,24 @@ pub(super) fn run_trend(args: &TrendArgs) -> CommandResult {
         points.push((capture.index.started_at_ns, found.value));
     }
     let found = trend(&args.metric, unit, points, args.higher_is_better);
-    if args.json {
-        print(&String::from_utf8_lossy(&check::trend_to_json(&found)?))?;
+    tell_trend(&found, "captures", args.json)
+}
+
+/// Says where a metric goes. `of`: what the points are.
+pub(super) fn tell_trend(found: &Trend, of: &str, json: bool) -> CommandResult {
+    if json {
+        print(&String::from_utf8_lossy(&check::trend_to_json(found)?))?;
         return Ok(0);
     }
     let word = match found.direction {
-        Direction::Improving => "improving",
-        Direction::Degrading => "degrading",
-        Direction::Stable => "stable",
-        Direction::Insufficient => "insufficient: a trend needs 10 captures",
+        Direction::Improving => "improving".to_owned(),
+        Direction::Degrading => "degrading".to_owned(),
+        Direction::Stable => "stable".to_owned(),
+        Direction::Insufficient => format!("insufficient: a trend needs 10 {of}"),
     };
     print(&format!(
-        "{} over {} captures: {word} ({:+.1} % from the first to the last, p {:.3})\n",
-        args.metric,
+        "{} over {} {of}: {word} ({:+.1} % from the first to the last, p {:.3})\n",
+        found.metric,
         found.points.len(),
         found.change * 100.0,
         found.p_value

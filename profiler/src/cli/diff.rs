@@ -1,6 +1,6 @@
 //! `profiler diff`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
@@ -81,15 +81,28 @@ impl RuleArgs {
 /// Runs it.
 pub(super) fn run(args: &DiffArgs) -> CommandResult {
     let (before, after) = (load::captures(&args.before)?, load::captures(&args.after)?);
-    let (diff, origin) = compare(&before, &after, args.origin.as_deref(), &args.by, &args.rules.rules())?;
-    if let Some(directory) = &args.output {
-        let files = output::diff::files(&diff, &profiles(&before, &origin), &profiles(&after, &origin))
+    let rules = args.rules.rules();
+    compare_and_tell([&before, &after], args.origin.as_deref(), &args.by, &rules, args.output.as_deref(), args.json)
+}
+
+/// Compares captures before and after, writes the files where they are asked for, and says what has changed.
+pub(super) fn compare_and_tell(
+    [before, after]: [&[Capture]; 2],
+    origin: Option<&str>,
+    by: &WorkArgs,
+    rules: &DiffRules,
+    directory: Option<&Path>,
+    json: bool,
+) -> CommandResult {
+    let (diff, origin) = compare(before, after, origin, by, rules)?;
+    if let Some(directory) = directory {
+        let files = output::diff::files(&diff, &profiles(before, &origin), &profiles(after, &origin))
             .context("cannot make the output")?;
-        let directory = OutputDirectory::create(directory.clone())?;
+        let directory = OutputDirectory::create(directory.to_owned())?;
         directory.write(&files)?;
         eprintln!("wrote {} files to {}", files.len(), directory.path().display());
     }
-    let text = if args.json { output::diff::to_json(&diff) } else { output::diff::to_markdown(&diff) };
+    let text = if json { output::diff::to_json(&diff) } else { output::diff::to_markdown(&diff) };
     print(&String::from_utf8_lossy(&text?))?;
     Ok(if diff.regressions().next().is_some() { FOUND } else { 0 })
 }

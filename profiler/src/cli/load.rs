@@ -15,7 +15,12 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Reads the capture in a directory.
 pub(super) fn capture(directory: &Path) -> Result<Capture> {
     let read = |name: &str| bounded(&directory.join(name));
-    let index = read(capture::INDEX_FILE).map_err(|error| {
+    let found = read(capture::INDEX_FILE).or_else(|error| match error.kind() {
+        // A window of a history.
+        io::ErrorKind::NotFound => read(capture::COMPRESSED_INDEX_FILE).map_err(|_| error),
+        _ => Err(error),
+    });
+    let index = found.map_err(|error| {
         anyhow!(
             "cannot read {} in {}: {error}; name a directory that `record` wrote",
             capture::INDEX_FILE,
@@ -36,15 +41,16 @@ pub(super) fn captures(directory: &Path) -> Result<Vec<Capture>> {
 
 /// Where these captures are.
 pub(super) fn capture_paths(directory: &Path) -> Result<Vec<PathBuf>> {
-    if directory.join(capture::INDEX_FILE).exists() {
+    let is_capture = |path: &Path| {
+        [capture::INDEX_FILE, capture::COMPRESSED_INDEX_FILE].into_iter().any(|name| path.join(name).exists())
+    };
+    if is_capture(directory) {
         return Ok(vec![directory.to_owned()]);
     }
     let entries = std::fs::read_dir(directory)
         .with_context(|| format!("cannot read {}: name a directory that `record` wrote", directory.display()))?;
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.join(capture::INDEX_FILE).exists())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_capture(path)).collect();
     paths.sort();
     if paths.is_empty() || paths.len() > MAX_CAPTURES {
         bail!(

@@ -11,8 +11,10 @@ mod export;
 mod files;
 mod inspect;
 mod load;
+mod moment;
 mod options;
 mod progress;
+mod query;
 mod record;
 mod report;
 mod top;
@@ -40,6 +42,7 @@ pub fn main() -> ExitCode {
         args::Command::Check(args) => check::run(&args),
         args::Command::Baseline(args) => check::run_baseline(&args),
         args::Command::Trend(args) => check::run_trend(&args),
+        args::Command::Query(args) => query::run(&args),
         args::Command::Bench(args) => bench::run(&args),
         args::Command::MakeRuns(args) => bench::run_runs(&args),
         args::Command::Doctor(args) => doctor::run(&args),

@@ -13,7 +13,9 @@ use profiler_common::event::Origin;
 
 use super::args::parse_duration;
 use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{CacheDirectory, FunctionPattern, NamingConfig, RecordConfig, TargetSelection};
+use crate::collect::{
+    AllocConfig, CacheDirectory, DRAIN_EVERY, FunctionPattern, NamingConfig, RecordConfig, TargetSelection,
+};
 use crate::process;
 use crate::symbolize::DEBUG_DIRECTORY;
 
@@ -92,9 +94,18 @@ pub(super) struct RecordingArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     slower: Option<Duration>,
     /// With -e alloc: how much of the target's CPU time it may take, percent; where more is needed for every call, it is
-    /// recorded in windows
-    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse_percent)]
+    /// recorded in windows [with --exact: 25]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 2.0,
+        default_value_if("exact", "true", "25"),
+        value_parser = parse_percent
+    )]
     alloc_budget: f64,
+    /// With -e alloc: record every allocation, none for others; ends by itself when it takes more than the budget
+    #[arg(long)]
+    exact: bool,
     /// Samples a second on each CPU, up to kernel.perf_event_max_sample_rate
     #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99)]
     rate_hz: u64,
@@ -162,6 +173,9 @@ impl RecordingArgs {
                  -e cpu,blockio, or --func"
             );
         }
+        if self.exact && !origins.contains(&Origin::Alloc) {
+            bail!("--exact records every allocation, and allocations are not recorded: add -e alloc");
+        }
         let limits = Limits {
             records: self.map_entries,
             ring_bytes: self.buffer_mb << 20,
@@ -182,7 +196,7 @@ impl RecordingArgs {
             target,
             hushes_command: false,
             origins,
-            alloc_budget: self.alloc_budget / 100.0,
+            alloc: AllocConfig { budget: self.alloc_budget / 100.0, is_exact: self.exact },
             wakers: self.wakers,
             slower_ns,
             functions: self.functions.clone(),
@@ -191,6 +205,8 @@ impl RecordingArgs {
             limits,
             cache,
             naming,
+            drain_every: DRAIN_EVERY,
+            continuous: false,
             watch: None,
         })
     }

@@ -94,7 +94,7 @@ fn tell(capture: &Capture, report: &Report, directory: &OutputDirectory, json: b
 }
 
 /// What a person wants to know at once.
-fn summary(index: &Index, report: &Report) -> String {
+pub(super) fn summary(index: &Index, report: &Report) -> String {
     let mut text = String::new();
     for (name, accounting) in &index.accounting {
         let share = |count: u64| 100.0 * ratio(count, accounting.samples() + accounting.samples_lost());

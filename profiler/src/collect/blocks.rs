@@ -1,5 +1,6 @@
 //! Requests to block devices as tables: what the programs counted exactly, with names.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +11,10 @@ use profiler_common::block::{
     BlockWaitKey, BlockWaitStats, MAX_SLOW, SIZE_NAMES, WAIT_PARTS,
 };
 
+use super::cut::nanoseconds;
 use super::file_names::FileNames;
 use super::place::comm;
+use super::readings::Readings;
 use super::session::Session;
 use crate::profile::{Histogram, Row, SlowRequest, SlowRequests, Table, TableColumn};
 
@@ -32,6 +35,9 @@ pub(super) const FILES: &str = "blockio_files";
 
 /// The same of files, and the longest request.
 const FILE_VALUES: [(&str, &str); 4] = [("bytes", "bytes"), ("requests", "count"), ("time", "ns"), ("longest", "ns")];
+
+/// Which of them is the longest request.
+const LONGEST: usize = 3;
 
 /// Name of the table of waits.
 pub(super) const WAITS: &str = "blockio_waits";
@@ -54,9 +60,17 @@ fn columns(columns: &[(&str, &str)]) -> Vec<TableColumn> {
     columns.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect()
 }
 
-/// The table of what was counted. `uncounted`: requests that found no room.
-pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
-    let cgroups = cgroups(&stats.iter().map(|(key, _)| key.cgroup).collect());
+/// The table of what was counted since the reading before. `uncounted`: requests that found no room; `is_last`: there is no
+/// other reading.
+pub(super) fn table(
+    stats: &[(BlockKey, BlockStats)],
+    uncounted: u64,
+    cgroups: &mut Cgroups,
+    readings: &mut Readings<BlockKey>,
+    is_last: bool,
+) -> Table {
+    let columns_of_values = columns(&VALUES);
+    cgroups.learn(&stats.iter().map(|(key, _)| key.cgroup).collect());
     let mut rows: BTreeMap<Vec<String>, Row> = BTreeMap::new();
     for (key, stats) in stats {
         let (process, pid) = asker(key.pid, &stats.process_comm);
@@ -66,20 +80,17 @@ pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
             SIZE_NAMES.get(usize::from(key.size)).copied().unwrap_or_default().to_owned(),
             process,
             pid,
-            cgroups.get(&key.cgroup).cloned().unwrap_or_else(|| format!("[cgroup {}]", key.cgroup)),
+            cgroups.name(key.cgroup),
         ];
-        let row = rows.entry(labels.clone()).or_insert_with(|| Row {
-            labels,
-            values: vec![0; VALUES.len()],
-            distributions: vec![Histogram::default(); BLOCK_TIMES.len()],
-        });
         let BlockCounts { requests, bytes, errors, sequential, total_ns: total, queue_ns: queue, max_ns } =
             stats.counts;
         let device = total.saturating_sub(queue);
-        let values = [total, requests, bytes, errors, sequential, queue, device];
-        row.values.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        for (distribution, (counts, &max)) in row.distributions.iter_mut().zip(stats.counts().iter().zip(&max_ns)) {
-            distribution.add(&Histogram::new(counts, max));
+        let counts = stats.counts();
+        let distributions = counts.iter().zip(&max_ns).map(|(counts, &max)| Histogram::new(counts, max));
+        let values = vec![total, requests, bytes, errors, sequential, queue, device];
+        let read = Row { labels: labels.clone(), values, distributions: distributions.collect() };
+        if let Some(come) = readings.since(*key, read, &columns_of_values, is_last) {
+            add(&mut rows, labels, come);
         }
     }
     let mut table = Table {
@@ -94,20 +105,35 @@ pub(super) fn table(stats: &[(BlockKey, BlockStats)], uncounted: u64) -> Table {
     table
 }
 
-/// The table of files. `uncounted`: requests that found no room.
-pub(super) fn files(stats: &[(BlockFileKey, BlockFileStats)], names: &FileNames, uncounted: u64) -> Table {
+/// Adds a row to that of its labels.
+fn add(rows: &mut BTreeMap<Vec<String>, Row>, labels: Vec<String>, come: Row) {
+    match rows.entry(labels) {
+        Entry::Vacant(entry) => drop(entry.insert(come)),
+        Entry::Occupied(mut entry) => entry.get_mut().add(&come),
+    }
+}
+
+/// The table of files, as [`table`].
+pub(super) fn files(
+    stats: &[(BlockFileKey, BlockFileStats)],
+    names: &FileNames,
+    uncounted: u64,
+    readings: &mut Readings<BlockFileKey>,
+    is_last: bool,
+) -> Table {
+    let columns_of_values = columns(&FILE_VALUES);
     let mut rows: BTreeMap<Vec<String>, Row> = BTreeMap::new();
     for (key, stats) in stats {
         let (process, pid) = asker(key.pid, &stats.process_comm);
         let labels = vec![names.name(&key.file), operation(key.operation), process, pid];
-        let row = rows.entry(labels.clone()).or_insert_with(|| Row {
-            labels,
-            values: vec![0; FILE_VALUES.len()],
-            distributions: Vec::new(),
-        });
-        let sums = [stats.bytes, stats.requests, stats.total_ns];
-        row.values.iter_mut().zip(sums).for_each(|(sum, value)| *sum += value);
-        row.values[3] = row.values[3].max(stats.max_ns);
+        let values = vec![stats.bytes, stats.requests, stats.total_ns, stats.max_ns];
+        let read = Row { labels: labels.clone(), values, distributions: Vec::new() };
+        let Some(come) = readings.since(*key, read, &columns_of_values, is_last) else { continue };
+        let longest = rows.get(&labels).map_or(0, |row| row.values[LONGEST]).max(come.values[LONGEST]);
+        add(&mut rows, labels.clone(), come);
+        if let Some(row) = rows.get_mut(&labels) {
+            row.values[LONGEST] = longest;
+        }
     }
     let mut table = Table {
         title: "Files on block devices".to_owned(),
@@ -121,31 +147,32 @@ pub(super) fn files(stats: &[(BlockFileKey, BlockFileStats)], names: &FileNames,
     table
 }
 
-/// The table of what threads waited for. `uncounted`: waits that found no room.
-pub(super) fn waits(stats: &[(BlockWaitKey, BlockWaitStats)], uncounted: u64) -> Table {
+/// The table of what threads waited for, as [`table`].
+pub(super) fn waits(
+    stats: &[(BlockWaitKey, BlockWaitStats)],
+    uncounted: u64,
+    readings: &mut Readings<BlockWaitKey>,
+    is_last: bool,
+) -> Table {
     let parts = columns(&WAIT_PARTS.map(|part| (part, "ns")));
     let counts = columns(&[("waits", "count"), ("throttled_waits", "count")]);
+    let columns_of_values: Vec<TableColumn> = parts.iter().cloned().chain(counts).collect();
     let mut rows: BTreeMap<Vec<String>, Row> = BTreeMap::new();
     for (key, stats) in stats {
         let (process, pid) = asker(key.pid, &stats.process_comm);
         let labels = vec![process, pid];
-        let row = rows.entry(labels.clone()).or_insert_with(|| Row {
-            labels,
-            values: vec![0; parts.len() + 2],
-            distributions: vec![Histogram::default(); parts.len()],
-        });
         let values = stats.sums_ns.into_iter().chain([stats.waits, stats.throttled]);
-        row.values.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        for (distribution, (counts, &max)) in
-            row.distributions.iter_mut().zip(stats.histograms.iter().zip(&stats.max_ns))
-        {
-            distribution.add(&Histogram::new(&counts.map(u64::from), max));
+        let histograms = stats.histograms.iter().zip(&stats.max_ns);
+        let distributions = histograms.map(|(counts, &max)| Histogram::new(&counts.map(u64::from), max));
+        let read = Row { labels: labels.clone(), values: values.collect(), distributions: distributions.collect() };
+        if let Some(come) = readings.since(*key, read, &columns_of_values, is_last) {
+            add(&mut rows, labels, come);
         }
     }
     let mut table = Table {
         title: "Waits for block devices".to_owned(),
         labels: ["process", "pid"].map(str::to_owned).to_vec(),
-        values: parts.iter().cloned().chain(counts).collect(),
+        values: columns_of_values,
         distributions: parts,
         rows: rows.into_values().collect(),
         missing: uncounted,
@@ -158,7 +185,8 @@ pub(super) fn waits(stats: &[(BlockWaitKey, BlockWaitStats)], uncounted: u64) ->
 pub(super) fn slow_requests(session: &mut Session, threshold_ns: u64) -> SlowRequests {
     let (found, lost) =
         (session.kernel.blocks_missed(BlockMissed::Slow), session.kernel.blocks_missed(BlockMissed::SlowLost));
-    let began_ns = session.kernel.recorded().start;
+    let began_ns = session.kernel.recorded().start + nanoseconds(session.window_began);
+    let wake_ups = std::mem::take(&mut session.slow_wake_ups);
     let mut requests: Vec<_> = std::mem::take(&mut session.slow)
         .iter()
         .map(|told| {
@@ -176,7 +204,7 @@ pub(super) fn slow_requests(session: &mut Session, threshold_ns: u64) -> SlowReq
                 tid: told.tid,
                 queue_ns,
                 device_ns,
-                wakeup_ns: session.slow_wake_ups.get(&told.number).copied(),
+                wakeup_ns: wake_ups.get(&told.number).copied(),
                 span: format!("{:#x}", told.number),
             }
         })
@@ -200,6 +228,27 @@ pub(super) fn device(device: u32) -> String {
     let numbers = format!("{}:{}", device >> 20, device & 0xf_ffff);
     let link = fs::read_link(Path::new("/sys/dev/block").join(&numbers)).ok();
     link.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned())).unwrap_or(numbers)
+}
+
+/// Names of cgroups that were looked up, of which a few are there at once.
+#[derive(Debug, Default)]
+pub(super) struct Cgroups(BTreeMap<u64, Option<String>>);
+
+impl Cgroups {
+    /// Looks up those that are new, and forgets those that are wanted no more. One that is not found is not looked for again.
+    fn learn(&mut self, wanted: &BTreeSet<u64>) {
+        self.0.retain(|number, _| wanted.contains(number));
+        let new: BTreeSet<u64> = wanted.iter().filter(|number| !self.0.contains_key(number)).copied().collect();
+        if !new.is_empty() {
+            let mut found = cgroups(&new);
+            self.0.extend(new.into_iter().map(|number| (number, found.remove(&number))));
+        }
+    }
+
+    fn name(&self, number: u64) -> String {
+        let known = self.0.get(&number).cloned().flatten();
+        known.unwrap_or_else(|| format!("[cgroup {number}]"))
+    }
 }
 
 /// Names of cgroups, by the numbers that the kernel has for them: paths below the hierarchy's mount.

@@ -1,10 +1,12 @@
 //! System calls as a table: what the programs counted exactly, with names.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use profiler_common::event::COMM_LEN;
 use profiler_common::system_call::{CallKey, CallStats, SYSTEM_CALLS, named_call};
 
+use super::readings::Readings;
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
 /// Time in the calls, calls, and those of them that failed.
@@ -13,22 +15,33 @@ const VALUES: [(&str, &str); 3] = [("time", "ns"), ("calls", "count"), ("errors"
 /// The distributions: of the time that calls took which succeeded, and of those that failed.
 const DISTRIBUTIONS: [(&str, &str); 2] = [("succeeded", "ns"), ("failed", "ns")];
 
-/// The table of what was counted. `uncounted`: calls that found no room.
-pub(super) fn table(stats: &[(CallKey, CallStats)], uncounted: u64) -> Table {
-    let columns = |columns: &[(&str, &str)]| columns.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect();
+/// The table of what was counted since the reading before. `uncounted`: calls that found no room; `is_last`: there is no other
+/// reading.
+pub(super) fn table(
+    stats: &[(CallKey, CallStats)],
+    uncounted: u64,
+    readings: &mut Readings<CallKey>,
+    is_last: bool,
+) -> Table {
+    let columns = |columns: &[(&str, &str)]| -> Vec<TableColumn> {
+        columns.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect()
+    };
     let mut rows: BTreeMap<CallKey, Row> = BTreeMap::new();
     for (key, stats) in stats {
         let number = named_call(key.number);
-        // Calls without a name are one row, as are those that failed and those that did not.
-        let row = rows.entry(CallKey { number, failed: 0, ..*key }).or_insert_with(|| Row {
+        let errors = if key.failed == 0 { 0 } else { stats.calls };
+        let mut read = Row {
             labels: vec![SYSTEM_CALLS[usize::from(number)].to_owned(), name(&stats.process_comm), key.pid.to_string()],
-            values: vec![0; VALUES.len()],
+            values: vec![stats.total_ns, stats.calls, errors],
             distributions: vec![Histogram::default(); DISTRIBUTIONS.len()],
-        });
-        row.values[0] += stats.total_ns;
-        row.values[1] += stats.calls;
-        row.values[2] += if key.failed == 0 { 0 } else { stats.calls };
-        row.distributions[usize::from(key.failed != 0)].add(&Histogram::new(&stats.histogram, stats.max_ns));
+        };
+        read.distributions[usize::from(key.failed != 0)] = Histogram::new(&stats.histogram, stats.max_ns);
+        let Some(come) = readings.since(*key, read, &columns(&VALUES), is_last) else { continue };
+        // Calls without a name are one row, as are those that failed and those that did not.
+        match rows.entry(CallKey { number, failed: 0, ..*key }) {
+            Entry::Vacant(entry) => drop(entry.insert(come)),
+            Entry::Occupied(mut entry) => entry.get_mut().add(&come),
+        }
     }
     let mut table = Table {
         title: "System calls".to_owned(),
@@ -68,6 +81,8 @@ mod tests {
         let table = table(
             &[counted(0, 0, 10, 500), counted(0, 1, 3, 100), counted(400, 0, 1, 9), counted(OTHER_CALL, 0, 1, 9)],
             2,
+            &mut Readings::default(),
+            true,
         );
         assert!(table.is_sound());
         assert_eq!(table.missing, 2);

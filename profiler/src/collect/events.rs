@@ -15,10 +15,12 @@ pub(super) struct LoadedEvents {
 pub(super) struct Events {
     sampler: Option<Sampler>,
     faults: Option<Faults>,
+    /// CPUs that came or went, and faults, as they were told last.
+    told: (u32, u64),
 }
 
 /// What the events counted themselves.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct EventCounts {
     /// Of the sampling events.
     pub(super) sampled: Option<Counts>,
@@ -46,7 +48,7 @@ impl LoadedEvents {
     pub(super) fn start(self, rate_hz: u64) -> Result<Events, BpfError> {
         let sampler = self.sampling.map(|(event, program)| Sampler::start(event, rate_hz, program)).transpose()?;
         let faults = self.faults.map(Faults::start).transpose()?;
-        Ok(Events { sampler, faults })
+        Ok(Events { sampler, faults, ..Events::default() })
     }
 }
 
@@ -62,11 +64,40 @@ impl Events {
         Ok(())
     }
 
-    /// Stops them all.
+    /// Samples so often from now on, where there is sampling.
+    pub(super) fn set_rate(&mut self, rate_hz: u64) -> Result<(), BpfError> {
+        self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.set_rate(rate_hz))
+    }
+
+    /// What they have counted since the last call, or the start.
+    pub(super) fn since_last(&mut self) -> EventCounts {
+        let (sampled, faults) =
+            (self.sampler.as_mut().map(Sampler::since_last), self.faults.as_ref().map(Faults::count));
+        let (cpus_changed, fault_period) = self.changes();
+        let told = std::mem::replace(&mut self.told, (cpus_changed, faults.unwrap_or(0)));
+        EventCounts {
+            sampled,
+            faults: faults.map(|faults| faults.saturating_sub(told.1)),
+            fault_period,
+            cpus_changed: cpus_changed - told.0,
+        }
+    }
+
+    /// Stops them all; what they have counted since [`Events::since_last`].
     pub(super) fn stop(self) -> EventCounts {
-        let cpus_changed = self.sampler.as_ref().map_or(0, |sampler| sampler.cpus_changed);
-        let fault_period = self.faults.as_ref().map_or(1, Faults::highest_period);
+        let ((cpus_changed, fault_period), told) = (self.changes(), self.told);
         let (sampled, faults) = (self.sampler.map(Sampler::stop), self.faults.map(Faults::stop));
-        EventCounts { sampled, faults, fault_period, cpus_changed }
+        EventCounts {
+            sampled,
+            faults: faults.map(|faults| faults.saturating_sub(told.1)),
+            fault_period,
+            cpus_changed: cpus_changed - told.0,
+        }
+    }
+
+    /// CPUs that came or went, and the highest period of faults.
+    fn changes(&self) -> (u32, u64) {
+        let cpus_changed = self.sampler.as_ref().map_or(0, |sampler| sampler.cpus_changed);
+        (cpus_changed, self.faults.as_ref().map_or(1, Faults::highest_period))
     }
 }

@@ -54,9 +54,21 @@ impl FileNames {
         self.names.get(id).cloned().unwrap_or_else(|| without_name(id))
     }
 
-    /// How often processes, by pid, gave a file a name, as far as names are known.
-    pub(super) fn renames(&self) -> impl Iterator<Item = (u32, &str, u64)> {
-        self.renames.iter().map(|((pid, path), count)| (*pid, path.as_str(), *count))
+    /// How often processes, by pid, gave a file a name since the last call, as far as names are known.
+    pub(super) fn take_renames(&mut self) -> BTreeMap<(u32, String), u64> {
+        let renames = std::mem::take(&mut self.renames);
+        self.bytes -= renames.keys().map(|(_, path)| path.len()).sum::<usize>().min(self.bytes);
+        renames
+    }
+
+    /// Whether so much is known that there is hardly room for more.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.bytes >= MAX_BYTES / 2 || self.looked_for.len() >= MAX_LOOKED_FOR
+    }
+
+    /// Forgets all names: those of files that are used on come again, once the programs have forgotten them too.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
     }
 
     /// Takes in a new name, relative to where the process is, if it is still there.
@@ -161,8 +173,10 @@ mod tests {
             names.add(&[NamedFile { renamed_in: Some(-100), ..file(0, path.as_bytes(), false, false) }]);
         }
         let here = std::env::current_dir().unwrap().join("other").display().to_string();
-        let renames: Vec<_> = names.renames().map(|(_, path, count)| (path, count)).collect();
-        assert!(renames.contains(&("/new", 2)) && renames.contains(&(here.as_str(), 1)), "{renames:?}");
+        let ours = |path: &str| (std::process::id(), path.to_owned());
+        let renames = names.take_renames();
+        assert_eq!((renames.get(&ours("/new")), renames.get(&ours(&here))), (Some(&2), Some(&1)), "{renames:?}");
+        assert!(names.take_renames().is_empty());
         assert_eq!(names.name(&FileId { inode: 9, device: 254 << 20, generation: 0 }), "[inode 9 on 254:0]");
     }
 }

@@ -1,11 +1,12 @@
 //! Files as a table: what the programs counted exactly by process and file, with names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use profiler_common::event::COMM_LEN;
-use profiler_common::file::{FileId, FileOperation, FileStats};
+use profiler_common::file::{FileId, FileKey, FileOperation, FileStats};
 
 use super::file_names::FileNames;
+use super::readings::Readings;
 use crate::bpf::{CountedFile, FileCounts};
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
@@ -35,9 +36,15 @@ const VALUES: [(&str, &str); 18] = [
 const DISTRIBUTIONS: [(FileOperation, &str); 3] =
     [(FileOperation::Read, "reads"), (FileOperation::Write, "writes"), (FileOperation::Sync, "syncs")];
 
-/// The table of what was counted.
-pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
-    let rows = counts.files.iter().map(|CountedFile { key, stats, histograms }| {
+/// The table of what was counted since the reading before. `is_last`: there is no other one.
+pub(super) fn table(
+    counts: &FileCounts,
+    names: &mut FileNames,
+    readings: &mut Readings<FileKey>,
+    is_last: bool,
+) -> Table {
+    let columns: Vec<TableColumn> = VALUES.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect();
+    let rows = counts.files.iter().filter_map(|CountedFile { key, stats, histograms }| {
         let of = |operation: FileOperation| stats.by_operation[operation as usize - 1];
         let mut file = if key.file == FileId::default() { RENAMED.to_owned() } else { names.name(&key.file) };
         if stats.is_deleted != 0 && !file.ends_with(DELETED) {
@@ -48,18 +55,19 @@ pub(super) fn table(counts: &FileCounts, names: &FileNames) -> Table {
                 .as_ref()
                 .map_or_else(Histogram::default, |histogram| Histogram::new(histogram.as_slice(), of(operation).max_ns))
         });
-        Row {
+        let read = Row {
             labels: vec![file, name(&stats.process_comm), key.pid.to_string()],
             values: values(stats).to_vec(),
             distributions: distributions.collect(),
-        }
+        };
+        readings.since(*key, read, &columns, is_last)
     });
     let mut rows: Vec<Row> = rows.collect();
-    name_renamed(&mut rows, names);
+    name_renamed(&mut rows, &names.take_renames());
     let mut table = Table {
         title: "Files".to_owned(),
         labels: ["file", "process", "pid"].map(str::to_owned).to_vec(),
-        values: VALUES.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect(),
+        values: columns,
         distributions: DISTRIBUTIONS.iter().map(|(_, name)| TableColumn::new(name, "ns")).collect(),
         rows,
         missing: counts.missed,
@@ -78,22 +86,22 @@ const DELETED: &str = " (deleted)";
 const MAX_ROWS: usize = 1 << 16;
 
 /// Moves renames from the row of all of a process to those of their new names, each with its share of the time.
-fn name_renamed(rows: &mut Vec<Row>, names: &FileNames) {
+fn name_renamed(rows: &mut Vec<Row>, renames: &BTreeMap<(u32, String), u64>) {
     let column = |name: &str| VALUES.iter().position(|(column, _)| *column == name).unwrap_or(0);
-    let (time, renames) = (column("time"), column("renames"));
+    let (time, renamed) = (column("time"), column("renames"));
     let key = |row: &Row| (row.labels[0].clone(), row.labels[2].clone());
     let mut places: HashMap<_, _> = rows.iter().enumerate().map(|(index, row)| (key(row), index)).collect();
-    for (pid, path, count) in names.renames() {
-        let pid = pid.to_string();
+    let new_names = renames.iter().map(|((pid, path), &count)| (pid.to_string(), path.as_str(), count));
+    for (pid, path, count) in new_names {
         let Some(&all) = places.get(&(RENAMED.to_owned(), pid.clone())) else { continue };
         let is_full = rows.len() >= MAX_ROWS;
         let all = &mut rows[all];
-        let count = count.min(all.values[renames]);
+        let count = count.min(all.values[renamed]);
         if count == 0 || is_full {
             continue;
         }
-        let share = all.values[time] / all.values[renames] * count;
-        all.values[renames] -= count;
+        let share = all.values[time] / all.values[renamed] * count;
+        all.values[renamed] -= count;
         all.values[time] -= share;
         let process = all.labels[1].clone();
         let index = *places.entry((path.to_owned(), pid.clone())).or_insert(rows.len());
@@ -104,10 +112,10 @@ fn name_renamed(rows: &mut Vec<Row>, names: &FileNames) {
                 distributions: vec![Histogram::default(); DISTRIBUTIONS.len()],
             });
         }
-        rows[index].values[renames] += count;
+        rows[index].values[renamed] += count;
         rows[index].values[time] += share;
     }
-    rows.retain(|row| row.labels[0] != RENAMED || row.values[renames] > 0);
+    rows.retain(|row| row.labels[0] != RENAMED || row.values[renamed] > 0);
 }
 
 /// The values of a row, as in [`VALUES`].
@@ -168,7 +176,7 @@ fn name(bytes: &[u8; COMM_LEN]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use profiler_common::file::{FileKey, OPERATIONS, OperationStats, TIMED_OPERATIONS};
+    use profiler_common::file::{OPERATIONS, OperationStats, TIMED_OPERATIONS};
     use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
     use super::*;
@@ -219,7 +227,7 @@ mod tests {
             renamed_in: Some(-100),
         };
         names.add(&[new(b"/new"), new(b"/new")]);
-        let table = table(&counts, &names);
+        let table = table(&counts, &mut names, &mut Readings::default(), true);
         assert!(table.is_sound(), "{table:?}");
         assert_eq!(table.missing, 2);
         let value = |row: &Row, name: &str| row.values[VALUES.iter().position(|(column, _)| *column == name).unwrap()];

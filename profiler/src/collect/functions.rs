@@ -14,6 +14,7 @@ use profiler_common::event::COMM_LEN;
 use profiler_common::function::{FunctionKey, FunctionMissed, FunctionStats, MAX_FUNCTIONS, OF_GOROUTINES};
 
 use super::processes::{Interest, Processes};
+use super::readings::Readings;
 use crate::analyze::fits;
 use crate::bpf::{BpfError, FunctionRuns, Kernel, TrapCosts};
 use crate::process::{FunctionProbes, NamedFunctions, ObjectFile};
@@ -33,6 +34,13 @@ const MOST_KILLED: u32 = 8;
 
 /// Functions whose ends are not known that a warning names.
 const MAX_NAMED: usize = 4;
+
+/// What calls are not counted for.
+const MISSED: [(FunctionMissed, &str); 3] = [
+    (FunctionMissed::Callers, "are not counted: more threads or goroutines were inside calls than there is room for"),
+    (FunctionMissed::Deep, "are not counted: they were made more than 16 deep inside one another"),
+    (FunctionMissed::Unended, "have no end that was seen, and are not counted: an exception or a jump has left them"),
+];
 
 /// Functions that somebody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +104,8 @@ pub(super) struct Functions {
     stopped: Option<Duration>,
     killed: u32,
     warnings: Vec<String>,
+    /// Of [`MISSED`], how many have been told of.
+    told: [u64; MISSED.len()],
 }
 
 impl Functions {
@@ -116,6 +126,7 @@ impl Functions {
             stopped: None,
             killed: 0,
             warnings: Vec::new(),
+            told: [0; MISSED.len()],
         }
     }
 
@@ -202,6 +213,11 @@ impl Functions {
         )
     }
 
+    /// Forgets objects that nobody maps, whose numbers others may have now.
+    pub(super) fn forget_objects(&mut self, numbers: &[u32]) {
+        numbers.iter().for_each(|number| drop(self.found.remove(number)));
+    }
+
     /// Forgets a process that has ended.
     pub(super) fn forget(&mut self, kernel: &mut Kernel, pid: u32, processes: &Processes) {
         self.objects.remove(&pid);
@@ -234,27 +250,19 @@ impl Functions {
         kernel.end_functions();
     }
 
-    /// What a reader must know.
-    pub(super) fn warnings(&self, kernel: &Kernel) -> Vec<String> {
-        let mut warnings = self.warnings.clone();
+    /// What a reader must know of the time since the last call.
+    pub(super) fn take_warnings(&mut self, kernel: &Kernel) -> Vec<String> {
+        let mut warnings = std::mem::take(&mut self.warnings);
         if self.names.is_empty() {
             warnings = vec![self.nothing_found()];
         }
-        let mut say = |what, text: &str| {
-            let calls = kernel.functions_missed(what);
+        for (told, (what, text)) in self.told.iter_mut().zip(MISSED) {
+            let missed = kernel.functions_missed(what);
+            let calls = missed - std::mem::replace(told, missed);
             if calls > 0 {
                 warnings.push(format!("{calls} calls of functions {text}"));
             }
-        };
-        say(
-            FunctionMissed::Callers,
-            "are not counted: more threads or goroutines were inside calls than there is room for",
-        );
-        say(FunctionMissed::Deep, "are not counted: they were made more than 16 deep inside one another");
-        say(
-            FunctionMissed::Unended,
-            "have no end that was seen, and are not counted: an exception or a jump has left them",
-        );
+        }
         warnings
     }
 
@@ -326,48 +334,51 @@ impl Functions {
         }
     }
 
-    /// The table of what was counted. `missing`: calls that found no room.
-    pub(super) fn table(&self, stats: &[(FunctionKey, FunctionStats)], missing: u64) -> Table {
-        table(&self.names, stats, missing)
+    /// The table of what was counted since the reading before. `missing`: calls that found no room; `is_last`: there is no other
+    /// reading.
+    pub(super) fn table(
+        &self,
+        stats: &[(FunctionKey, FunctionStats)],
+        missing: u64,
+        readings: &mut Readings<FunctionKey>,
+        is_last: bool,
+    ) -> Table {
+        table(&self.names, stats, missing, readings, is_last)
     }
 }
 
-fn table(names: &[(String, bool)], stats: &[(FunctionKey, FunctionStats)], missing: u64) -> Table {
+/// Time in calls that are not inside another one of the same function, and its parts; calls, and those that are inside another;
+/// time in all calls.
+const VALUES: [(&str, &str); 6] =
+    [("time", "ns"), ("calls", "count"), ("nested", "count"), ("on_cpu", "ns"), ("off_cpu", "ns"), ("inclusive", "ns")];
+
+fn table(
+    names: &[(String, bool)],
+    stats: &[(FunctionKey, FunctionStats)],
+    missing: u64,
+    readings: &mut Readings<FunctionKey>,
+    is_last: bool,
+) -> Table {
+    let columns = VALUES.map(|(name, unit)| TableColumn::new(name, unit));
     let row = |(key, stats): &(FunctionKey, FunctionStats)| {
-        let histogram = Histogram::new(&stats.histogram, stats.max_ns);
         let (name, is_go) = names.get(key.function as usize).cloned().unwrap_or_default();
-        let mean_ns = stats.sum_ns.checked_div(stats.calls).unwrap_or(0);
         let off_cpu_ns = stats.off_cpu_ns.min(stats.total_ns);
-        Row {
+        // On which thread a goroutine was, and whether it ran, is not followed.
+        let on_cpu_ns = if is_go { 0 } else { stats.total_ns - off_cpu_ns };
+        let row = Row {
             labels: vec![name, process_name(&stats.process_comm), key.pid.to_string()],
-            values: vec![
-                stats.total_ns,
-                stats.calls,
-                stats.nested,
-                // On which thread a goroutine was, and whether it ran, is not followed.
-                if is_go { 0 } else { stats.total_ns - off_cpu_ns },
-                off_cpu_ns,
-                mean_ns,
-                histogram.deviation(mean_ns),
-            ],
-            distributions: vec![histogram],
-        }
+            values: vec![stats.total_ns, stats.calls, stats.nested, on_cpu_ns, off_cpu_ns, stats.sum_ns],
+            distributions: vec![Histogram::new(&stats.histogram, stats.max_ns)],
+        };
+        readings.since(*key, row, &columns, is_last)
     };
-    let column = TableColumn::new;
+    let rows = stats.iter().filter_map(row).collect();
     let mut table = Table {
         title: "Calls of functions".to_owned(),
         labels: ["function", "process", "pid"].map(str::to_owned).to_vec(),
-        values: vec![
-            column("time", "ns"),
-            column("calls", "count"),
-            column("nested", "count"),
-            column("on_cpu", "ns"),
-            column("off_cpu", "ns"),
-            column("mean", "ns"),
-            column("deviation", "ns"),
-        ],
-        distributions: vec![column("call", "ns")],
-        rows: stats.iter().map(row).collect(),
+        values: columns.to_vec(),
+        distributions: vec![TableColumn::new("call", "ns")],
+        rows,
         missing,
     };
     table.sort();
@@ -386,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_the_time_of_calls_that_are_not_nested_and_the_mean_of_all() {
+    fn a_row_has_the_time_of_calls_that_are_not_nested_and_that_of_all() {
         let mut histogram = [0; HISTOGRAM_BUCKETS];
         histogram[bucket_of(1_000)] = 2;
         histogram[bucket_of(3_000)] = 2;
@@ -405,13 +416,12 @@ mod tests {
             FunctionStats { total_ns: 500, off_cpu_ns: 0, ..stats },
         );
         let key = FunctionKey { start_time_ns: 1, pid: 7, exec_count: 0, function: 0, reserved: 0 };
-        let table = table(&[("work".to_owned(), false), ("main.work".to_owned(), true)], &[(key, stats), of_go], 3);
+        let names = [("work".to_owned(), false), ("main.work".to_owned(), true)];
+        let table = table(&names, &[(key, stats), of_go], 3, &mut Readings::default(), true);
         assert!(table.is_sound());
         assert_eq!(table.missing, 3);
         assert_eq!(table.rows[0].labels, ["work", "name", "7"]);
-        assert_eq!(table.rows[0].values[..6], [7_000, 4, 1, 5_000, 2_000, 2_000]);
-        assert_eq!(table.rows[1].values[..5], [500, 4, 1, 0, 0]);
-        // Two and two, each 1,000 from the mean; buckets are a sixteenth wide.
-        assert!(table.rows[0].values[6].abs_diff(1_000) < 100, "{:?}", table.rows[0].values);
+        assert_eq!(table.rows[0].values, [7_000, 4, 1, 5_000, 2_000, 8_000]);
+        assert_eq!(table.rows[1].values, [500, 4, 1, 0, 0, 8_000]);
     }
 }

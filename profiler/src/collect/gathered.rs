@@ -7,7 +7,7 @@ use profiler_common::event::Origin;
 use super::live::Sites;
 use super::place::{Corrections, LateChains};
 use super::sliced::SlicedStacks;
-use crate::profile::RawProfile;
+use crate::profile::{RawFrame, RawProfile};
 
 /// What the records of one origin have come to.
 pub(super) struct OfOrigin {
@@ -49,9 +49,30 @@ impl Gathered {
         self.0.iter().map(|gathered| &gathered.profile).find(|profile| profile.origin == origin)
     }
 
-    /// Ends a window of every origin. `elapsed`: since the start of the recording.
+    /// Ends a slice of every origin. `elapsed`: since the start of the window.
     pub(super) fn end_window(&mut self, elapsed: Duration) {
         self.0.iter_mut().for_each(|gathered| gathered.sliced.end_window(elapsed));
+    }
+
+    /// Hands out the profiles and the values by slice, and begins anew. `renumber`: what a frame that is needed on is from now on;
+    /// `None` for one that means nothing any more.
+    pub(super) fn take(
+        &mut self,
+        mut renumber: impl FnMut(RawFrame) -> Option<RawFrame>,
+    ) -> (Vec<RawProfile>, Vec<SlicedStacks>) {
+        let take = |of_origin: &mut OfOrigin| {
+            let origin = of_origin.profile.origin;
+            of_origin.late.end_window(&mut renumber);
+            (of_origin.corrections, of_origin.sites) = (Corrections::default(), Sites::default());
+            let profile = std::mem::replace(&mut of_origin.profile, RawProfile::new(origin));
+            (profile, std::mem::take(&mut of_origin.sliced))
+        };
+        self.0.iter_mut().map(take).unzip()
+    }
+
+    /// The frames that will be needed in a later window.
+    pub(super) fn late_frames(&self) -> impl Iterator<Item = RawFrame> {
+        self.0.iter().flat_map(|of_origin| of_origin.late.frames())
     }
 
     /// Events of all origins.
@@ -62,10 +83,5 @@ impl Gathered {
     /// One after another, in the order of their numbers.
     pub(super) fn origins(&self) -> &[OfOrigin] {
         &self.0
-    }
-
-    /// One after another, in the order of their numbers.
-    pub(super) fn into_origins(self) -> Vec<OfOrigin> {
-        self.0
     }
 }

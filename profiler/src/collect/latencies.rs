@@ -2,7 +2,7 @@
 //!
 //! Input: what the programs have counted so far, each second. Output: the slices that `iolatency.csv` and the heatmap show.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use profiler_common::block::{BLOCK_TIMES, BlockKey, BlockStats};
@@ -24,7 +24,9 @@ struct Counted {
 pub(super) struct Latencies {
     before: HashMap<BlockKey, Box<Counted>>,
     slices: IoLatency,
+    /// When the last slice ended, and the window of the first, ns since the start of the recording.
     ended_ns: u64,
+    began_ns: u64,
 }
 
 impl Latencies {
@@ -60,13 +62,16 @@ impl Latencies {
             operation: operation(kind),
             ..cell
         });
-        self.slices.push(self.ended_ns, now_ns.saturating_sub(self.ended_ns), cells);
+        self.slices.push(self.ended_ns - self.began_ns, now_ns.saturating_sub(self.ended_ns), cells);
         self.ended_ns = now_ns;
     }
 
-    /// The slices.
-    pub(super) fn into_slices(self) -> IoLatency {
-        self.slices
+    /// The slices since the last call, by the time since then. `stats`: what was counted until the last of them ended.
+    pub(super) fn take_slices(&mut self, stats: &[(BlockKey, BlockStats)]) -> IoLatency {
+        let known: HashSet<&BlockKey> = stats.iter().map(|(key, _)| key).collect();
+        self.before.retain(|key, _| known.contains(key));
+        self.began_ns = self.ended_ns;
+        std::mem::take(&mut self.slices)
     }
 }
 
@@ -96,7 +101,7 @@ mod tests {
         latencies.end_slice(Duration::from_secs(1), &[counted(10, 5_000)]);
         latencies.end_slice(Duration::from_secs(2), &[counted(10, 5_000)]);
         latencies.end_slice(Duration::from_secs(3), &[counted(14, 5_000)]);
-        let slices = latencies.into_slices();
+        let slices = latencies.take_slices(&[]);
         assert!(slices.is_sound());
         let found: Vec<_> = slices.cells.iter().map(|cell| (cell.slice, cell.requests, cell.bytes)).collect();
         assert_eq!(found, [(0, 10, 40_960), (2, 4, 4 * 4096)]);

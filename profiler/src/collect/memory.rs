@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use self::cgroup::CgroupDirectory;
 use self::shares::Watched;
 use super::target::TargetSelection;
-use crate::profile::{MAX_MEMORY_PROCESSES, Memory, ProcessMemory};
+use crate::profile::{CgroupMemory, MAX_MEMORY_PROCESSES, Memory, ProcessMemory};
 
 /// What a recording watches of memory.
 #[derive(Debug, Default)]
@@ -21,7 +21,6 @@ pub(super) struct MemoryWatch {
     /// The cgroup that was asked for or that the target is in, and those above it.
     cgroups: Vec<CgroupDirectory>,
     oom_kills_before: Option<u64>,
-    read: Memory,
 }
 
 impl MemoryWatch {
@@ -56,22 +55,37 @@ impl MemoryWatch {
         self.processes.extend(new.into_iter().map(|watched| (watched.pid, watched)));
     }
 
-    /// Reads what there is when it ends.
-    pub(super) fn end(&mut self, members: impl Iterator<Item = u32>) {
+    /// Reads what there is when the recording ends.
+    pub(super) fn end(&mut self, members: impl Iterator<Item = u32>) -> Memory {
         self.look(members);
         let mut watched: Vec<Watched> = std::mem::take(&mut self.processes).into_values().collect();
         watched.sort_by_key(|watched| (std::cmp::Reverse(watched.end.rss_bytes), watched.pid));
         shares::walk(watched.iter_mut().filter(|watched| watched.is_there).map(|one| (one.pid, &mut one.end)));
-        self.read = Memory {
-            processes: watched.into_iter().map(Watched::into_memory).collect(),
-            cgroups: self.cgroups.iter().enumerate().filter_map(|(level, cgroup)| cgroup.read(level == 0)).collect(),
+        Memory {
+            processes: watched.iter().map(Watched::to_memory).collect(),
+            cgroups: self.read_cgroups(),
             system: system::read(self.oom_kills_before),
-        };
+        }
     }
 
-    /// What was read at the end.
-    pub(super) fn into_memory(self) -> Memory {
-        self.read
+    /// Reads what there is at the end of a window, and begins the next with it; by what costs the target nothing.
+    pub(super) fn end_window(&mut self, members: impl Iterator<Item = u32>) -> Memory {
+        self.look(members);
+        let mut watched: Vec<&Watched> = self.processes.values().collect();
+        watched.sort_by_key(|watched| (std::cmp::Reverse(watched.end.rss_bytes), watched.pid));
+        let memory = Memory {
+            processes: watched.into_iter().map(Watched::to_memory).collect(),
+            cgroups: self.read_cgroups(),
+            system: system::read(self.oom_kills_before),
+        };
+        self.processes.retain(|_, watched| watched.is_there);
+        self.processes.values_mut().for_each(|watched| watched.start = watched.end);
+        self.oom_kills_before = system::oom_kills();
+        memory
+    }
+
+    fn read_cgroups(&self) -> Vec<CgroupMemory> {
+        self.cgroups.iter().enumerate().filter_map(|(level, cgroup)| cgroup.read(level == 0)).collect()
     }
 
     fn largest(&self) -> Option<u32> {
@@ -80,10 +94,10 @@ impl MemoryWatch {
 }
 
 impl Watched {
-    fn into_memory(self) -> ProcessMemory {
+    fn to_memory(&self) -> ProcessMemory {
         ProcessMemory {
             pid: self.pid,
-            process: self.name,
+            process: self.name.clone(),
             start: self.start,
             end: self.end,
             oom_score: self.oom_score,
@@ -101,8 +115,7 @@ mod tests {
         let us = || std::iter::once(std::process::id());
         let mut watch = MemoryWatch::begin(&TargetSelection::Host, us());
         let block = vec![1_u8; 64 << 20];
-        watch.end(us());
-        let memory = watch.into_memory();
+        let memory = watch.end(us());
         assert_eq!(block.iter().map(|&byte| usize::from(byte)).sum::<usize>(), block.len());
         assert!(memory.is_sound());
         let [process] = memory.processes.as_slice() else { panic!("{memory:?}") };
@@ -122,8 +135,7 @@ mod tests {
         let before = watch.processes[&pid].end;
         child.kill().unwrap();
         child.wait().unwrap();
-        watch.end(std::iter::empty());
-        let memory = watch.into_memory();
+        let memory = watch.end(std::iter::empty());
         assert!(before.rss_bytes > 0);
         assert_eq!(
             memory.processes.iter().map(|process| (process.pid, process.end)).collect::<Vec<_>>(),

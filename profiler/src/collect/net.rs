@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use profiler_common::event::COMM_LEN;
 use profiler_common::net::{Ends, MAX_UNIX_NAME, NetKey, NetStats, NetTimes, UnixName, family, protocol};
 
+use super::readings::Readings;
 use crate::bpf::NetCounted;
 use crate::profile::{Histogram, Row, Table, TableColumn};
 
@@ -29,16 +30,23 @@ const DISTRIBUTIONS: [(&str, &str); 3] = [("connect", "ns"), ("accept_wait", "ns
 /// Stands for an end that is not known, or for many.
 const ANY: &str = "*";
 
-/// The table of what was counted.
-pub(super) fn table(counted: &NetCounted) -> Table {
-    let columns = |columns: &[(&str, &str)]| columns.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect();
+/// The table of what was counted since the reading before. `is_last`: there is no other one.
+pub(super) fn table(counted: &NetCounted, readings: &mut Readings<NetKey>, is_last: bool) -> Table {
+    let columns = |columns: &[(&str, &str)]| -> Vec<TableColumn> {
+        columns.iter().map(|(name, unit)| TableColumn::new(name, unit)).collect()
+    };
+    let columns_of_values = columns(&VALUES);
     let names = counted.names.iter().map(|(hash, name)| (*hash, unix_name(name))).collect();
+    let rows = counted
+        .rows
+        .iter()
+        .filter_map(|(key, stats)| readings.since(*key, row(key, stats, counted, &names), &columns_of_values, is_last));
     let mut table = Table {
         title: "Sockets".to_owned(),
         labels: ["protocol", "local", "remote", "process", "pid"].map(str::to_owned).to_vec(),
         values: columns(&VALUES),
         distributions: columns(&DISTRIBUTIONS),
-        rows: counted.rows.iter().map(|(key, stats)| row(key, stats, counted, &names)).collect(),
+        rows: rows.collect(),
         missing: counted.counts.uncounted,
     };
     table.sort();
@@ -224,7 +232,7 @@ mod tests {
             counts: NetCounts { uncounted: 4, ..NetCounts::default() },
             ..NetCounted::default()
         };
-        let table = table(&counted);
+        let table = table(&counted, &mut Readings::default(), true);
         assert!(table.is_sound());
         assert_eq!(table.missing, 4);
         assert_eq!(table.rows[0].labels, ["TCP", "10.0.0.1:80", "10.0.0.2:*", "", "7"]);

@@ -54,7 +54,7 @@ pub(super) fn place_window(
                     if let Some(outcome) = *outcome {
                         corrections.add(is_kernel, events, value, outcome);
                     }
-                    stack.extend_from_slice(frames);
+                    stack.extend(frames.iter().map(|&frame| profile.frames.intern(frame)));
                     continue;
                 }
                 corrections.add(is_kernel, events, value, Outcome::StackMissing);
@@ -67,7 +67,7 @@ pub(super) fn place_window(
                 let frames = place_chain(&words, key, finisher.processes, pythons, profile);
                 stack.extend_from_slice(&frames);
                 if is_begun {
-                    late.insert(chain_key, (frames, Some(outcome)));
+                    late.insert(chain_key, (raw_frames(&frames, profile), Some(outcome)));
                 }
                 continue;
             }
@@ -75,7 +75,8 @@ pub(super) fn place_window(
             let frames = chains.entry(chain_key).or_insert_with(place);
             stack.extend_from_slice(frames);
             if is_begun {
-                late.insert(chain_key, (frames.clone(), None));
+                let frames = raw_frames(frames, profile);
+                late.insert(chain_key, (frames, None));
             }
         }
         if is_begun {
@@ -155,7 +156,7 @@ impl Corrections {
 }
 
 /// The frames of a chain, and how it ended where that is known better than when it was walked.
-type Placed = (Vec<u32>, Option<Outcome>);
+type Placed = (Box<[RawFrame]>, Option<Outcome>);
 
 /// Chains of what was begun and may be done in a later window, when the process has ended: the newest of them.
 #[derive(Clone, Debug, Default)]
@@ -179,6 +180,24 @@ impl LateChains {
         }
         self.newer.insert(key, placed);
     }
+
+    /// Ends a window: what is not done by the end of the next one is not waited for. `renumber`: what a frame is from now on.
+    pub(super) fn end_window(&mut self, mut renumber: impl FnMut(RawFrame) -> Option<RawFrame>) {
+        self.older = std::mem::take(&mut self.newer);
+        for frame in self.older.values_mut().flat_map(|(frames, _)| frames) {
+            *frame = renumber(*frame).unwrap_or(RawFrame::Marker(Outcome::StackMissing));
+        }
+    }
+
+    /// All frames.
+    pub(super) fn frames(&self) -> impl Iterator<Item = RawFrame> {
+        [&self.newer, &self.older].into_iter().flat_map(HashMap::values).flat_map(|(frames, _)| frames.iter().copied())
+    }
+}
+
+/// What the numbers of frames stand for.
+fn raw_frames(numbers: &[u32], profile: &RawProfile) -> Box<[RawFrame]> {
+    numbers.iter().filter_map(|&number| profile.frames.values().get(number as usize).copied()).collect()
 }
 
 /// What a chain's frames depend on. Frames are numbered by origin.

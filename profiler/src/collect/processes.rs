@@ -11,7 +11,7 @@ use profiler_common::event::RecordKey;
 
 use crate::bpf::LifecycleEvent;
 use crate::process::{
-    Backing, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, cgroup, executable_name, is_running,
+    Backing, FileKey, JitProcess, Mapping, Mappings, MappingsError, ObjectTable, cgroup, executable_name, is_running,
     open_jit_dump, open_perf_map, read_mappings,
 };
 use crate::profile::RawFrame;
@@ -352,7 +352,7 @@ impl Processes {
             && jit.perf_map.is_none()
         {
             process.perf_map_tries += 1;
-            jit.perf_map = open_perf_map(pid);
+            jit.perf_map = open_perf_map(pid).map(Arc::new);
         }
     }
 
@@ -361,7 +361,7 @@ impl Processes {
         if dump.is_some() && self.jit.len() < MAX_JIT_PROCESSES {
             let number = self.jit_number(pid);
             if let Some(jit) = self.jit.get_mut(number as usize) {
-                jit.jit_dump = dump;
+                jit.jit_dump = dump.map(Arc::new);
             }
         }
     }
@@ -379,6 +379,40 @@ impl Processes {
         number
     }
 
+    /// Hands out the processes that make code, by the numbers that frames have named them by, and begins to number anew those
+    /// that are still there; returns also the new number of each that has one.
+    pub(super) fn take_jit(&mut self) -> (Vec<JitProcess>, HashMap<u32, u32>) {
+        let (old, pids) = (std::mem::take(&mut self.jit), std::mem::take(&mut self.jit_pids));
+        let mut renumbered = HashMap::new();
+        for ((number, jit), pid) in (0..).zip(&old).zip(pids) {
+            if let Some(process) = self.table.get_mut(&pid).filter(|process| process.jit == Some(number)) {
+                let new = u32::try_from(self.jit.len()).unwrap_or(u32::MAX);
+                process.jit = Some(new);
+                renumbered.insert(number, new);
+                self.jit.push(jit.clone());
+                self.jit_pids.push(pid);
+            }
+        }
+        (old, renumbered)
+    }
+
+    /// Closes the files that no process that is known maps, but for those that are `kept` by their number; returns the numbers
+    /// that mean nothing any more.
+    pub(super) fn forget_objects(&mut self, kept: &HashSet<u32>) -> Vec<u32> {
+        let images = self.table.values().flat_map(|process| &process.images);
+        let snapshots = images.flat_map(|image| &image.snapshots);
+        // Processes that were forked share them.
+        let distinct: HashMap<*const Mappings, &Mappings> =
+            snapshots.map(|snapshot| (Arc::as_ptr(&snapshot.mappings), &*snapshot.mappings)).collect();
+        let backings = distinct.values().flat_map(|mappings| mappings.iter()).map(|mapping| &mapping.backing);
+        let keys = backings.filter_map(|backing| match backing {
+            Backing::File(key, _) => Some(*key),
+            Backing::Vdso | Backing::Anonymous(_) => None,
+        });
+        let mapped: HashSet<FileKey> = keys.collect();
+        self.objects.forget(&mapped, kept)
+    }
+
     /// Ends a window: opens the perf maps that have come, forgets what no later record can refer to.
     ///
     /// Returns the processes that have ended.
@@ -387,7 +421,7 @@ impl Processes {
             // The number may be another process's by now.
             let is_its = self.table.get(&pid).is_some_and(|process| process.jit == Some(number) && !process.exited);
             if jit.perf_map.is_none() && is_its {
-                jit.perf_map = open_perf_map(pid);
+                jit.perf_map = open_perf_map(pid).map(Arc::new);
             }
         }
         let exited = self.table.iter().filter(|(_, process)| process.exited).map(|(&pid, _)| pid);

@@ -207,6 +207,22 @@ impl Pythons {
         self.functions.retain(|_, known| known.function.is_some() && known.window + KEPT_WINDOWS >= window);
     }
 
+    /// Hands out the frames by number, and begins to number anew.
+    pub(super) fn take_frames(&mut self) -> Vec<InterpretedFrame> {
+        self.functions.values_mut().for_each(|known| known.frames.clear());
+        std::mem::take(&mut self.frames).into_values()
+    }
+
+    /// The number of a frame that was handed out and is needed on.
+    pub(super) fn keep_frame(&mut self, frame: InterpretedFrame) -> u32 {
+        self.frames.intern(frame)
+    }
+
+    /// Forgets what is known of objects whose numbers others will have.
+    pub(super) fn forget_objects(&mut self, numbers: &[u32]) {
+        numbers.iter().for_each(|number| drop(self.interpreters.remove(number)));
+    }
+
     /// The frames by number.
     pub(super) fn frames(&self) -> &[InterpretedFrame] {
         self.frames.values()

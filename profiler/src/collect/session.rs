@@ -1,6 +1,6 @@
 //! A recording that runs: the loop that takes windows, events and signals in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,6 @@ use profiler_common::config::{PROCESS_TARGET, Process, UNKNOWN_EXEC_COUNT};
 use profiler_common::event::Origin;
 use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use super::allocations::Allocations;
@@ -28,19 +27,28 @@ use super::processes::{Interest, Processes};
 use super::pythons::Pythons;
 use super::record::Progress;
 use super::remainder::Finisher;
-use super::target::{RecordConfig, TargetSelection};
+use super::sliced::SlicedStacks;
+use super::tables::Counted;
+use super::target::{AllocConfig, RecordConfig, TargetSelection};
 use super::thread_times::ThreadTimes;
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
 use super::watch::Watch;
 use crate::bpf::{Drained, Kernel, Lifecycle};
-use crate::process;
-
-/// Length of a window: what a record can lag behind, and how often the maps are emptied.
-const WINDOW: Duration = Duration::from_secs(1);
+use crate::process::{self, JitProcess};
+use crate::profile::{RawFrame, RawProfile};
+use crate::symbolize::InterpretedFrame;
 
 /// When the first window of a new Python process ends: its functions have names only if they are read while it lives.
 const EARLY_WINDOW: Duration = Duration::from_millis(200);
+
+/// How often the maps are emptied where nobody says otherwise.
+pub const DRAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// Objects that may be new before it is looked for those that nobody maps, besides a quarter of those that there were; and for
+/// how long one that has been deleted may take its place on the disk.
+const NEW_OBJECTS: usize = 64;
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 /// A process that is sampled.
 pub(super) const TARGET_PROCESS: Process = Process {
@@ -53,10 +61,13 @@ pub(super) const TARGET_PROCESS: Process = Process {
     python_runtime: 0,
 };
 
-/// The signals that end a recording.
-pub(super) struct Stop {
-    pub(super) interrupt: Signal,
-    pub(super) terminate: Signal,
+/// Why the loop has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The moment has come.
+    Deadline,
+    /// There is nothing left to record.
+    Target,
 }
 
 /// A recording that runs.
@@ -84,6 +95,15 @@ pub(super) struct Session {
     pub(super) locks: LockTimes,
     /// Windows in which programs were still writing when they were drained.
     pub(super) unsettled: u64,
+    /// What was counted exactly when it was last told.
+    pub(super) counted: Counted,
+    /// When the recording began, and since then the window that goes on.
+    pub(super) started: Instant,
+    pub(super) window_began: Duration,
+    /// What a record can lag behind, and how often the maps are emptied.
+    pub(super) drain_every: Duration,
+    /// How many objects there were when it was last looked for those that nobody maps, and when that was.
+    swept: (usize, Instant),
     pub(super) command: Option<RunningCommand>,
     pub(super) slices: Slices,
     /// What was told of it to whoever watches.
@@ -102,7 +122,6 @@ enum Wake {
     Lifecycle,
     End,
     Deadline,
-    Signal,
 }
 
 impl Session {
@@ -134,6 +153,11 @@ impl Session {
             times: ThreadTimes::default(),
             locks: LockTimes::default(),
             unsettled: 0,
+            counted: Counted::default(),
+            started: Instant::now(),
+            window_began: Duration::ZERO,
+            drain_every: DRAIN_EVERY,
+            swept: (0, Instant::now()),
             command: None,
             slices: Slices::default(),
             watch: None,
@@ -145,15 +169,13 @@ impl Session {
         Ok(session)
     }
 
-    /// The loop; returns whether a signal ended it.
+    /// The loop, until a moment. When it is dropped before, nothing is lost.
     pub(super) async fn run(
         &mut self,
         events: &mut Events,
-        duration: Option<Duration>,
-        started: Instant,
-        stop: &mut Stop,
+        until: Instant,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<bool> {
+    ) -> Result<Ended> {
         let watch = |fd: std::io::Result<OwnedFd>| {
             // SAFETY: an owned descriptor stays open and the same until `AsyncFd` is dropped.
             unsafe { AsyncFd::register_with_interest(fd?, Readiness::READABLE) }.map_err(std::io::Error::from)
@@ -165,43 +187,38 @@ impl Session {
         let ends: Vec<_> = ends.map(|end| watch(Ok(end))).collect::<std::io::Result<_>>()?;
         // What came before the descriptors were watched wakes nobody.
         self.read_lifecycle()?;
-        let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
+        let mut windows = tokio::time::interval_at(tokio::time::Instant::now() + self.drain_every, self.drain_every);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Without a limit, a deadline that no recording reaches.
-        let limit = duration.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
-        let deadline = tokio::time::sleep_until((started + limit).into());
+        let deadline = tokio::time::sleep_until(until.into());
         tokio::pin!(deadline);
         let mut early: Option<Instant> = None;
         loop {
             // Once a window at most, so that a host full of them does not put the end of windows off.
-            if self.pythons.take_new() && early.is_none_or(|early| early.elapsed() > WINDOW) {
+            if self.pythons.take_new() && early.is_none_or(|early| early.elapsed() > self.drain_every) {
                 early = Some(Instant::now());
-                windows.reset_after(EARLY_WINDOW);
+                windows.reset_after(EARLY_WINDOW.min(self.drain_every));
             }
             let look = self.allocations.as_ref().map(Allocations::next);
             let wake = tokio::select! {
                 biased;
-                _ = stop.interrupt.recv() => Wake::Signal,
-                _ = stop.terminate.recv() => Wake::Signal,
                 () = &mut deadline => Wake::Deadline,
                 _ = windows.tick() => Wake::Window,
                 ready = any_readable(&lifecycle) => { ready?; Wake::Lifecycle }
                 ready = any_readable(&ends) => { ready?; Wake::End }
                 ready = ring.readable() => { ready?.clear_ready(); Wake::Ring }
-                () = until(look) => Wake::Allocations
+                () = wait_until(look) => Wake::Allocations
             };
             match wake {
-                Wake::Signal => return Ok(true),
-                Wake::Deadline => return Ok(false),
+                Wake::Deadline => return Ok(Ended::Deadline),
                 Wake::Lifecycle => {
                     let changed = self.read_lifecycle()?;
                     if changed && self.ended() {
-                        return Ok(false);
+                        return Ok(Ended::Target);
                     }
                 }
                 Wake::End => {
                     if self.ended() {
-                        return Ok(false);
+                        return Ok(Ended::Target);
                     }
                 }
                 Wake::Allocations => {
@@ -216,24 +233,33 @@ impl Session {
                 }
                 Wake::Window => {
                     self.end_window()?;
-                    self.gathered.end_window(started.elapsed());
-                    self.slices.end_window(started.elapsed(), &self.processes);
+                    let elapsed = self.started.elapsed();
+                    self.gathered.end_window(elapsed.saturating_sub(self.window_began));
+                    self.tell_slice();
+                    self.slices.end_window(elapsed, &self.processes);
                     self.memory.look(self.slices.members());
                     if self.has_blocks {
-                        self.latencies.end_slice(started.elapsed(), &self.kernel.block_stats()?);
+                        self.latencies.end_slice(elapsed, &self.kernel.block_stats()?);
                     }
                     events.follow()?;
-                    let (elapsed, samples) = (started.elapsed(), self.gathered.events());
-                    progress(Progress { elapsed, samples, stage: None });
+                    progress(Progress { elapsed, samples: self.gathered.events(), stage: None });
                     if let Some(mut watch) = self.watch.take() {
                         watch.end_window(self, elapsed)?;
                         self.watch = Some(watch);
                     }
                     if self.ended() {
-                        return Ok(false);
+                        return Ok(Ended::Target);
                     }
                 }
             }
+        }
+    }
+
+    /// Tells the slice of the timeline that ends now what was allocated.
+    pub(super) fn tell_slice(&mut self) {
+        let Self { slices, allocations, gathered, .. } = self;
+        if let Some(allocations) = allocations {
+            slices.tell(allocations.figures(gathered.profile(Origin::Alloc)));
         }
     }
 
@@ -319,14 +345,14 @@ impl Session {
 
     /// Puts probes on the allocators of every process that is known.
     ///
-    /// `budget`: the part of the targets' CPU time that this may take.
-    pub(super) fn begin_allocations(&mut self, budget: f64) -> Result<()> {
-        let mut allocations = Allocations::new(self.processes.interest(), budget);
+    /// `config`: which ones are recorded, and what that may cost; `follows`: whether to find out what becomes of the blocks.
+    pub(super) fn begin_allocations(&mut self, config: AllocConfig, follows: bool) -> Result<()> {
+        let mut allocations = Allocations::new(self.processes.interest(), config);
         let alive: Vec<u32> = self.processes.alive().filter(|&pid| !self.processes.is_bystander(pid)).collect();
         for pid in alive {
             allocations.update(&mut self.kernel, pid, &mut self.processes);
         }
-        allocations.begin(&mut self.kernel)?;
+        allocations.begin(&mut self.kernel, follows)?;
         self.allocations = Some(allocations);
         Ok(())
     }
@@ -367,6 +393,54 @@ impl Session {
         place_window(drained, &mut Finisher { kernel, unwinding, processes }, pythons, gathered);
     }
 
+    /// Hands out the profiles, the values by slice, and what their frames are numbered by; everything is numbered anew from
+    /// now on.
+    pub(super) fn take_records(
+        &mut self,
+    ) -> (Vec<RawProfile>, Vec<SlicedStacks>, Vec<JitProcess>, Vec<InterpretedFrame>) {
+        let (jit, renumbered) = self.processes.take_jit();
+        let interpreted = self.pythons.take_frames();
+        let pythons = &mut self.pythons;
+        let (raw, sliced) = self.gathered.take(|frame| match frame {
+            RawFrame::Jit { process, address } => {
+                renumbered.get(&process).map(|&process| RawFrame::Jit { process, address })
+            }
+            RawFrame::Interpreted(number) => {
+                let frame = interpreted.get(number as usize)?;
+                Some(RawFrame::Interpreted(pythons.keep_frame(frame.clone())))
+            }
+            other => Some(other),
+        });
+        (raw, sliced, jit, interpreted)
+    }
+
+    /// Forgets what a recording without an end must not keep: files that nobody maps, and names of files when there are many.
+    pub(super) fn forget_unused(&mut self) -> Result<()> {
+        let (before, at) = self.swept;
+        if self.processes.objects.len() > before + (before / 4).max(NEW_OBJECTS) || at.elapsed() > SWEEP_EVERY {
+            let late = self.gathered.late_frames().filter_map(|frame| match frame {
+                RawFrame::Object { object, .. } => Some(object),
+                _ => None,
+            });
+            let late: HashSet<u32> = late.collect();
+            let forgotten = self.processes.forget_objects(&late);
+            self.unwinding.forget_objects(&forgotten);
+            self.pythons.forget_objects(&forgotten);
+            if let Some(allocations) = &mut self.allocations {
+                allocations.forget_objects(&forgotten);
+            }
+            if let Some(functions) = &mut self.functions {
+                functions.forget_objects(&forgotten);
+            }
+            self.swept = (self.processes.objects.len(), Instant::now());
+        }
+        if self.file_names.is_nearly_full() {
+            self.file_names.forget();
+            self.kernel.forget_named_files()?;
+        }
+        Ok(())
+    }
+
     /// Takes in what the programs have counted since the last call.
     pub(super) fn end_window(&mut self) -> Result<()> {
         let drained = self.kernel.drain()?;
@@ -398,7 +472,7 @@ impl Session {
 }
 
 /// Waits until a moment; for ever where there is none.
-async fn until(moment: Option<Instant>) {
+async fn wait_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,

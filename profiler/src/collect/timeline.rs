@@ -34,7 +34,10 @@ pub(super) struct Slices {
     targets: Targets,
     /// What is counted from the start on, as it was last read.
     before: Figures,
-    /// End of the last slice, since the start of the recording.
+    /// Figures for the next slice that others know.
+    told: Vec<(Column, Option<u64>)>,
+    /// Start of the first slice and end of the last one, since the start of the recording.
+    began: Duration,
     end: Duration,
     /// Length of a slice by now.
     length: Duration,
@@ -50,6 +53,8 @@ impl Default for Slices {
             host: HostFiles::default(),
             targets: Targets::of_nobody(),
             before: Figures::default(),
+            told: Vec::new(),
+            began: Duration::ZERO,
             end: Duration::ZERO,
             length: SLICE,
             due: SLICE.saturating_sub(TOO_EARLY),
@@ -63,7 +68,16 @@ impl Slices {
         let mut slices =
             Self { host: HostFiles::open(), targets: Targets::new(selection, processes), ..Self::default() };
         slices.before = slices.read(processes);
+        // Counted by ourselves, from now on.
+        slices.before.set(Column::TargetAllocated, Some(0));
         slices
+    }
+
+    /// Takes what others know of the time until now, for the slice that ends next: what was counted since the start of the
+    /// recording, or what there is.
+    pub(super) fn tell(&mut self, figures: impl IntoIterator<Item = (Column, Option<u64>)>) {
+        self.told.clear();
+        self.told.extend(figures);
     }
 
     /// Ends a slice if it is long enough. `elapsed`: since the start of the recording.
@@ -81,7 +95,8 @@ impl Slices {
         let began = Instant::now();
         let now = self.read(processes);
         let figures = difference(&mut self.before, &now);
-        self.timeline.push(nanoseconds(self.end), nanoseconds(elapsed) - nanoseconds(self.end), &figures);
+        let start = nanoseconds(self.end) - nanoseconds(self.began);
+        self.timeline.push(start, nanoseconds(elapsed) - nanoseconds(self.end), &figures);
         if self.timeline.len() > MAX_SLICES {
             self.timeline.merge_neighbours();
             self.length *= 2;
@@ -109,15 +124,20 @@ impl Slices {
         self.targets.members()
     }
 
-    /// The slices.
-    pub(super) fn into_timeline(self) -> Timeline {
-        self.timeline
+    /// The slices since the last call, by the time since then.
+    pub(super) fn take_timeline(&mut self) -> Timeline {
+        (self.began, self.length) = (self.end, SLICE);
+        self.before.set(Column::TargetAllocated, Some(0));
+        std::mem::take(&mut self.timeline)
     }
 
     fn read(&mut self, processes: &Processes) -> Figures {
         let mut figures = Figures::default();
         let has_swap = self.host.read(&mut figures);
         self.targets.read(processes, has_swap, &mut figures);
+        for (column, figure) in self.told.drain(..) {
+            figures.set(column, figure);
+        }
         figures
     }
 }
@@ -183,7 +203,7 @@ mod tests {
         slices.end_window(at(2200), &processes);
         slices.end_slice(at(2300), &processes);
         slices.end_slice(at(2300), &processes);
-        let timeline = slices.into_timeline();
+        let timeline = slices.take_timeline();
         assert_eq!(timeline.start_ns, [0, 1_200_000_000, 2_200_000_000]);
         assert_eq!(timeline.length_ns, [1_200_000_000, 1_000_000_000, 100_000_000]);
         assert!(timeline.is_consistent());
@@ -199,7 +219,7 @@ mod tests {
             slices.end_window(Duration::from_secs(second), &processes);
         }
         slices.end_slice(Duration::from_secs(9_001), &processes);
-        let timeline = slices.into_timeline();
+        let timeline = slices.take_timeline();
         assert!((1_800..=MAX_SLICES).contains(&timeline.len()), "{}", timeline.len());
         assert_eq!(timeline.length_ns.iter().sum::<u64>(), 9_001_000_000_000);
         // Of an odd number the last one stays alone.

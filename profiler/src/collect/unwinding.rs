@@ -137,6 +137,11 @@ impl Unwinding {
         Ok(placed)
     }
 
+    /// Forgets objects whose numbers others will have. Where their tables are is free once there is need of it.
+    pub(super) fn forget_objects(&mut self, numbers: &[u32]) {
+        self.tables.retain(|number, _| !numbers.contains(number));
+    }
+
     /// Forgets a process.
     pub(super) fn forget(&mut self, kernel: &mut Kernel, pid: u32) {
         if let Some(run) = self.runs.remove(&pid) {

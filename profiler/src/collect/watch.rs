@@ -4,7 +4,6 @@
 //! looked up by whoever receives it ([`super::View`]), so that the recording does not wait for that.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -129,7 +128,7 @@ impl Watch {
             agent_cpu: agent_cpu.saturating_sub(self.agent_cpu),
             new_objects: objects[self.objects..].to_vec(),
             new_interpreted: interpreted[self.interpreted..].to_vec(),
-            jit: if has_jit { session.processes.jit.iter().map(copy).collect() } else { Vec::new() },
+            jit: if has_jit { session.processes.jit.clone() } else { Vec::new() },
         };
         (self.elapsed, self.bpf_ns, self.agent_cpu) = (elapsed, bpf_ns, agent_cpu);
         (self.objects, self.interpreted) = (objects.len(), interpreted.len());
@@ -176,15 +175,5 @@ impl Sent {
         };
         *self = Self { frames: frames.len(), stacks: stacks.len(), threads: threads.len(), values: now, outcomes };
         window
-    }
-}
-
-/// A process with its files open once more.
-fn copy(process: &JitProcess) -> JitProcess {
-    let again = |file: &Option<File>| file.as_ref().and_then(|file| file.try_clone().ok());
-    JitProcess {
-        executable: process.executable.clone(),
-        perf_map: again(&process.perf_map),
-        jit_dump: again(&process.jit_dump),
     }
 }

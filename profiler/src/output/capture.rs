@@ -1,7 +1,9 @@
 //! The capture as files: `capture.json` and one pprof file an origin. Everything else is made from these.
 
-use std::io;
+use std::io::{self, Write as _};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use profiler_common::event::Origin;
 use serde::Deserialize;
 use thiserror::Error;
@@ -11,6 +13,8 @@ use crate::profile::{Accounting, Capture, Index, SCHEMA_VERSION};
 
 /// Name of the index.
 pub const INDEX_FILE: &str = "capture.json";
+/// Name of the index in a history, where it is gzipped.
+pub const COMPRESSED_INDEX_FILE: &str = "capture.json.gz";
 /// Most events of a capture: keeps sums of counts from a hostile file within 64 bits.
 const MAX_COUNT: u64 = 1 << 53;
 
@@ -20,6 +24,9 @@ pub enum CaptureError {
     /// The index is not one.
     #[error("reading {INDEX_FILE}: {0}")]
     Json(#[from] serde_json::Error),
+    /// The index cannot be expanded.
+    #[error("reading {COMPRESSED_INDEX_FILE}: {0}")]
+    Gzip(pprof::DecodeError),
     /// Made by a newer profiler.
     #[error(
         "{INDEX_FILE} has schema version {found}, this profiler reads up to {SCHEMA_VERSION}: use the profiler \
@@ -86,18 +93,32 @@ pub fn profile_file(origin: Origin) -> String {
 ///
 /// When the index cannot be put into JSON.
 pub fn write(capture: &Capture) -> io::Result<Vec<OutputFile>> {
-    let mut files: Vec<_> = capture
-        .profiles
-        .iter()
-        .map(|profile| {
-            let meta = pprof::Meta::new(&capture.index, profile.origin.row().name);
-            OutputFile { name: profile_file(profile.origin), bytes: pprof::encode(profile, &meta) }
-        })
-        .collect();
+    let mut files = write_profiles(capture);
     let mut bytes = Vec::new();
     json::write(&rounded(&capture.index), &mut bytes)?;
     files.push(OutputFile { name: INDEX_FILE.to_owned(), bytes });
     Ok(files)
+}
+
+/// As [`write`], with a gzipped index: one of a history, where many of them are kept.
+///
+/// # Errors
+///
+/// When the index cannot be put into JSON.
+pub fn write_compressed(capture: &Capture) -> io::Result<Vec<OutputFile>> {
+    let mut files = write_profiles(capture);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&serde_json::to_vec(&rounded(&capture.index))?)?;
+    files.push(OutputFile { name: COMPRESSED_INDEX_FILE.to_owned(), bytes: encoder.finish()? });
+    Ok(files)
+}
+
+fn write_profiles(capture: &Capture) -> Vec<OutputFile> {
+    let files = capture.profiles.iter().map(|profile| {
+        let meta = pprof::Meta::new(&capture.index, profile.origin.row().name);
+        OutputFile { name: profile_file(profile.origin), bytes: pprof::encode(profile, &meta) }
+    });
+    files.collect()
 }
 
 /// The index as it is read back: fractions have three decimals, so that JSON keeps them to the last bit.
@@ -121,7 +142,7 @@ pub(super) fn rounded(index: &Index) -> Index {
 
 /// Reads a capture.
 ///
-/// `index`: the bytes of [`INDEX_FILE`]; `read_file`: gives the bytes of the file of a name that [`profile_file`] made.
+/// `index`: the bytes of [`INDEX_FILE`], gzipped or not; `read_file`: gives the bytes of the file of a name that [`profile_file`] made.
 ///
 /// # Errors
 ///
@@ -132,6 +153,7 @@ pub fn read(index: &[u8], mut read_file: impl FnMut(&str) -> io::Result<Vec<u8>>
     struct Version {
         schema_version: u64,
     }
+    let index = &*pprof::expand(index).map_err(CaptureError::Gzip)?;
     let Version { schema_version: found } = serde_json::from_slice(index)?;
     if found > u64::from(SCHEMA_VERSION) {
         return Err(CaptureError::Newer { found });

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::json;
 use crate::profile::{
     Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Finding, Histogram, Host, Hotspot, Index, Leak,
-    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, PhaseShare, PlanStep, ProcessShare,
-    Report, SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
+    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, Peak, PhaseShare, PlanStep,
+    ProcessShare, Report, SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -44,7 +44,11 @@ pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Seriali
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
         slow_requests: &report.slow_requests,
-        live: index.live.as_ref().map(|live| InUse { undecided: &live.undecided, missed: live.missed }),
+        live: index.live.as_ref().map(|live| InUse {
+            undecided: &live.undecided,
+            missed: live.missed,
+            peak: report.peak.as_ref(),
+        }),
         leaks: &report.leaks,
         potential_leak: decided.then(|| report.leaks.iter().any(|leak| leak.verdict == LeakVerdict::Leak)),
         growth_rate_percent: index.live.as_ref().and_then(|_| growth_percent(&index.timeline)),
@@ -109,6 +113,8 @@ struct InUse<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     undecided: &'a str,
     missed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak: Option<&'a Peak>,
 }
 
 /// Memory as it was read, and what is thought of it.
@@ -202,6 +208,8 @@ struct CountedRow<'a> {
 #[derive(Serialize)]
 struct Distribution {
     count: u64,
+    mean: u64,
+    deviation: u64,
     p50: u64,
     p90: u64,
     p99: u64,
@@ -211,8 +219,11 @@ struct Distribution {
 impl Distribution {
     fn new(histogram: &Histogram) -> Option<Self> {
         let percentile = |per_mille| histogram.percentile(per_mille);
+        let (mean, deviation) = histogram.mean_and_deviation()?;
         Some(Self {
             count: histogram.count(),
+            mean,
+            deviation,
             p50: percentile(500)?,
             p90: percentile(900)?,
             p99: percentile(990)?,

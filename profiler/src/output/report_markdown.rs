@@ -41,13 +41,13 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         let section = Section { origin, row, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
         match index.tables.get(origin) {
-            Some(table) => table::write(table, writer)?,
+            Some(table) => table::write(table, row.origin == Origin::Func, writer)?,
             None => section.write_reasons(writer)?,
         }
         section.write_locks(writer)?;
         section.write_slow_requests(writer)?;
         if row.origin == Origin::Alloc {
-            leaks::write(index.live.as_ref(), &report.leaks, writer)?;
+            leaks::write(report, index.live.as_ref(), writer)?;
         }
         phases::write(origin, row.unit, breakdown.total, report, writer)?;
         section.write_hotspots(writer)?;
@@ -61,7 +61,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
     memory::write(index.memory.as_ref(), report.memory.as_ref(), writer)?;
     timeline::write(&index.timeline, writer)?;
     for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
-        table::write(table, writer)?;
+        table::write(table, false, writer)?;
     }
     write_overhead(index, writer)
 }
@@ -219,6 +219,13 @@ impl Section<'_> {
 
     fn write_choice_by_size(&self, by_size: &BySize, writer: &mut impl Write) -> io::Result<()> {
         let (threshold, measured) = (bytes(by_size.threshold_bytes), bytes(by_size.measured_bytes));
+        if by_size.exact {
+            if let Some(after_ns) = by_size.stopped_after_ns {
+                let after = duration(after_ns);
+                write!(writer, "Recording ended after {after} by itself, since it took more than its budget. ")?;
+            }
+            return writeln!(writer, "Every allocation is in it, through {}.", code(&self.summary.event));
+        }
         if by_size.share_of_time < 1.0 {
             write!(
                 writer,

@@ -78,6 +78,13 @@ pub enum ObjectError {
 }
 
 impl ObjectFile {
+    /// One that has nothing: it takes the place of one that was closed.
+    pub(super) fn nothing() -> io::Result<Self> {
+        let (path, build_id) = (String::new(), String::new());
+        let file = File::open("/dev/null")?;
+        Ok(Self { file, path, build_id, segments: Vec::new(), sections: Vec::new(), has_symbols: false })
+    }
+
     /// Reads what is needed of an open file.
     ///
     /// # Errors

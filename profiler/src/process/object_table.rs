@@ -1,6 +1,6 @@
 //! The objects that were seen, each opened once, at first sight, and numbered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -26,6 +26,8 @@ pub struct ObjectTable {
     by_file: HashMap<FileKey, u32>,
     vdso: Option<u32>,
     objects: Vec<Arc<ObjectFile>>,
+    /// Numbers of those that were forgotten, for others to have.
+    free: Vec<u32>,
     /// Files that could not be used, with the reason, each once.
     pub failures: Vec<ObjectError>,
     failed: HashMap<FileKey, ()>,
@@ -50,7 +52,7 @@ impl ObjectTable {
                 }
                 // A dump of run-time code is mapped to be found, and is no ELF file.
                 let is_dump = pid_of(path).is_some();
-                if is_dump || self.failed.contains_key(key) || self.objects.len() >= MAX_OBJECTS {
+                if is_dump || self.failed.contains_key(key) || self.len() >= MAX_OBJECTS {
                     return None;
                 }
                 let opened = open_backing(pid, mapping.start, mapping.end, *key, path)
@@ -78,7 +80,44 @@ impl ObjectTable {
         }
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the files that are neither `mapped` nor `kept` by their number, and closes them once nobody else has them;
+    /// returns their numbers, which others will have. Those that could not be used may be tried again.
+    pub fn forget(&mut self, mapped: &HashSet<FileKey>, kept: &HashSet<u32>) -> Vec<u32> {
+        self.failed.clear();
+        let mut forgotten = Vec::new();
+        self.by_file.retain(|key, &mut number| {
+            let stays = mapped.contains(key) || kept.contains(&number);
+            if !stays {
+                forgotten.push(number);
+            }
+            stays
+        });
+        let Ok(nothing) = ObjectFile::nothing() else { return Vec::new() };
+        let nothing = Arc::new(nothing);
+        for &number in &forgotten {
+            self.objects[number as usize] = Arc::clone(&nothing);
+        }
+        self.free.extend(&forgotten);
+        forgotten
+    }
+
     fn push(&mut self, object: ObjectFile) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.objects[number as usize] = Arc::new(object);
+            return number;
+        }
         let number = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
         self.objects.push(Arc::new(object));
         number
@@ -119,6 +158,27 @@ fn copy_vdso() -> Result<ObjectFile, ObjectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_maps_is_closed_and_its_number_given_to_another() {
+        let pid = std::process::id();
+        let mappings = read_mappings(pid).unwrap();
+        let mut table = ObjectTable::default();
+        let files = mappings.iter().filter_map(|mapping| match &mapping.backing {
+            Backing::File(key, _) => table.open(pid, mapping).map(|number| (*key, number, mapping)),
+            _ => None,
+        });
+        let files: Vec<_> = files.collect();
+        let (kept, gone) = (files.first().unwrap(), files.last().unwrap());
+        assert_ne!(kept.1, gone.1);
+        let (count, watched) = (table.len(), Arc::downgrade(&table.objects()[gone.1 as usize]));
+        let forgotten = table.forget(&HashSet::from([kept.0]), &HashSet::new());
+        assert!(forgotten.contains(&gone.1) && !forgotten.contains(&kept.1));
+        assert_eq!((table.len(), watched.strong_count()), (count - forgotten.len(), 0));
+        // The same file is another one to the table, with a number that was free.
+        assert!(forgotten.contains(&table.open(pid, gone.2).unwrap()));
+        assert_eq!(table.open(pid, kept.2), Some(kept.1));
+    }
 
     #[test]
     fn every_file_and_the_vdso_of_our_own_are_opened_once() {

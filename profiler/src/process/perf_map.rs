@@ -2,16 +2,17 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
 
 /// A process that makes code at run time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct JitProcess {
     /// The file name of its executable, by which its runtime is known; empty when it could not be read.
     pub executable: String,
     /// What it says it made, where it does.
-    pub perf_map: Option<File>,
+    pub perf_map: Option<Arc<File>>,
     /// The same with lines, where it dumps what it made.
-    pub jit_dump: Option<File>,
+    pub jit_dump: Option<Arc<File>>,
 }
 
 /// Opens `/tmp/perf-PID.map` as the process sees it.

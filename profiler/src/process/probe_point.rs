@@ -80,6 +80,18 @@ fn is_jumped_to(code: &[u8], address: u64, offset: u64) -> bool {
     decoder.iter().filter(jumps).any(|instruction| range.contains(&instruction.near_branch_target()))
 }
 
+/// Whether code calls one of these addresses, or jumps there, directly.
+pub(crate) fn goes_to(code: &[u8], address: u64, targets: &[u64]) -> bool {
+    let goes = |instruction: &iced_x86::Instruction| {
+        matches!(
+            instruction.flow_control(),
+            FlowControl::Call | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+        )
+    };
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+    decoder.iter().filter(goes).any(|instruction| targets.contains(&instruction.near_branch_target()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -186,8 +186,15 @@ pub struct BySize {
     pub measured_bytes: u64,
     /// Standard error of the origin's total, bytes, by the choice alone.
     pub standard_error_bytes: f64,
-    /// The part of the recording in which there were probes, 0 to 1: what was allocated then stands for all.
+    /// The part of the recording in which there were probes, 0 to 1: what was allocated then stands for all, unless every
+    /// allocation was recorded.
     pub share_of_time: f64,
+    /// Whether every allocation was recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// When that ended by itself, for what it cost, ns after the beginning: all figures are of the time until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_after_ns: Option<u64>,
 }
 
 /// How intervals were chosen by their length: one of `d` is kept with probability `min(1, d / threshold)` and counts for

@@ -82,7 +82,7 @@ impl IoLatency {
     }
 
     /// Makes one cell of all with one key.
-    fn sum_up(&mut self) {
+    pub(super) fn sum_up(&mut self) {
         self.cells.sort_by(|a, b| a.key().cmp(&b.key()));
         self.cells.dedup_by(|next, kept| {
             let equal = next.key() == kept.key();

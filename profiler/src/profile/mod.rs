@@ -16,9 +16,11 @@ mod ledger;
 mod live;
 mod locks;
 mod memory;
+mod merge;
 mod raw;
 mod redact;
 mod report;
+mod select;
 mod slices;
 mod slow_request;
 mod table;
@@ -37,16 +39,20 @@ pub use finding::{Deduction, Finding, FindingKind, PlanStep, Score, Severity};
 pub use intern::Interner;
 pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
-pub use live::{Leak, LeakVerdict, Live, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES};
+pub use live::{
+    Leak, LeakVerdict, Live, LivePeak, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES, MAX_PEAK_SITES, Peak, PeakSite,
+};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use memory::{
     CgroupMemory, MAX_MEMORY_CGROUPS, MAX_MEMORY_PROCESSES, Memory, MemoryCheck, MemoryReport, MemoryShares,
     ProcessMemory, SystemMemory,
 };
+pub use merge::{Merge, merge};
 pub use raw::{RawFrame, RawProfile};
 pub use report::{
     Breakdown, Callgraph, Edge, Hotspot, ObjectShare, PhaseShare, ProcessShare, Report, SlowShare, ThreadShare,
 };
+pub use select::Selection;
 pub use slices::{FunctionSlice, FunctionSlices};
 pub use slow_request::{SlowRequest, SlowRequests};
 pub use table::{Histogram, PERCENTILES, Row, Table, TableColumn, rank};

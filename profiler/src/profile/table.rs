@@ -118,6 +118,37 @@ impl Table {
     }
 }
 
+impl Row {
+    /// Adds another row's values and distributions, which the table has as one; of a value that is no sum see [`Row::since`].
+    pub fn add(&mut self, other: &Self) {
+        self.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum = sum.saturating_add(*value));
+        self.distributions.iter_mut().zip(&other.distributions).for_each(|(sum, other)| sum.add(other));
+    }
+
+    /// What has come since `before`, which was read of the same row earlier; nothing when nothing has.
+    ///
+    /// A value that is called `longest` is no sum: it stays as it is, the greatest of all time.
+    #[must_use]
+    pub fn since(&self, before: &Self, columns: &[TableColumn]) -> Option<Self> {
+        let values = self
+            .values
+            .iter()
+            .zip(&before.values)
+            .zip(columns)
+            .map(|((&now, &before), column)| if column.name == LONGEST { now } else { now.saturating_sub(before) });
+        let distributions = self.distributions.iter().zip(&before.distributions).map(|(now, before)| now.since(before));
+        let has_come = self.values != before.values || self.distributions != before.distributions;
+        has_come.then(|| Self {
+            labels: self.labels.clone(),
+            values: values.collect(),
+            distributions: distributions.collect(),
+        })
+    }
+}
+
+/// Name of a value that is the greatest of what was counted, not a sum.
+const LONGEST: &str = "longest";
+
 impl Histogram {
     /// From what was counted by bucket. `max`: the greatest value, where that is known.
     #[must_use]
@@ -151,27 +182,22 @@ impl Histogram {
         None
     }
 
-    /// The standard deviation of the values, whose mean is known, each taken to be in the middle of its bucket; 0 of fewer than
-    /// two.
+    /// Mean and standard deviation of the values, each taken to be in the middle of its bucket; `None` when there are none.
     #[must_use]
-    pub fn deviation(&self, mean: u64) -> u64 {
-        let float = |number: u64| {
-            #[expect(clippy::cast_precision_loss, reason = "a deviation, of which few digits say something")]
-            let float = number as f64;
-            float
-        };
-        let squares = self.buckets.iter().map(|(&bucket, &count)| {
+    pub fn mean_and_deviation(&self) -> Option<(u64, u64)> {
+        #[expect(clippy::cast_precision_loss, reason = "of a mean few digits say something")]
+        let float = |number: u64| number as f64;
+        let middles = self.buckets.iter().map(|(&bucket, &count)| {
             let (start, end) = bucket_range(usize::from(bucket));
-            let middle = (start + (end - start) / 2).min(self.max);
-            float(count) * float(middle.abs_diff(mean)).powi(2)
+            (float((start + (end - start) / 2).min(self.max)), float(count))
         });
         let count = float(self.count());
-        if count < 2.0 {
-            return 0;
-        }
+        let mean = middles.clone().map(|(middle, count)| middle * count).sum::<f64>() / count;
+        let squares = middles.map(|(middle, count)| count * (middle - mean).powi(2)).sum::<f64>();
+        let deviation = (squares / (count - 1.0).max(1.0)).sqrt();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not above the greatest value")]
-        let deviation = (squares.sum::<f64>() / (count - 1.0)).sqrt() as u64;
-        deviation
+        let found = (mean.round() as u64, deviation.round() as u64);
+        (count > 0.0).then_some(found)
     }
 
     /// Adds what another one has counted.
@@ -181,6 +207,21 @@ impl Histogram {
             let sum = self.buckets.entry(bucket).or_default();
             *sum = sum.saturating_add(count);
         }
+    }
+
+    /// What has come since `before`, which was read of the same events earlier.
+    ///
+    /// The greatest value of all time may not be among them: nothing is known of theirs but the end of its bucket.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let come = self.buckets.iter().filter_map(|(&bucket, &count)| {
+            let come = count.saturating_sub(before.buckets.get(&bucket).copied().unwrap_or(0));
+            (come > 0).then_some((bucket, come))
+        });
+        let buckets: BTreeMap<u16, u64> = come.collect();
+        let highest = buckets.keys().next_back().map_or(0, |&bucket| bucket_range(usize::from(bucket)).1 - 1);
+        let max = if self.max > before.max { self.max } else { highest.min(self.max) };
+        Self { max, buckets }
     }
 
     /// Whether every number is one that can be.
@@ -223,9 +264,11 @@ mod tests {
         assert!(histogram([1 << 40].into_iter()).percentile(500).unwrap() < 1 << 37);
         assert_eq!(Histogram::default().percentile(500), None);
         // Of 1 to n: n / sqrt(12).
-        assert!(even.deviation(5_000_050).abs_diff(2_886_750) < 30_000, "{}", even.deviation(5_000_050));
-        assert!(alike.deviation(10_100_000) < 10_100_000 / 32);
-        assert_eq!((histogram([7].into_iter()).deviation(7), Histogram::default().deviation(0)), (0, 0));
+        let (mean, deviation) = even.mean_and_deviation().unwrap();
+        assert!(mean.abs_diff(5_000_050) < 30_000 && deviation.abs_diff(2_886_750) < 30_000, "{mean} {deviation}");
+        let (mean, deviation) = alike.mean_and_deviation().unwrap();
+        assert!(mean.abs_diff(10_100_000) < 10_100_000 / 32 && deviation == 0, "{mean} {deviation}");
+        assert_eq!(Histogram::default().mean_and_deviation(), None);
     }
 
     #[test]

@@ -311,9 +311,9 @@ impl Naming {
             }
             Place::Jit(process) => {
                 let process = sources.jit.get(process as usize);
-                let mut names = perf_map::names(process.and_then(|process| process.perf_map.as_ref()), addresses);
+                let mut names = perf_map::names(process.and_then(|process| process.perf_map.as_deref()), addresses);
                 // Which has lines as well.
-                names.extend(jit_dump::names(process.and_then(|process| process.jit_dump.as_ref()), addresses));
+                names.extend(jit_dump::names(process.and_then(|process| process.jit_dump.as_deref()), addresses));
                 (names, Vec::new())
             }
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use profiler::profile::{
     Accounting, ByLength, ByNumber, BySize, Capture, CgroupMemory, ChainAccounting, Column, Figures, FrameKind,
-    Function, Histogram, Host, Index, IoCell, Line, Live, LiveSite, Location, Memory, MemoryShares, Object,
+    Function, Histogram, Host, Index, IoCell, Line, Live, LivePeak, LiveSite, Location, Memory, MemoryShares, Object,
     ObjectSummary, OriginSummary, Overhead, ProcessMemory, Profile, Row, Sample, SlowRequest, SlowRequests,
     SystemMemory, Table, TableColumn, Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
 };
@@ -284,6 +284,8 @@ pub(crate) fn capture_with_blocks() -> Capture {
             by_length: None,
             by_number: None,
             by_size: (!is_live).then_some(BySize {
+                exact: false,
+                stopped_after_ns: None,
                 threshold_bytes: 2_000,
                 measured_bytes: 9_310_000,
                 standard_error_bytes: 17_438.0,
@@ -325,7 +327,9 @@ pub(crate) fn capture_with_blocks() -> Capture {
         kept_variance_kib2: seconds.clone().map(|second| second * 100).collect(),
     };
     let at_ns = seconds.map(|second| second * 1_000_000_000).collect();
-    let live = Live { undecided: String::new(), missed: 3, at_ns, sites: vec![cache, leak] };
+    let sites = vec![("0x2".to_owned(), 1_000_000), ("0x1".to_owned(), 300_000)];
+    let peak = Some(LivePeak { at_ns: 10_000_000_000, bytes: 1_300_000, sites });
+    let live = Live { undecided: String::new(), missed: 3, at_ns, sites: vec![cache, leak], peak };
     assert!(live.is_sound());
     capture.index.live = Some(live);
     capture.index.memory = Some(memory());

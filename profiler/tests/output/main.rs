@@ -3,6 +3,7 @@
 
 mod example;
 mod golden;
+mod merge;
 mod pprof;
 mod random;
 mod redact;

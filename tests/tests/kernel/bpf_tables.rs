@@ -10,7 +10,7 @@ const PAGES: u16 = 100;
 
 fn kernel(table_shards: usize) -> Kernel {
     let limits = Limits { table_shards, mappings: 64, ..Limits::default() };
-    Kernel::load(&Selection::All, limits, 0, std::process::id()).expect("maps can be made")
+    Kernel::load(&Selection::All, limits, false, std::process::id()).expect("maps can be made")
 }
 
 /// Places a table whose rules are all `rule`, from page `first` on.
