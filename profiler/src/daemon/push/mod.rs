@@ -71,7 +71,7 @@ impl StoreKind {
     }
 }
 
-/// A store that windows are sent to: an element of `[[push]]`.
+/// A store that windows are sent to: an element of `[[push.store]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PushConfig {
@@ -150,7 +150,7 @@ impl Pusher {
             let named = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
             let name = format!("{}-{:016x}", config.kind.name(), digest(&config.address));
             if destinations.iter().any(|other| other.name == name) {
-                bail!("[[push]] names {} twice: leave one out", config.address);
+                bail!("[[push.store]] names {} twice: leave one out", config.address);
             }
             let authorization = match named(&config.authorization_file) {
                 None => None,
