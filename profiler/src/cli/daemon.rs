@@ -133,7 +133,8 @@ pub(super) fn run(args: &DaemonArgs) -> CommandResult {
         .with_metrics(move || told.metrics())
         .with_metrics(move || pushed.metrics());
     let service = with_state(service, &state);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start");
+    let serving = runtime()?;
     let (ask, depth) = tokio::sync::mpsc::channel(4);
     let mut sinks = Sinks {
         store,
@@ -142,21 +143,35 @@ pub(super) fn run(args: &DaemonArgs) -> CommandResult {
         watcher: Watcher::new(&settings.config.alerts.alert)?,
         actions,
         depth: ask,
-        runtime: runtime.handle().clone(),
+        runtime: serving.handle().clone(),
     };
     let sink = Box::new(move |window: Capture| sinks.take(window));
+    let server = match settings.config.http.config()? {
+        Some(config) => Some(serving.block_on(Server::bind(config))?),
+        None => None,
+    };
+    if let Some(server) = &server {
+        eprintln!("profiler: listening on {}", server.address()?);
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: attaching and cutting take moments in which nobody would be answered.
+    let serve = move || {
+        serving.block_on(async {
+            if let Some(server) = server {
+                tokio::spawn(server.serve(Arc::new(service)));
+            }
+            tokio::spawn(async move { pusher.run().await });
+            let _ = stopped.await;
+        });
+        // Whoever still waits for a window, or reads the history, is not waited for.
+        serving.shutdown_background();
+    };
+    let serving = std::thread::Builder::new().name("serve".to_owned()).spawn(serve).context("cannot start a thread")?;
     let mut supervisor = Systemd { watchdog: sd_notify::watchdog_enabled() };
-    runtime.block_on(async {
-        if let Some(config) = settings.config.http.config()? {
-            let server = Server::bind(config).await?;
-            eprintln!("profiler: listening on {}", server.address()?);
-            tokio::spawn(server.serve(Arc::new(service)));
-        }
-        tokio::spawn(async move { pusher.run().await });
-        run_daemon(|| args.config.load(), sink, depth, &state, &mut supervisor).await
-    })?;
-    // Whoever still waits for a window, or reads the history, is not waited for.
-    runtime.shutdown_background();
+    let done = runtime()?.block_on(run_daemon(|| args.config.load(), sink, depth, &state, &mut supervisor));
+    drop(stop);
+    let _ = serving.join();
+    done?;
     Ok(0)
 }
 

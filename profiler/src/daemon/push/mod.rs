@@ -120,6 +120,9 @@ pub struct PushState {
     pub last_error: String,
 }
 
+/// A number of a state.
+type Count = fn(&PushState) -> u64;
+
 /// One store, with what waits for it.
 struct Destination {
     name: String,
@@ -215,10 +218,10 @@ impl Pusher {
             is_counter,
             values,
         };
-        let of = |value: fn(&PushState) -> u64| {
+        let of = |value: Count| {
             states.iter().map(move |(name, state)| (vec![("store", name.clone())], float(value(state)))).collect()
         };
-        let outcomes: [(&str, fn(&PushState) -> u64); 4] = [
+        let outcomes: [(&str, Count); 4] = [
             ("sent", |state| state.sent),
             ("retried", |state| state.retried),
             ("refused", |state| state.refused),
