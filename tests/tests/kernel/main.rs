@@ -7,6 +7,7 @@
 
 mod bpf_tables;
 mod commands;
+mod daemon_http;
 mod findings;
 mod leaves_nothing;
 mod record_alloc;
