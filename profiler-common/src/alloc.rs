@@ -16,6 +16,10 @@ pub enum SizeArgument {
     Third = 3,
     /// The register that Go passes its first argument in, rax: `runtime.mallocgc`. Source: the Go internal ABI, amd64.
     GoFirst = 4,
+    /// The register of Go's second argument, rbx: `runtime.mProf_Malloc` up to Go 1.22.
+    GoSecond = 5,
+    /// The register of Go's third argument, rcx: the same since Go 1.23.
+    GoThird = 6,
 }
 
 /// The bits of a cookie that hold a [`SizeArgument`].
@@ -34,6 +38,65 @@ pub const FREES_FIRST: u64 = 1 << 5;
 /// knows no other return addresses than its own.
 pub const NOT_FOLLOWED: u64 = 1 << 6;
 
+/// The call was chosen by the program itself: its first argument is the block, its third the bytes that it stands for. Source: the
+/// probe points `otel_memory:alloc(ptr, size, weight)`.
+pub const WEIGHTED: u64 = 1 << 7;
+
+/// The function may do its work by calling another one that has a probe, which is not to count it once more: `calloc` of musl.
+pub const CALLS_ANOTHER: u64 = 1 << 8;
+
+/// A call that is so close below one of a function with [`CALLS_ANOTHER`], and comes next, is that function's: bytes of stack.
+pub const INNER_BYTES: u64 = 512;
+
+/// What a cookie is shifted by to get the address at which the program has the mean distance of what it chooses, bytes; 0 where
+/// the call itself says what it stands for.
+pub const RATE_SHIFT: u32 = 16;
+
+/// The bytes that an allocation stands for which was chosen because it has a point on the line of bytes that are allocated, where
+/// points are `rate` apart on average: `size / (1 - exp(-size / rate))`, within a thousandth, by whole numbers.
+///
+/// Source: D. G. Horvitz and D. J. Thompson, "A generalization of sampling without replacement", 1952.
+#[inline(always)]
+#[must_use]
+pub const fn sampled_weight(size: u64, rate: u64) -> u64 {
+    // Sizes of which nothing overflows; the ratio is all that counts.
+    let shift = (u64::BITS - size.leading_zeros()).saturating_sub(30);
+    let (short, distance) = (size >> shift, rate >> shift);
+    if distance < 2 || by(short, distance) >= 20 {
+        return size;
+    }
+    if short <= distance {
+        // The series of x / (1 - exp(-x)): 1 + x / 2 + x^2 / 12 - x^4 / 720, in 1,024ths.
+        let square = by((short * short) << 4, distance) << 6;
+        let fourth = by((square >> 10) * (square >> 10), distance) << 10;
+        return (((distance << 10) + (short << 9) + square / 12 - fourth / 720) >> 10) << shift;
+    }
+    // exp(-x) is 2^-whole * exp(-rest), in 2^-24.
+    let by_log2 = (by(short << 24, distance) * 24_204_406) >> 24;
+    let (whole, part) = (by_log2 >> 24, by_log2 & 0xff_ffff);
+    let rest = (part * 11_629_080) >> 24;
+    let mut power = 1 << 24;
+    // The Taylor series, from its seventh term inwards: 1 - rest (1 - rest / 2 (1 - rest / 3 ...)).
+    let mut term = 7;
+    while term > 0 {
+        power = (1 << 24) - by((rest * power) >> 24, term);
+        term -= 1;
+    }
+    by(short << 24, (1 << 24) - (power >> (whole & 63))) << shift
+}
+
+/// A quotient, with no way to a panic, which no program may have; 0 for no quotient.
+#[inline(always)]
+const fn by(number: u64, divisor: u64) -> u64 {
+    match number.checked_div(divisor) {
+        Some(quotient) => quotient,
+        None => 0,
+    }
+}
+
+/// No call stands for more: its square stays within 64 bits when it is shifted by 20.
+pub const MOST_WEIGHT: u64 = 1 << 41;
+
 /// Values of [`Control::takes_allocations`](crate::config::Control::takes_allocations).
 pub mod takes {
     /// Nothing.
@@ -42,6 +105,8 @@ pub mod takes {
     pub const ALLOCATIONS: u32 = 1;
     /// Also what becomes of them.
     pub const BLOCKS: u32 = 2;
+    /// Added to either: every allocation, none for others.
+    pub const EXACT: u32 = 4;
 }
 
 /// What sizes are shifted by to be held against a threshold, whose least and greatest values are those of times: one byte
@@ -65,6 +130,8 @@ pub struct Allocating {
     pub return_at: u64,
     /// Where its function writes the address of the block; 0 for one that returns it.
     pub written_at: u64,
+    /// Where the return address of a call is whose function may call another one; 0 when the last call was none.
+    pub outer_at: u64,
     /// What is known of the block.
     pub block: LiveBlock,
 }
@@ -175,9 +242,27 @@ mod tests {
     #[test]
     fn the_layout_has_no_hidden_padding() {
         assert_eq!(size_of::<LiveBlock>(), 64);
-        assert_eq!(size_of::<Allocating>(), 32 + 64);
+        assert_eq!(size_of::<Allocating>(), 40 + 64);
         assert_eq!(size_of::<LiveKey>(), 16);
-        assert_eq!(SizeArgument::GoFirst as u64 & !SIZE_ARGUMENT_MASK, 0);
+        assert_eq!(SizeArgument::GoThird as u64 & !SIZE_ARGUMENT_MASK, 0);
+    }
+
+    #[test]
+    fn a_weight_is_the_size_by_the_chance_to_be_chosen() {
+        for rate in [2, 1_000, 4_096, 65_536, 524_288, 1 << 30] {
+            for size in
+                [1, 16, 100, 1_000, 4_096, 65_536, 100_000, 524_288, 600_000, 1 << 20, 1 << 24, 1 << 33, 1 << 40]
+            {
+                let weight = sampled_weight(size, rate) as f64;
+                let expected = size as f64 / -(-(size as f64) / rate as f64).exp_m1();
+                assert!(
+                    (weight / expected - 1.0).abs() < 2e-3 || (weight - expected).abs() <= 1.0,
+                    "{size} {rate}: {weight} {expected}"
+                );
+                assert!(weight >= size as f64);
+            }
+        }
+        assert_eq!([sampled_weight(0, 512), sampled_weight(100, 0), sampled_weight(100, 1)], [512, 100, 100]);
     }
 
     #[test]

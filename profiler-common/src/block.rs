@@ -28,8 +28,6 @@ pub struct BlockOffsets {
     pub request_sector: u32,
     /// `request.bio`.
     pub request_bio: u32,
-    /// `request.biotail`.
-    pub request_last_bio: u32,
     /// `request.start_time_ns`.
     pub request_start: u32,
     /// `request.io_start_time_ns`.
@@ -104,6 +102,8 @@ pub struct BlockOffsets {
     pub direct_type: u32,
     /// See there.
     pub inode_type: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl BlockOffsets {
@@ -117,7 +117,6 @@ impl BlockOffsets {
         request_length: 0,
         request_sector: 0,
         request_bio: 0,
-        request_last_bio: 0,
         request_start: 0,
         request_issued: 0,
         bio_next: 0,
@@ -155,6 +154,7 @@ impl BlockOffsets {
         issue_is_noted: 0,
         direct_type: 0,
         inode_type: 0,
+        reserved: 0,
     };
 }
 

@@ -18,19 +18,20 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use profiler_common::alloc::{
-    Allocating, FREES_FIRST, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES, NOT_FOLLOWED, NULL_IS_ANOTHER,
-    RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT, SizeArgument, SizeStats, takes,
+    Allocating, CALLS_ANOTHER, FREES_FIRST, INNER_BYTES, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES,
+    MOST_WEIGHT, NOT_FOLLOWED, NULL_IS_ANOTHER, RATE_SHIFT, RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT,
+    SizeArgument, SizeStats, WEIGHTED, sampled_weight, takes,
 };
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;
-use profiler_common::wait::{Cell, KEPT_IN_A_SLOT};
+use profiler_common::wait::{Cell, KEPT_IN_A_SLOT, LEAST_THRESHOLD_NS};
 
 use crate::aggregate::{self, Outcomes, conclude, count};
 use crate::atomic;
 use crate::maps::{
     ALLOC_PACE, ALLOC_PYTHON, ALLOC_THRESHOLD, CONTROL, COUNTERS, LIVE, LIVE_MISSED, Programs, SCRATCH, SIZE_STATS,
 };
-use crate::offcpu::{chance, part, points, threshold};
+use crate::offcpu::{EXACT, chance, part, points, threshold};
 use crate::python;
 use crate::stack;
 use crate::task::Task;
@@ -42,6 +43,8 @@ const FIRST: u64 = SizeArgument::First as u64;
 const FIRST_BY_SECOND: u64 = SizeArgument::FirstBySecond as u64;
 const SECOND: u64 = SizeArgument::Second as u64;
 const GO_FIRST: u64 = SizeArgument::GoFirst as u64;
+const GO_SECOND: u64 = SizeArgument::GoSecond as u64;
+const GO_THIRD: u64 = SizeArgument::GoThird as u64;
 
 /// Takes a call of a function that allocates. Its cookie: see [`profiler_common::alloc`].
 #[uprobe]
@@ -66,13 +69,16 @@ extern "C" fn alloc_session(context: *mut c_void) -> u32 {
     u32::from(!enter(&context))
 }
 
-/// Takes a call of a function that frees its first argument.
-#[uprobe]
-pub(crate) fn alloc_free(context: ProbeContext) -> u32 {
-    if taken() == takes::BLOCKS {
+/// Takes a call of a function that frees its first argument, and gives 1: its return is of no interest. A session too, since these
+/// cost less than the events of perf.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+extern "C" fn alloc_free(context: *mut c_void) -> u32 {
+    let context = ProbeContext::new(context);
+    if taken() & takes::BLOCKS != 0 {
         freed(context.arg::<u64>(0).unwrap_or(0));
     }
-    0
+    1
 }
 
 /// What is recorded now: one of [`takes`].
@@ -97,7 +103,7 @@ fn enter(context: &ProbeContext) -> bool {
     if cookie & NULL_IS_ANOTHER != 0 && first == 0 {
         return false;
     }
-    if cookie & FREES_FIRST != 0 && taken == takes::BLOCKS {
+    if cookie & FREES_FIRST != 0 && taken & takes::BLOCKS != 0 {
         freed(first);
     }
     let size = match cookie & SIZE_ARGUMENT_MASK {
@@ -106,14 +112,37 @@ fn enter(context: &ProbeContext) -> bool {
         SECOND => argument(1),
         // SAFETY: the context is the thread's registers.
         GO_FIRST => unsafe { (*context.regs).rax },
+        // SAFETY: as above.
+        GO_SECOND => unsafe { (*context.regs).rbx },
+        // SAFETY: as above.
+        GO_THIRD => unsafe { (*context.regs).rcx },
         _ => argument(2),
     };
     let Some(counters) = COUNTERS.get_ptr_mut(Origin::Alloc as u32) else { return false };
     let written_at = if cookie & RETURNS_BY_FIRST != 0 { first } else { 0 };
     let size = if size > MOST_BYTES { 0 } else { size };
-    let is_followed = taken == takes::BLOCKS && cookie & NOT_FOLLOWED == 0;
+    let is_followed = taken & takes::BLOCKS != 0 && cookie & NOT_FOLLOWED == 0;
     let follow = is_followed.then_some(written_at);
-    take(context, counters, size, follow, cookie & NOT_FOLLOWED == 0)
+    let weight = match (cookie & WEIGHTED, cookie >> RATE_SHIFT) {
+        (0, _) => 0,
+        (_, 0) => argument(2),
+        // SAFETY: the helper reads user memory, and fails where there is none.
+        (_, rate) => sampled_weight(size, unsafe { bpf_probe_read_user(rate as *const u64) }.unwrap_or(0)),
+    };
+    let weight = if cookie & WEIGHTED != 0 { weight.clamp(size, MOST_WEIGHT.max(size)) } else { 0 };
+    let calls_another = cookie & CALLS_ANOTHER != 0;
+    let choice = Choice { weight, is_exact: taken & takes::EXACT != 0, calls_another };
+    take(context, counters, size, choice, follow, cookie & NOT_FOLLOWED == 0)
+}
+
+/// How an allocation is chosen.
+struct Choice {
+    /// The bytes that it stands for where the program has chosen it, else 0.
+    weight: u64,
+    /// Whether every one is.
+    is_exact: bool,
+    /// Whether the next call may be one that the function makes, which is no other allocation.
+    calls_another: bool,
 }
 
 /// Counts an allocation, and keeps it if its size or chance says so; tells whether it is kept and to be followed.
@@ -121,20 +150,39 @@ fn enter(context: &ProbeContext) -> bool {
 /// `follow`: where its function writes the block's address, if the block is to be followed; `may_return`: whether the return
 /// may be seen at all, as the program for Python asks for.
 #[inline(always)]
-fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Option<u64>, may_return: bool) -> bool {
+fn take(
+    context: &ProbeContext,
+    counters: *mut Counters,
+    size: u64,
+    Choice { weight, is_exact, calls_another }: Choice,
+    follow: Option<u64>,
+    may_return: bool,
+) -> bool {
     let running = Task::running();
     let Some(task) = running.in_namespace() else { return false };
     if !task.is_wanted() {
         return false;
     }
+    let known = threads::find::<Allocating>(running.tid);
+    // SAFETY: the context is the thread's registers.
+    let sp = unsafe { (*context.regs).rsp };
+    let mut outer_at = 0;
+    let known = known.map(|known| {
+        outer_at = known.outer_at;
+        known.outer_at = if calls_another { sp } else { 0 };
+        known
+    });
+    if sp < outer_at && outer_at - sp <= INNER_BYTES {
+        return false;
+    }
     // SAFETY: the pointers are to this CPU's element, in which threads may be preempted, hence atomic.
     unsafe {
         atomic::add(&raw mut (*counters).hits, 1);
-        atomic::add(&raw mut (*counters).period_sum, size);
+        atomic::add(&raw mut (*counters).period_sum, size.max(weight));
     }
     // SAFETY: as above; a reference is made for the outcomes alone, which are counted atomically.
     let outcomes = unsafe { &mut *counters };
-    let allocating = match threads::find::<Allocating>(running.tid) {
+    let allocating = match known {
         Some(allocating) => allocating,
         None => {
             let Some(new) = threads::add::<Allocating>(running.tid) else {
@@ -142,6 +190,7 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
                 return false;
             };
             new.cell = Cell::new(chance());
+            new.outer_at = if calls_another { sp } else { 0 };
             new
         }
     };
@@ -152,9 +201,10 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     let kept = if follow.is_some() { KEPT_BLOCKS } else { KEPT_IN_A_SLOT };
-    let threshold = threshold(&ALLOC_THRESHOLD, pace, now, kept);
+    let is_kept = is_exact || weight > 0;
+    let threshold = if is_kept { LEAST_THRESHOLD_NS } else { threshold(&ALLOC_THRESHOLD, pace, now, kept) };
     let length = size << SIZE_SHIFT;
-    let points = points(&mut allocating.cell, length, threshold);
+    let points = if is_kept { EXACT } else { points(&mut allocating.cell, length, threshold) };
     if points == 0 {
         // SAFETY: as above.
         unsafe { atomic::add(&raw mut (*counters).sampled_out, 1) };
@@ -175,12 +225,17 @@ fn take(context: &ProbeContext, counters: *mut Counters, size: u64, follow: Opti
     columns[1] >>= SIZE_SHIFT;
     // From millions of squares of 64ths of a byte to squares of 1,024 bytes.
     columns[3] = (columns[3] * 1_000_000) >> (2 * SIZE_SHIFT + 20);
+    if weight > 0 {
+        // As many of its size, chosen one by one.
+        columns[1] = weight;
+        columns[2] = if size > 0 { weight / size } else { 1 };
+        columns[3] = (weight >> 10).wrapping_mul((weight - size) >> 10);
+    }
     let (bytes, objects) = (columns[1], columns[2]);
     let process = task.process();
     aggregate::begin(scratch, &window, &task, process, Origin::Alloc);
     if let Some(written_at) = follow {
-        // SAFETY: the context is the thread's registers.
-        allocating.return_at = unsafe { (*context.regs).rsp };
+        allocating.return_at = sp;
         allocating.written_at = written_at;
         let key = &scratch.key;
         allocating.block = LiveBlock {

@@ -13,7 +13,8 @@ use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use crate::aggregate::{self, Outcomes, count};
 use crate::atomic;
-use crate::block::{asker, missed};
+use crate::block_asker::asker;
+use crate::block_noted::missed;
 use crate::block_wait;
 use crate::config::config;
 use crate::file_name;

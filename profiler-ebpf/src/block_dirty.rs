@@ -9,7 +9,8 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::block::{BlockMissed, DirtyFile, MAX_DIRTIERS, MAX_DIRTY_FILES, REQUEST_PLACES, place};
 
 use crate::atomic;
-use crate::block::{DIRTIERS_AT, ask_ahead, identify, missed, process_of};
+use crate::block_asker::{DIRTIERS_AT, ask_ahead, identify, process_of};
+use crate::block_noted::missed;
 use crate::config::config;
 use crate::maps::DIRTY_FILES;
 use crate::task::{Task, kernel_number, kernel_word};

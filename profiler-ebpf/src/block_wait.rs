@@ -18,7 +18,8 @@ use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use crate::aggregate;
 use crate::atomic;
-use crate::block::{WAITERS_AT, ask_ahead, identify, missed, without_chains};
+use crate::block_asker::{WAITERS_AT, ask_ahead, identify, without_chains};
+use crate::block_noted::missed;
 use crate::config::config;
 use crate::maps::{BLOCK_WAITERS, BLOCK_WAITING, BLOCK_WAITS, BLOCK_WAITS_NEW, LAST_ASKER, PROCESSES};
 use crate::recorded::Recorded;

@@ -392,7 +392,7 @@ pub(crate) fn threshold(shared: &Array<Threshold>, pace: &mut Pace, now: u64, ke
 }
 
 /// What stands for an interval that is kept with its own length.
-const EXACT: u64 = u64::MAX;
+pub(crate) const EXACT: u64 = u64::MAX;
 
 /// How many points an interval has in its thread's cells; [`EXACT`] when it is not below the threshold.
 #[inline(always)]

@@ -54,7 +54,7 @@ macro_rules! of_thread {
 of_thread!(Wait, WAITS, since_ns);
 of_thread!(Call, CALLS, since_ns);
 of_thread!(FileCall, FILE_CALLS, since_ns);
-of_thread!(Allocating, ALLOCATING, return_at);
+of_thread!(Allocating, ALLOCATING, return_at, outer_at);
 
 /// A thread's element.
 #[inline(always)]

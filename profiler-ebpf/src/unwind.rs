@@ -73,7 +73,8 @@ extern "C" fn walk_frame(programs: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(programs) else { return 0 };
     // SAFETY: the element is this CPU's, and the program that calls has claimed it.
     let scratch = unsafe { &mut *scratch };
-    u32::from(has_room(scratch) && next(scratch))
+    let is_entered = programs == Programs::Alloc as u32 && scratch.walk.length <= 1;
+    u32::from(has_room(scratch) && if is_entered { entered(scratch) } else { next(scratch) })
 }
 
 /// Whether one more frame may be found.
@@ -130,6 +131,19 @@ fn next(scratch: &mut Scratch) -> bool {
         Step::Root => end(scratch, Outcome::Complete),
         Step::Stop(outcome) => end(scratch, outcome),
     }
+}
+
+/// Finds the caller of a function that has just been entered: its return address is where the stack pointer points, whether there
+/// is a table or not. Probes on allocators are put where that holds.
+#[inline(always)]
+fn entered(scratch: &mut Scratch) -> bool {
+    let walk = &raw mut scratch.walk;
+    let (sp, mut ip) = (scratch.walk.registers.sp, 0);
+    if !read_stack(walk, sp, &mut ip) {
+        return end(scratch, Outcome::UnreadableStack);
+    }
+    (scratch.walk.registers.ip, scratch.walk.registers.sp, scratch.walk.exact) = (ip, sp.wrapping_add(8), 0);
+    push(scratch, ip)
 }
 
 /// Follows a saved frame pointer; `broken`: what the outcome is where there is none.

@@ -1,4 +1,5 @@
 /* Allocates memory of known sizes, each kind in a function of its own, and adds up what it asked for.
+ * All is freed at once, but what `kept_here` allocates in the modes with pauses.
  *
  * Arguments: "paced SECONDS", with a millisecond of sleep between rounds; "fast SECONDS", without; or "forks SECONDS", as
  * the first, with a child that does the same from the second half on, and whose end is checked. */
@@ -11,7 +12,7 @@
 /* The compiler must not know what becomes of it. */
 static void *volatile kept;
 
-static uint64_t of_malloc, of_calloc, of_realloc, of_aligned, rounds;
+static uint64_t of_malloc, of_calloc, of_realloc, of_aligned, of_kept, rounds;
 
 APART void malloc_here(void) {
     for (int i = 0; i < 8; i++) {
@@ -49,6 +50,13 @@ APART void aligned_here(void) {
     free(kept);
 }
 
+/* Nobody frees it. */
+APART void kept_here(void) {
+    kept = malloc(6000);
+    NO_TAIL_CALL();
+    of_kept += 6000;
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) {
         return 2;
@@ -69,6 +77,9 @@ int main(int argc, char **argv) {
         if (rounds++ % 8 == 0) {
             aligned_here();
         }
+        if (paced && rounds % 10 == 0) {
+            kept_here();
+        }
         if (paced) {
             struct timespec pause = {.tv_nsec = 1000000};
             nanosleep(&pause, NULL);
@@ -81,7 +92,7 @@ int main(int argc, char **argv) {
     if (argv[1][0] == 'f' && argv[1][1] == 'o' && child == 0) {
         return 0;
     }
-    printf("{\"malloc\": %lu, \"calloc\": %lu, \"realloc\": %lu, \"aligned\": %lu, \"rounds\": %lu}\n", of_malloc, of_calloc,
-           of_realloc, of_aligned, rounds);
+    printf("{\"malloc\": %lu, \"calloc\": %lu, \"realloc\": %lu, \"aligned\": %lu, \"kept\": %lu, \"rounds\": %lu}\n",
+           of_malloc, of_calloc, of_realloc, of_aligned, of_kept, rounds);
     return 0;
 }

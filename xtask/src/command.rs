@@ -1,8 +1,9 @@
 //! Starting other programs: echoed, from the workspace's root, a failure is an error with the command in it.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
@@ -63,6 +64,23 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let line = line(command);
     println!("+ {line}");
     let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// As [`run`]; `read` also gets every line that the command writes to standard output.
+pub(crate) fn run_and_read(command: &mut Command, mut read: impl FnMut(&str)) -> anyhow::Result<()> {
+    let line = line(command);
+    println!("+ {line}");
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{line}`"))?;
+    for text in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+        let text = text.with_context(|| format!("cannot read what `{line}` writes"))?;
+        println!("{text}");
+        read(&text);
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }

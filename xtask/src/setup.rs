@@ -25,7 +25,7 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 19] = [
+const TEST_PROGRAMS: [(&str, &str); 20] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
@@ -45,10 +45,14 @@ const TEST_PROGRAMS: [(&str, &str); 19] = [
     ("npm", "npm"),
     ("python3", "python3"),
     ("pip3", "python3-pip"),
+    ("musl-gcc", "musl-tools"),
 ];
 
 /// What the tests build against: a header and Debian's package of it.
-const TEST_HEADERS: [(&str, &str); 1] = [("/usr/include/elfutils/libdwfl.h", "libdw-dev")];
+const TEST_HEADERS: [(&str, &str); 2] = [
+    ("/usr/include/elfutils/libdwfl.h", "libdw-dev"),
+    ("/usr/include/gperftools/tcmalloc.h", "libgoogle-perftools-dev"),
+];
 
 /// Programs and messages that read exported profiles: what they are installed by, into which directory of the target
 /// directory, and the packages.
@@ -63,7 +67,7 @@ const READERS: [(&str, &[&str], &str, &[&str]); 2] = [
         "pip3",
         &["install", "--quiet", "--root-user-action=ignore", "--target"],
         "pypi",
-        &["opentelemetry-proto==1.45.2"],
+        &["opentelemetry-proto==1.45.2", "grpcio==1.85.1"],
     ),
 ];
 

@@ -1,16 +1,31 @@
 //! The functions of allocators, by their symbols.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use profiler_common::alloc::{FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument};
+use object::endian::LittleEndian;
+use object::read::elf::SectionHeader as _;
+use profiler_common::alloc::{
+    CALLS_ANOTHER, FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED,
+};
 
-use super::probe_point::probe_point;
-use crate::process::ObjectFile;
+use super::probe_point::{goes_to, probe_point};
 use crate::process::elf::Sections;
 use crate::process::symbols::{Symbol, bytes_at, symbols};
+use crate::process::{LineTable, ObjectFile};
 
 /// Bytes of a function that are looked at, to find branches that go back to its beginning.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
+
+/// Bytes of constants that are searched.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// Texts that are in an allocator and hardly elsewhere: names of variables of the environment, or how it begins a message.
+const MARKS: [(&[u8], &str); 4] = [
+    (b"<jemalloc>: ", "jemalloc"),
+    (b"MIMALLOC_", "mimalloc"),
+    (b"mimalloc: ", "mimalloc"),
+    (b"TCMALLOC_SAMPLE_PARAMETER", "tcmalloc"),
+];
 
 /// The functions of an allocator in an object, one for each address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +34,21 @@ pub struct Allocator {
     pub allocate: Vec<AllocProbe>,
     /// Those that free their first argument.
     pub free: Vec<AllocProbe>,
+    /// Whether these are the points at which a program tells of what it has chosen itself, in the place of all others.
+    pub is_sampled: bool,
+    /// Where a Go program tells of what its own profiler chooses, if that is linked in.
+    pub chooser: Option<GoChooser>,
+    /// The name of an allocator that must be in the file, of which no function can be found for want of symbols.
+    pub unseen: Option<&'static str>,
+}
+
+/// The profiler that a Go program has of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoChooser {
+    /// Where it is told of an allocation that it has chosen.
+    pub probe: AllocProbe,
+    /// Address of the mean distance of what it chooses, bytes, in the file's own terms; 0 there while it is switched off.
+    pub rate: u64,
 }
 
 /// A place at which calls of a function that allocates or frees are seen.
@@ -51,6 +81,16 @@ const FUNCTIONS: [(&str, SizeArgument); 10] = [
     // Of jemalloc alone.
     ("mallocx", SizeArgument::First),
     ("rallocx", SizeArgument::Second),
+];
+
+/// Functions that mimalloc alone has, and where each has the size. Its global allocator for Rust uses the aligned ones.
+const MIMALLOC: [(&str, SizeArgument); 6] = [
+    ("mi_malloc_aligned", SizeArgument::First),
+    ("mi_malloc_small", SizeArgument::First),
+    ("mi_zalloc", SizeArgument::First),
+    ("mi_zalloc_aligned", SizeArgument::First),
+    ("mi_zalloc_small", SizeArgument::First),
+    ("mi_realloc_aligned", SizeArgument::Second),
 ];
 
 /// Names of `operator new`, by the C++ ABI: of one object, of many, with and without exceptions. With an alignment, the size
@@ -97,11 +137,37 @@ const DELETE: [&str; 12] = [
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
-/// In the C library of GNU, and in no other.
+/// In the C library of GNU; others have it too.
 const GLIBC: &str = "__libc_malloc";
+
+/// In programs that musl is linked into.
+const MUSL: &str = "__libc_malloc_impl";
+
+/// In the library of tcmalloc.
+const TCMALLOC: &str = "tc_memalign";
+
+/// Functions that may do their work by calling one that has a probe.
+const CALL_OTHERS: [&str; 5] = ["calloc", "memalign", "valloc", "aligned_alloc", "aligned_malloc"];
+
+/// Those of these that musl's library and tcmalloc's call by way of the linker, since programs may have their own. Source: musl
+/// 1.2, src/malloc; gperftools 2.10, src/tcmalloc.cc.
+const LINKED_CALLS: [&str; 2] = ["posix_memalign", "valloc"];
+const MUSL_LINKED_CALLS: [&str; 2] = ["calloc", "memalign"];
 
 /// What all that a Go program allocates on its heap comes through.
 const GO: &str = "runtime.mallocgc";
+
+/// What its profiler is given of what it chooses, the distance by which it does, and whether the linker has left it out, since
+/// nobody can ask for what it has found. Source: src/runtime/mprof.go.
+const GO_CHOSEN: &str = "runtime.mProf_Malloc";
+const GO_RATE: &str = "runtime.MemProfileRate";
+const GO_LEFT_OUT: &str = "runtime.disableMemoryProfiling";
+
+/// The version from which on the size is the third argument of `mProf_Malloc`, and not the second.
+const GO_SIZE_IS_THIRD: u32 = 23;
+
+/// Where a program that samples its own allocations tells of them, and of their frees: `libprofiler_alloc.so`.
+const SAMPLED: [&str; 2] = ["otel_memory_alloc", "otel_memory_free"];
 
 /// What a function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +188,8 @@ fn names() -> BTreeMap<&'static str, Role> {
         });
         let new = NEW.iter().map(|&name| (name.to_owned(), Role::Allocates(SizeArgument::First)));
         let delete = DELETE.iter().map(|&name| (name.to_owned(), Role::Frees));
-        prefixed.chain(new).chain(delete).collect()
+        let mimalloc = MIMALLOC.iter().map(|&(name, argument)| (name.to_owned(), Role::Allocates(argument)));
+        prefixed.chain(mimalloc).chain(new).chain(delete).collect()
     });
     names.iter().map(|(name, role)| (name.as_str(), *role)).collect()
 }
@@ -135,23 +202,49 @@ fn names() -> BTreeMap<&'static str, Role> {
 pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
-    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, GO]).collect();
-    let found = symbols(&sections, &wanted);
+    let wanted: Vec<&str> =
+        names.keys().copied().chain([GLIBC, MUSL, GO, GO_CHOSEN, GO_RATE, GO_LEFT_OUT]).chain(SAMPLED).collect();
+    let mut found = symbols(&sections, &wanted);
+    if !object.has_symbols
+        && let Some(code) = LineTable::find(&object.file).and_then(|mut table| table.find_function(GO))
+    {
+        found.insert(GO, Symbol { address: code.start, size: code.end - code.start });
+    }
     if let Some(&symbol) = found.get(GO) {
         let cookie = SizeArgument::GoFirst as u64 | NOT_FOLLOWED;
         let probe = probe(object, &sections, GO, symbol, SizeArgument::GoFirst, cookie);
-        return Allocator { allocate: probe.into_iter().collect(), free: Vec::new() };
+        let chooser = go_chooser(object, &sections, &found);
+        return Allocator { allocate: probe.into_iter().collect(), chooser, ..Allocator::default() };
     }
-    if !PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str())) {
-        return Allocator::default();
+    if let [Some(&allocated), Some(&freed)] = SAMPLED.map(|name| found.get(name)) {
+        let cookie = SizeArgument::Second as u64 | WEIGHTED;
+        let allocate = probe(object, &sections, SAMPLED[0], allocated, SizeArgument::Third, cookie);
+        let free = probe(object, &sections, SAMPLED[1], freed, SizeArgument::First, 0);
+        return Allocator {
+            allocate: allocate.into_iter().collect(),
+            free: free.into_iter().collect(),
+            is_sampled: true,
+            ..Allocator::default()
+        };
     }
-    let is_glibc =
-        found.contains_key(GLIBC) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
+    let has_malloc = PREFIXES.iter().any(|prefix| found.contains_key(format!("{prefix}malloc").as_str()));
+    if !has_malloc && !MIMALLOC.iter().any(|(name, _)| found.contains_key(name)) {
+        return Allocator { unseen: linked_in(object, &sections), ..Allocator::default() };
+    }
+    let is_musl =
+        found.contains_key(MUSL) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
+    // Others have that name too, for who calls it.
+    let is_another = is_musl || [TCMALLOC, "mallocx", "mi_malloc"].iter().any(|name| found.contains_key(name));
+    let is_glibc = found.contains_key(GLIBC) && !is_another;
     let (mut allocate, mut free) = (BTreeMap::new(), BTreeMap::new());
     for (&function, &role) in &names {
         let Some(&symbol) = found.get(function) else { continue };
         let (argument, cookie) = match role {
-            Role::Allocates(argument) => (argument, argument as u64 | flags(function, is_glibc)),
+            Role::Allocates(argument) => {
+                let calls_other = calls_other(object, &sections, function, symbol, &found, is_musl);
+                let calls = if calls_other { CALLS_ANOTHER } else { 0 };
+                (argument, argument as u64 | flags(function, is_glibc) | calls)
+            }
             Role::Frees => (SizeArgument::First, 0),
         };
         let Some(probe) = probe(object, &sections, function, symbol, argument, cookie) else { continue };
@@ -162,15 +255,74 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
             known.function = function;
         }
     }
-    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect() }
+    Allocator { allocate: allocate.into_values().collect(), free: free.into_values().collect(), ..Allocator::default() }
 }
 
-/// What a function's probe is told besides where the size is. `is_glibc`: whether it is of the C library of GNU, or musl's.
+/// Whether a function calls another one that has a probe, for the same allocation.
+fn calls_other(
+    object: &ObjectFile,
+    sections: &Sections<'_>,
+    function: &str,
+    symbol: Symbol,
+    found: &HashMap<&str, Symbol>,
+    is_musl: bool,
+) -> bool {
+    let is_one_of = |names: &[&str]| names.iter().any(|name| function.ends_with(name));
+    if !is_one_of(&CALL_OTHERS) {
+        return false;
+    }
+    let is_library = object.path.contains(".so");
+    if is_library && (is_musl || found.contains_key(TCMALLOC)) && is_one_of(&LINKED_CALLS)
+        || is_library && is_musl && is_one_of(&MUSL_LINKED_CALLS)
+    {
+        return true;
+    }
+    let allocate = names().into_iter().filter(|(_, role)| matches!(role, Role::Allocates(_)));
+    let others = allocate.filter_map(|(name, _)| Some(found.get(name)?.address));
+    let others: Vec<u64> = others.filter(|&other| other != symbol.address).collect();
+    let size = usize::try_from(symbol.size.min(MAX_FUNCTION_BYTES)).unwrap_or(0);
+    bytes_at(sections, symbol.address, size).is_some_and(|code| goes_to(&code, symbol.address, &others))
+}
+
+/// The profiler of a Go program; `None` where it has none that runs, or where it is not known how it is told.
+fn go_chooser(object: &ObjectFile, sections: &Sections<'_>, found: &HashMap<&str, Symbol>) -> Option<GoChooser> {
+    let (&chosen, &rate) = (found.get(GO_CHOSEN)?, found.get(GO_RATE)?);
+    let is_left_out = |symbol: &Symbol| bytes_at(sections, symbol.address, 1).is_some_and(|byte| byte != [0]);
+    if found.get(GO_LEFT_OUT).is_some_and(is_left_out) {
+        return None;
+    }
+    let is_third = go_version(sections)? >= GO_SIZE_IS_THIRD;
+    let argument = if is_third { SizeArgument::GoThird } else { SizeArgument::GoSecond };
+    let cookie = argument as u64 | NOT_FOLLOWED | WEIGHTED;
+    Some(GoChooser { probe: probe(object, sections, GO_CHOSEN, chosen, argument, cookie)?, rate: rate.address })
+}
+
+/// The second number of the Go version that a program was built with, 22 of 1.22.3, which the linker writes since 1.18. Source:
+/// src/debug/buildinfo/buildinfo.go.
+fn go_version(sections: &Sections<'_>) -> Option<u32> {
+    let section = sections.find(".go.buildinfo")?;
+    let start = bytes_at(sections, section.sh_addr(LittleEndian), 64)?;
+    let length = usize::from(*start.get(32).filter(|_| start.get(15).is_some_and(|flags| flags & 2 != 0))?);
+    let version = std::str::from_utf8(start.get(33..33 + length.min(31))?).ok()?;
+    let digits = version.strip_prefix("go1.")?;
+    digits[..digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
+}
+
+/// The allocator that is in a file without symbols, by a text that only it has.
+fn linked_in(object: &ObjectFile, sections: &Sections<'_>) -> Option<&'static str> {
+    if object.has_symbols {
+        return None;
+    }
+    let texts = sections.content(sections.find(".rodata")?, MAX_TEXT_BYTES).ok()?;
+    MARKS.iter().find(|(mark, _)| memchr::memmem::find(&texts, mark).is_some()).map(|(_, name)| *name)
+}
+
+/// What a function's probe is told besides where the size is. `is_glibc`: whether it is of the C library of GNU.
 fn flags(function: &str, is_glibc: bool) -> u64 {
     if function.ends_with("posix_memalign") {
         RETURNS_BY_FIRST
-    } else if function.ends_with("realloc") || function.ends_with("rallocx") {
-        // These libraries' realloc of nothing calls malloc.
+    } else if function.ends_with("realloc") || function.ends_with("rallocx") || function.ends_with("realloc_aligned") {
+        // Its realloc of nothing calls malloc.
         FREES_FIRST | if is_glibc { NULL_IS_ANOTHER } else { 0 }
     } else {
         0
@@ -210,7 +362,7 @@ mod tests {
             return;
         };
         let object = ObjectFile::read(File::open(path).unwrap(), path.to_owned()).unwrap();
-        let Allocator { allocate: probes, free } = find_allocator(&object);
+        let Allocator { allocate: probes, free, .. } = find_allocator(&object);
         let of = |name: &str| {
             probes.iter().find(|probe| probe.function == name).unwrap_or_else(|| panic!("{name}: {probes:?}"))
         };

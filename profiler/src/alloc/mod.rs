@@ -6,4 +6,4 @@
 mod functions;
 mod probe_point;
 
-pub use functions::{AllocProbe, Allocator, find_allocator};
+pub use functions::{AllocProbe, Allocator, GoChooser, find_allocator};

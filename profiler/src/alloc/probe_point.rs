@@ -28,6 +28,8 @@ fn needed(argument: SizeArgument) -> &'static [Register] {
         SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RSP, Register::RDI, Register::RSI],
         SizeArgument::Third => &[Register::RSP, Register::RDI, Register::RDX],
         SizeArgument::GoFirst => &[Register::RSP, Register::RAX],
+        SizeArgument::GoSecond => &[Register::RSP, Register::RBX],
+        SizeArgument::GoThird => &[Register::RSP, Register::RCX],
     }
 }
 
@@ -89,6 +91,18 @@ fn is_jumped_to(code: &[u8], address: u64, offset: u64) -> bool {
     let range = address + 1..=address + offset;
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     decoder.iter().filter(jumps).any(|instruction| range.contains(&instruction.near_branch_target()))
+}
+
+/// Whether code calls one of these addresses, or jumps there, directly.
+pub(super) fn goes_to(code: &[u8], address: u64, targets: &[u64]) -> bool {
+    let goes = |instruction: &iced_x86::Instruction| {
+        matches!(
+            instruction.flow_control(),
+            FlowControl::Call | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+        )
+    };
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+    decoder.iter().filter(goes).any(|instruction| targets.contains(&instruction.near_branch_target()))
 }
 
 #[cfg(test)]

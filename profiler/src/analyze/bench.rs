@@ -3,7 +3,7 @@
 use profiler_common::histogram::{HISTOGRAM_BUCKETS, bucket_of};
 
 use super::significance::{half_width, total, variance_of_sum};
-use crate::profile::{Bench, BenchFigure, Check, Histogram, Row, Run, Severity, Table, TableColumn};
+use crate::profile::{Bench, BenchFigure, Check, Histogram, Row, Run, Severity, Table, TableColumn, rank};
 
 /// What a figure may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,10 @@ pub fn bench(command: &str, warm_ups: u64, wanted: f64, runs: &[Run]) -> Option<
     let half = mean_ns * precision.unwrap_or(0.0);
     let mut sorted = times_ns.clone();
     sorted.sort_unstable();
-    // The run of that rank: what so many in a hundred do not exceed.
-    let percentile = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).clamp(1, sorted.len()) - 1];
+    let percentile = |per_mille| {
+        let place = usize::try_from(rank(sorted.len() as u64, per_mille) - 1).unwrap_or(usize::MAX);
+        sorted.get(place).copied().unwrap_or(0)
+    };
     let mut notes = Vec::new();
     match precision {
         None => notes.push("one run tells nothing of how far runs differ".to_owned()),
@@ -70,11 +72,11 @@ pub fn bench(command: &str, warm_ups: u64, wanted: f64, runs: &[Run]) -> Option<
         precision_wanted: wanted,
         deviation_ns: variance(&times_ns).sqrt(),
         min_ns: percentile(0),
-        p50_ns: percentile(50),
-        p90_ns: percentile(90),
-        p95_ns: percentile(95),
-        p99_ns: percentile(99),
-        max_ns: percentile(100),
+        p50_ns: percentile(500),
+        p90_ns: percentile(900),
+        p95_ns: percentile(950),
+        p99_ns: percentile(990),
+        max_ns: percentile(1000),
         user_ns: mean_of(|run| run.user_ns),
         system_ns: mean_of(|run| run.system_ns),
         times_ns,

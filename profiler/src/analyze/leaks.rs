@@ -7,7 +7,7 @@
 
 use profiler_common::event::Origin;
 
-use crate::profile::{Capture, Leak, LeakVerdict, Live, LiveSite, Profile};
+use crate::profile::{Capture, Leak, LeakVerdict, Live, LiveSite, NamedFrame, Peak, PeakSite, Profile};
 
 /// Times that are needed to tell.
 const LEAST_TIMES: usize = 5;
@@ -32,8 +32,7 @@ pub(super) fn leaks(capture: &Capture) -> Vec<Leak> {
     };
     let by_span = profile.by_span();
     let named = live.sites.iter().filter_map(|site| {
-        let span = u64::from_str_radix(site.span.strip_prefix("0x")?, 16).ok()?;
-        let sample = by_span.get(&span)?;
+        let sample = by_span.get(&number(&site.span)?)?;
         let thread = profile.threads.get(sample.thread as usize)?;
         let judged = judge(live, site);
         Some(Leak {
@@ -61,9 +60,32 @@ pub(super) fn leaks(capture: &Capture) -> Vec<Leak> {
     leaks
 }
 
+/// When most was in use, and who held it.
+pub(super) fn peak(capture: &Capture) -> Option<Peak> {
+    let peak = capture.index.live.as_ref()?.peak.as_ref()?;
+    let profile = capture.profiles.iter().find(|profile| profile.origin == Origin::Live)?;
+    let by_span = profile.by_span();
+    let named = peak.sites.iter().filter_map(|(span, bytes)| {
+        let sample = by_span.get(&number(span)?)?;
+        let thread = profile.threads.get(sample.thread as usize)?;
+        let (process, pid) = (thread.process_name.clone(), thread.pid);
+        Some(PeakSite { site: functions(profile, sample.stack), process, pid, bytes: *bytes })
+    });
+    Some(Peak { at_ns: peak.at_ns, bytes: peak.bytes, sites: named.collect() })
+}
+
+/// The number of a span.
+fn number(span: &str) -> Option<u64> {
+    u64::from_str_radix(span.strip_prefix("0x")?, 16).ok()
+}
+
 /// Names of the frames of a stack, leaf first, without the function of the allocator, which is the leaf.
 fn functions(profile: &Profile, stack: u32) -> Vec<String> {
-    let frames = profile.frames(stack).skip(1).take(FRAMES);
+    let is_library = |frame: &NamedFrame<'_>| {
+        frame.object.is_some_and(|object| object.short_name().starts_with("libprofiler_alloc"))
+    };
+    let frames = profile.frames(stack).enumerate().skip_while(|(place, frame)| *place == 0 || is_library(frame));
+    let frames = frames.map(|(_, frame)| frame).take(FRAMES);
     frames.map(|frame| format!("{}{}", frame.name, frame.suffix())).collect()
 }
 

@@ -1,14 +1,15 @@
 //! Figures of a capture by name: what budgets and trends are about.
 //!
 //! - a counter of [`super::counters()`], for each second;
-//! - `cpus`; `score`; `peak_rss`; `lost.ORIGIN`, the part of its samples; `overhead`, CPUs that the profiler used;
+//! - `cpus`; `score`; `peak_rss`; `rss_growth`, bytes a second from the first slice to the last; `disk_utilisation`, the part of the
+//!   time in which the busiest device had something to do; `lost.ORIGIN`, the part of its samples; `overhead`, CPUs that the profiler used;
 //! - `self:FUNCTION` and `total:FUNCTION`, parts of the CPU time; `ORIGIN/self:FUNCTION` of another origin;
 //! - `wait:REASON`, a part of the wall time of all threads;
 //! - `findings`, those above "info"; `findings:KIND`;
 //! - `TABLE.DISTRIBUTION.p50`, `.p90`, `.p99` and `.max`, over all rows.
 
 use super::counters::work;
-use crate::profile::{Capture, Column, Histogram, Report, Severity};
+use crate::profile::{Capture, Column, Histogram, PERCENTILES, Report, Severity};
 
 /// A figure and its unit: `share`, `ns`, `bytes` or nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +55,20 @@ pub fn metric(capture: &Capture, report: &Report, name: &str) -> Option<Metric> 
             let most = index.timeline.column(Column::TargetRss)?.iter().flatten().max()?;
             return Some(Metric { value: float(*most), unit: "bytes" });
         }
+        "rss_growth" => {
+            let timeline = &index.timeline;
+            let slices = timeline.start_ns.iter().zip(timeline.column(Column::TargetRss)?);
+            let mut known = slices.filter_map(|(start, rss)| Some((*start, float((*rss)?))));
+            let ((start, first), (end, last)) = (known.next()?, known.next_back()?);
+            let seconds = float(end.saturating_sub(start)) / 1e9;
+            return (seconds > 0.0).then(|| Metric { value: (last - first) / seconds, unit: "bytes" });
+        }
+        "disk_utilisation" => {
+            let table = index.tables.get("blockio_devices")?;
+            let busy = table.values.iter().position(|column| column.name == "busy")?;
+            let most = table.rows.iter().filter_map(|row| row.values.get(busy)).max()?;
+            return (seconds > 0.0).then(|| share(float(*most) / 1e9 / seconds));
+        }
         _ => {}
     }
     percentile(capture, name)
@@ -78,18 +93,16 @@ fn function(report: &Report, name: &str) -> Option<f64> {
 fn percentile(capture: &Capture, name: &str) -> Option<Metric> {
     let (rest, which) = name.rsplit_once('.')?;
     let (table, distribution) = rest.split_once('.')?;
-    let per_mille = match which {
-        "p50" => 500,
-        "p90" => 900,
-        "p99" => 990,
-        "max" => 1000,
-        _ => return None,
+    let per_mille = match PERCENTILES.iter().find(|(name, _)| *name == which) {
+        Some((_, per_mille)) => Some(*per_mille),
+        None if which == "max" => None,
+        None => return None,
     };
     let table = capture.index.tables.get(table)?;
     let place = table.distributions.iter().position(|column| column.field() == distribution)?;
     let mut all = Histogram::default();
     table.rows.iter().filter_map(|row| row.distributions.get(place)).for_each(|histogram| all.add(histogram));
-    let value = if which == "max" { all.max } else { all.percentile(per_mille)? };
+    let value = per_mille.map_or(Some(all.max), |per_mille| all.percentile(per_mille))?;
     let unit = if table.distributions[place].unit == "ns" { "ns" } else { "" };
     Some(Metric { value: float(value), unit })
 }

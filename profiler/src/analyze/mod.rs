@@ -52,6 +52,7 @@ pub fn analyze_by(capture: &Capture, rules: &Rules) -> Report {
         locks: locks::locks(capture),
         slow_requests: slow_requests::slow_requests(capture),
         leaks: leaks::leaks(capture),
+        peak: leaks::peak(capture),
         memory: memory::memory(capture, &rules.thresholds),
         ..Report::default()
     };

@@ -116,7 +116,7 @@ impl Kernel {
         if self.allocs.session.is_some() {
             let program = self.load_session_program(SESSION)?;
             holder.keep(Program::Session, program)?;
-            let program = self.load_probe_program(FREE)?;
+            let program = self.load_session_program(FREE)?;
             holder.keep(Program::Free, program)?;
         } else {
             let program = self.load_probe_program(ENTER)?;
@@ -220,7 +220,7 @@ impl Kernel {
     /// Time inside the programs of allocations, ns, and how often they ran; zeros where the kernel keeps no statistics.
     #[must_use]
     pub fn alloc_run_time(&self) -> (u64, u64) {
-        let (known, own) = (self.run_time_of(|name| [ENTER, FREE].contains(&name)), self.allocs.run_time());
+        let (known, own) = (self.run_time_of(|name| name == ENTER), self.allocs.run_time());
         (known.0 + own.0, known.1 + own.1)
     }
 

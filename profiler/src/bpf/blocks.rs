@@ -44,7 +44,6 @@ pub(super) fn offsets(types: &Types<'_>) -> Result<BlockOffsets, BpfError> {
         request_length: near("request", &["__data_len"])?,
         request_sector: near("request", &["__sector"])?,
         request_bio: near("request", &["bio"])?,
-        request_last_bio: near("request", &["biotail"])?,
         request_start: near("request", &["start_time_ns"])?,
         request_issued: near("request", &["io_start_time_ns"])?,
         bio_next: near("bio", &["bi_next"])?,
@@ -406,7 +405,6 @@ mod tests {
         let Ok(bytes) = fs::read("/sys/kernel/btf/vmlinux") else { return };
         let types = Types::parse(&bytes).unwrap();
         let found = offsets(&types).unwrap();
-        assert_eq!(found.request_last_bio, found.request_bio + 8);
         assert_eq!(found.request_issued, found.request_start + 8);
         assert_eq!((found.vector_page, found.vector_size), (0, 16));
         // The eighth bit is the first of those that say more than one page has.

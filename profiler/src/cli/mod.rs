@@ -13,6 +13,7 @@ mod files;
 mod inspect;
 mod load;
 mod moment;
+mod options;
 mod progress;
 mod query;
 mod record;

@@ -1,24 +1,16 @@
 //! `profiler record`.
 
-use std::path::Path;
+use anyhow::Context as _;
 
-use anyhow::{Context as _, bail};
-use profiler_common::event::Origin;
-
-use super::args::{Event, RecordArgs};
+use super::args::RecordArgs;
 use super::files::{OutputDirectory, default_name};
+use super::options::Event;
 use super::progress::ProgressLine;
 use super::{CommandResult, Failure, print};
 use crate::analyze::analyze;
-use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{
-    CacheDirectory, CommandError, DRAIN_EVERY, NamingConfig, RecordConfig, Recording, RunningCommand, TargetSelection,
-    record,
-};
+use crate::collect::{CommandError, Recording, RunningCommand, record};
 use crate::output::{self, OutputFile};
-use crate::process;
 use crate::profile::{Capture, Index, Report, Severity};
-use crate::symbolize::DEBUG_DIRECTORY;
 
 /// Our own failure when a command was to be run. Source: the convention of env, nohup and timeout.
 const FAILED_WITH_COMMAND: u8 = 125;
@@ -34,7 +26,8 @@ pub(super) fn run(args: RecordArgs) -> CommandResult {
 }
 
 fn record_and_write(args: RecordArgs) -> CommandResult {
-    let (config, name) = validate(&args)?;
+    let (target, name) = args.target.selection(&args.command);
+    let config = args.recording.config(target, args.duration, &[Event::Cpu])?;
     // Before a directory is made for it.
     config.target.selection()?;
     let directory = OutputDirectory::create(args.output.unwrap_or_else(|| default_name(&name)))?;
@@ -73,118 +66,6 @@ fn end_of_command(command: Option<RunningCommand>, interrupted: bool) -> Command
     }
     let end = command.wait().context("cannot wait for the command")?;
     Ok(u8::try_from(end.exit_code()).unwrap_or(FAILED_WITH_COMMAND))
-}
-
-/// Checks that the kernel lets us sample so often.
-pub(super) fn check_rate(rate_hz: u64) -> anyhow::Result<()> {
-    let highest = max_sample_rate();
-    if rate_hz == 0 || rate_hz > highest {
-        bail!(
-            "cannot sample at {rate_hz} Hz: the kernel allows 1 to {highest} Hz; lower -F, or raise it with \
-             `sysctl kernel.perf_event_max_sample_rate=N`"
-        );
-    }
-    Ok(())
-}
-
-/// Checks what clap cannot, and names the capture.
-fn validate(args: &RecordArgs) -> anyhow::Result<(RecordConfig, String)> {
-    check_rate(args.rate_hz)?;
-    let (target, name) = if !args.command.is_empty() {
-        let program = args.command[0].to_string_lossy();
-        let name = program.rsplit('/').next().unwrap_or_default().to_owned();
-        (TargetSelection::Command(args.command.clone()), name)
-    } else {
-        running(&args.pids, args.children, args.cgroup.as_deref(), args.comm.as_deref())
-    };
-    let origins = origins(if args.all { &Event::ALL } else { &args.events });
-    let limits = Limits {
-        records: args.map_entries,
-        ring_bytes: args.buffer_mb << 20,
-        table_shards: usize::from(args.table_mb),
-        ..Limits::default()
-    };
-    let cache = match &args.cache_dir {
-        Some(path) => CacheDirectory::Directory(path.clone()),
-        None if args.no_cache => CacheDirectory::None,
-        None => CacheDirectory::Usual,
-    };
-    let naming = NamingConfig {
-        debug_directories: args.debug_directories.iter().cloned().chain([DEBUG_DIRECTORY.into()]).collect(),
-        debuginfod: args.debuginfod,
-        shorten: args.short_names,
-    };
-    let (wakers, rate_hz, duration) = (args.wakers, args.rate_hz, args.duration);
-    if wakers && !origins.iter().any(|origin| matches!(origin, Origin::OffCpu | Origin::Lock)) {
-        bail!("--wakers says who ends waits, which are not recorded: add -e offcpu, or -e cpu,offcpu");
-    }
-    let slower_ns = args.slower.map_or(0, |slower| u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX));
-    if slower_ns > 0 && !origins.contains(&Origin::BlockIo) {
-        bail!("--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio");
-    }
-    let alloc_budget = args.alloc_budget / 100.0;
-    let config = RecordConfig {
-        target,
-        origins,
-        alloc_budget,
-        wakers,
-        slower_ns,
-        rate_hz,
-        duration,
-        limits,
-        cache,
-        naming,
-        drain_every: DRAIN_EVERY,
-        continuous: false,
-        watch: None,
-    };
-    Ok((config, name))
-}
-
-/// A target that runs, and what a capture of it is called; the host when nothing is named.
-pub(super) fn running(
-    pids: &[u32],
-    children: bool,
-    cgroup: Option<&Path>,
-    comm: Option<&str>,
-) -> (TargetSelection, String) {
-    if let Some(path) = cgroup {
-        (TargetSelection::Cgroup(path.to_owned()), path.file_name().unwrap_or_default().to_string_lossy().into_owned())
-    } else if let Some(comm) = comm {
-        (TargetSelection::Comm(comm.to_owned()), comm.to_owned())
-    } else if let Some(first) = pids.first() {
-        let name = process::command_name(*first).map_or_else(|| first.to_string(), |name| format!("{name}-{first}"));
-        (TargetSelection::Processes { pids: pids.to_vec(), children }, name)
-    } else {
-        (TargetSelection::Host, "host".to_owned())
-    }
-}
-
-/// The origins of events, each once, in the order of their numbers.
-pub(super) fn origins(events: &[Event]) -> Vec<Origin> {
-    let mut origins: Vec<Origin> = events.iter().map(|event| event.origin()).collect();
-    origins.sort_unstable();
-    origins.dedup();
-    origins
-}
-
-/// What is recorded where little can be chosen, until the target ends.
-pub(super) fn usual_config(target: TargetSelection, events: &[Event], rate_hz: u64) -> RecordConfig {
-    RecordConfig {
-        target,
-        origins: origins(events),
-        alloc_budget: 0.02,
-        wakers: false,
-        slower_ns: 0,
-        rate_hz,
-        duration: None,
-        limits: Limits::default(),
-        cache: CacheDirectory::Usual,
-        naming: NamingConfig { debug_directories: vec![DEBUG_DIRECTORY.into()], debuginfod: false, shorten: false },
-        drain_every: DRAIN_EVERY,
-        continuous: false,
-        watch: None,
-    }
 }
 
 /// Says what was recorded and where it is.

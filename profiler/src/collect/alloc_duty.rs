@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, Instant};
 
+use super::target::AllocConfig;
+
 /// The part of a CPU that the target is taken to use at least: one that hardly does anything does not mind.
 const LEAST_CPU: f64 = 0.1;
 
@@ -20,6 +22,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// No longer without probes.
 const MOST_OFF: Duration = Duration::from_secs(30);
 
+/// Longer than any recording.
+const NEVER: Duration = Duration::from_secs(1 << 32);
+
 /// When probes are on.
 #[derive(Debug)]
 pub(super) struct Duty {
@@ -32,14 +37,17 @@ pub(super) struct Duty {
     pub(super) on: Duration,
     /// When the cycle began of which the cost has to fit, and what had been used then.
     cycle: (Instant, Usage),
-    /// How much longer than needed this cycle is: not in step with what the target does.
+    /// How much longer than needed this cycle is: not in step with what the target does. The first is twice as long: so the next
+    /// window is paid for when it begins, and a recording of any length costs no more than the budget.
     jitter: f64,
     /// The largest part of the target's time that the probes took while they were there.
     pub(super) slowed: f64,
     pub(super) began: Instant,
     pub(super) ended: Option<Instant>,
-    /// The part of the target's CPU time that recording allocations may take.
-    pub(super) budget: f64,
+    /// What recording allocations may cost.
+    pub(super) config: AllocConfig,
+    /// When probes were taken away for good, since every allocation was to be recorded and that cost more than the budget.
+    pub(super) stopped: Option<Instant>,
 }
 
 /// What was used so far, ns.
@@ -51,18 +59,19 @@ pub(super) struct Usage {
 
 impl Duty {
     /// Probes are on from now on. `used`: what was used before.
-    pub(super) fn new(now: Instant, budget: f64, used: Usage) -> Self {
+    pub(super) fn new(now: Instant, config: AllocConfig, used: Usage) -> Self {
         Self {
             is_on: true,
             since: now,
             next: now + WINDOW,
             on: Duration::ZERO,
             cycle: (now, used),
-            jitter: 1.0,
+            jitter: 0.0,
             slowed: 0.0,
             began: now,
             ended: None,
-            budget,
+            config,
+            stopped: None,
         }
     }
 
@@ -81,23 +90,29 @@ impl Duty {
             #[expect(clippy::cast_precision_loss, reason = "a share, of which few digits say something")]
             let of_time = cost_ns as f64 / (cpu_ns as f64).max((now - cycle_began).as_nanos() as f64).max(1.0);
             self.slowed = self.slowed.max(of_time);
-            if share <= self.budget {
+            let budget = self.config.budget;
+            if share <= budget {
                 (self.next, self.cycle) = (now + LOOK, (now, usage));
                 return false;
             }
             // A burst may be over soon, and what is off cannot follow blocks any more.
             let age = now - cycle_began;
-            if (age < LOOK && share <= AT_FIRST * self.budget) || (age < PATIENCE && share <= 2.0 * self.budget) {
+            if (age < LOOK && share <= AT_FIRST * budget) || (age < PATIENCE && share <= 2.0 * budget) {
                 self.next = now + if age < LOOK { LOOK - age } else { LOOK };
                 return false;
             }
             self.on += now - self.since;
             (self.is_on, self.since, self.next) = (false, now, now + WINDOW);
-            self.jitter = 0.5 + chance();
+            self.jitter = if self.jitter == 0.0 { 2.0 } else { 0.5 + chance() };
+            if self.config.is_exact {
+                // Some allocations for all is not what was asked for.
+                (self.next, self.stopped) = (now + NEVER, Some(now));
+            }
             return true;
         }
         // What taking the probes away has cost is in it.
-        let cycle = (now - cycle_began).mul_f64((share / self.budget).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
+        let cycle =
+            (now - cycle_began).mul_f64((share / self.config.budget).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
         if now < cycle_began + cycle {
             self.next = (cycle_began + cycle).max(now + WINDOW / 10);
             return false;
@@ -125,12 +140,12 @@ fn chance() -> f64 {
 mod tests {
     use super::*;
 
-    const BUDGET: f64 = 0.02;
+    const CONFIG: AllocConfig = AllocConfig { budget: 0.02, is_exact: false };
 
     #[test]
     fn probes_are_on_as_long_as_they_may_be() {
         let began = Instant::now();
-        let mut duty = Duty::new(began, BUDGET, Usage::default());
+        let mut duty = Duty::new(began, CONFIG, Usage::default());
         // One CPU, of which probes take a tenth while they are on: that is five times the budget.
         let (mut now, mut usage) = (began, Usage::default());
         while now < began + Duration::from_secs(200) {
@@ -145,13 +160,25 @@ mod tests {
         assert!((0.1..0.3).contains(&share), "{share}");
         #[expect(clippy::cast_precision_loss, reason = "a share")]
         let cost = usage.cost_ns as f64 / usage.cpu_ns as f64;
-        assert!(cost < 1.5 * BUDGET, "{cost}");
+        assert!(cost < 1.5 * CONFIG.budget, "{cost}");
+    }
+
+    #[test]
+    fn what_must_be_exact_ends_for_good() {
+        let began = Instant::now();
+        let mut duty = Duty::new(began, AllocConfig { is_exact: true, ..CONFIG }, Usage::default());
+        let second = Duration::from_secs(1);
+        let usage = |cost_ns| Usage { cost_ns, cpu_ns: 1_000_000_000 };
+        assert!(!duty.look(began + second, usage(10_000_000)) && duty.stopped.is_none());
+        assert!(duty.look(began + 3 * second, Usage { cpu_ns: 3_000_000_000, ..usage(1_000_000_000) }));
+        assert_eq!((duty.is_on, duty.stopped), (false, Some(began + 3 * second)));
+        assert!(!duty.look(began + 1_000 * second, usage(0)));
     }
 
     #[test]
     fn probes_that_cost_little_stay() {
         let began = Instant::now();
-        let mut duty = Duty::new(began, BUDGET, Usage::default());
+        let mut duty = Duty::new(began, CONFIG, Usage::default());
         for second in 1..10 {
             let now = began + Duration::from_secs(2 * second);
             let usage = Usage { cost_ns: second * 10_000_000, cpu_ns: second * 1_000_000_000 };

@@ -1,12 +1,15 @@
 //! How the events of an origin were chosen where not all are kept, and what the origin recorded in all.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use profiler_common::alloc::SIZE_SHIFT;
 use profiler_common::counters::Counters;
 use profiler_common::event::Origin;
 use profiler_common::number_pace::Chosen;
 
-use super::cut::Facts;
+use super::allocations::Allocations;
+use super::cut::{Facts, nanoseconds};
 use super::events::EventCounts;
 use super::session::Session;
 use crate::bpf::{Faults, Kernel, NetHook, WaitHook};
@@ -35,6 +38,9 @@ pub(super) struct Choice {
     alloc_threshold: u64,
     /// The part of the window in which allocations were seen.
     pub(super) alloc_share: f64,
+    /// Whether every allocation was recorded, and when that ended by itself.
+    pub(super) alloc_exact: bool,
+    alloc_stopped_after: Option<Duration>,
 }
 
 impl Choice {
@@ -51,8 +57,12 @@ impl Choice {
             net_weight: highest(Chosen::Net)?,
             file_weight: highest(Chosen::FileIo)?,
             net_hook: kernel.net_hook(),
-            alloc_threshold: kernel.highest_alloc_threshold(),
+            alloc_threshold: kernel
+                .highest_alloc_threshold()
+                .max(session.allocations.as_ref().map_or(0, Allocations::sampled_bytes) << SIZE_SHIFT),
             alloc_share,
+            alloc_exact: session.allocations.as_ref().is_some_and(Allocations::is_exact),
+            alloc_stopped_after: session.allocations.as_ref().and_then(Allocations::stopped_after),
         })
     }
 }
@@ -125,6 +135,8 @@ pub(super) fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counte
                 measured_bytes: counters.period_sum,
                 standard_error_bytes: variance_kib2.sqrt() * 1024.0,
                 share_of_time: choice.alloc_share,
+                exact: choice.alloc_exact,
+                stopped_after_ns: choice.alloc_stopped_after.map(nanoseconds),
             });
         }
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
 use thiserror::Error;
@@ -89,14 +89,17 @@ fn pipe() -> io::Result<(File, File)> {
 impl HeldCommand {
     /// Makes the process and holds it just before its exec.
     ///
-    /// `Command::spawn` returns after the exec only, hence the thread.
-    pub(super) fn start(arguments: &[OsString]) -> Result<Self, CommandError> {
+    /// `Command::spawn` returns after the exec only, hence the thread. `hushed`: it reads nothing and prints nowhere.
+    pub(super) fn start(arguments: &[OsString], hushed: bool) -> Result<Self, CommandError> {
         let program = arguments.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let failed = |cause| CommandError::Start { program: program.clone(), cause };
         let (mut pid_reader, pid_writer) = pipe().map_err(failed)?;
         let (release_reader, release) = pipe().map_err(failed)?;
         let mut command = Command::new(arguments.first().map(OsString::as_os_str).unwrap_or_default());
         command.args(arguments.iter().skip(1));
+        if hushed {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
         let release_end = release.as_raw_fd();
         // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
         unsafe {
@@ -163,7 +166,7 @@ mod tests {
 
     fn run(words: &[&str]) -> Result<i32, CommandError> {
         let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
-        let held = HeldCommand::start(&arguments)?;
+        let held = HeldCommand::start(&arguments, true)?;
         assert!(crate::process::exists(held.pid));
         let mut running = held.release()?;
         Ok(running.wait().unwrap().exit_code())

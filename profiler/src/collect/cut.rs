@@ -20,6 +20,7 @@ use super::choice::Choice;
 use super::events::EventCounts;
 use super::gathered::OfOrigin;
 use super::host::{anonymous_bytes, own_usage};
+use super::live::outcomes;
 use super::session::Session;
 use super::sliced::SlicedStacks;
 use super::tables::{Tables, tables};
@@ -172,6 +173,7 @@ pub(super) fn cut(
     }
     let (live_profile, live) = if is_last { live_blocks(session)?.unzip() } else { (None, None) };
     let live_profile = live_profile.filter(|profile: &RawProfile| profile.events() > 0);
+    counters.extend(live_profile.as_ref().map(|profile| (Origin::Live, outcomes(profile))));
     let (run_time, trap_ns) = (session.kernel.run_time(), trap_ns(session));
     let (of_waits_ns, of_blocks_ns) = (run_ns(session, "offcpu_"), run_ns(session, "block_"));
     let of_waits_before = std::mem::replace(&mut before.of_waits_ns, of_waits_ns);

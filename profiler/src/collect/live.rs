@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use profiler_common::alloc::{LiveBlock, LiveKey};
-use profiler_common::counters::Outcome;
-use profiler_common::event::{Origin, RecordKey};
+use profiler_common::counters::{Counters, Outcome};
+use profiler_common::event::{COLUMNS, Origin, RecordKey};
 
 use super::processes::Processes;
 use crate::bpf::{BpfError, Kernel, monotonic_ns};
-use crate::profile::{Live, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES, RawFrame, RawProfile, StackId, ThreadId};
+use crate::profile::{
+    Live, LivePeak, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES, MAX_PEAK_SITES, RawFrame, RawProfile, StackId, ThreadId,
+};
 
 /// How often is looked at first.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -96,19 +98,42 @@ pub(super) struct Following {
     interval: Duration,
     began_ns: u64,
     seen: Vec<(u64, HashMap<SiteKey, Held>)>,
+    /// What was there when it was looked last, bytes; `None` once that was told.
+    held: Option<u64>,
+    /// What was there when most was, when that was, and who held it.
+    peak: (u64, u64, HashMap<SiteKey, Held>),
+    /// Whether nothing comes or goes any more.
+    is_frozen: bool,
 }
 
 impl Following {
     pub(super) fn new(kernel: &Kernel) -> Self {
         let ended = (!kernel.follows_blocks())
             .then(|| "this kernel shows no returns of single calls, which needs Linux 6.13".to_owned());
-        Self { ended, next: Instant::now() + INTERVAL, interval: INTERVAL, began_ns: monotonic_ns(), seen: Vec::new() }
+        Self::begin(ended, monotonic_ns())
+    }
+
+    fn begin(ended: Option<String>, began_ns: u64) -> Self {
+        Self {
+            ended,
+            next: Instant::now() + INTERVAL,
+            interval: INTERVAL,
+            began_ns,
+            seen: Vec::new(),
+            is_frozen: false,
+            held: None,
+            peak: Default::default(),
+        }
+    }
+
+    /// What was there when it was looked last, bytes, if it was since the last call.
+    pub(super) const fn take_held(&mut self) -> Option<u64> {
+        self.held.take()
     }
 
     /// Follows none. `why`: for whoever asks.
     pub(super) fn none(why: &str) -> Self {
-        let now = Instant::now();
-        Self { ended: Some(why.to_owned()), next: now, interval: INTERVAL, began_ns: 0, seen: Vec::new() }
+        Self::begin(Some(why.to_owned()), 0)
     }
 
     /// Whether blocks are followed.
@@ -118,7 +143,7 @@ impl Following {
 
     /// When [`Following::look`] wants to be called; `None` for never.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.is_on().then_some(self.next)
+        (self.is_on() && !self.is_frozen).then_some(self.next)
     }
 
     /// Ends it: from now on frees are missed, and what was seen says nothing of what is there.
@@ -126,7 +151,17 @@ impl Following {
         if self.is_on() {
             self.ended = Some(why.to_owned());
             self.seen.clear();
+            self.held = None;
             kernel.forget_live_blocks()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the blocks as they are: from now on neither allocations nor frees are recorded.
+    pub(super) fn freeze(&mut self, kernel: &Kernel) -> Result<(), BpfError> {
+        if self.is_on() && !self.is_frozen {
+            self.note(&of_last_program(kernel.live_blocks()?).0);
+            self.is_frozen = true;
         }
         Ok(())
     }
@@ -134,7 +169,7 @@ impl Following {
     /// Notes what every site holds now.
     pub(super) fn look(&mut self, kernel: &mut Kernel, processes: &Processes) -> Result<(), BpfError> {
         let now = Instant::now();
-        if !self.is_on() || now < self.next {
+        if !self.is_on() || self.is_frozen || now < self.next {
             return Ok(());
         }
         let (blocks, mut gone) = of_last_program(kernel.live_blocks()?);
@@ -157,7 +192,12 @@ impl Following {
             most.truncate(MAX_HELD);
             sites = most.into_iter().collect();
         }
-        self.seen.push((monotonic_ns(), sites));
+        let (now, held) = (monotonic_ns(), sites.values().map(|held| held.bytes).sum());
+        self.held = Some(held);
+        if held > self.peak.0 {
+            self.peak = (held, now, sites.clone());
+        }
+        self.seen.push((now, sites));
         if self.seen.len() >= MAX_LIVE_TIMES {
             // Every second one goes, and half as often is looked from now on.
             let mut number = 0;
@@ -181,7 +221,9 @@ impl Following {
             return Ok((profile, Live { undecided, ..Live::default() }));
         }
         let (blocks, _) = of_last_program(kernel.live_blocks()?);
-        self.note(&blocks);
+        if !self.is_frozen {
+            self.note(&blocks);
+        }
         let mut spans = Spans::default();
         for (_, block) in &blocks {
             let site = SiteKey::of(block);
@@ -206,10 +248,56 @@ impl Following {
                 kept_variance_kib2: kept.iter().map(Held::variance_kib2).collect(),
             });
         }
+        let peak = self.peak(&mut profile, &mut spans, allocated, sites);
         let at_ns = times.iter().map(|at| at.saturating_sub(self.began_ns)).collect();
         let missed = kernel.live_blocks_missed();
-        Ok((profile, Live { undecided: String::new(), missed, at_ns, sites: of_sites }))
+        Ok((profile, Live { undecided: String::new(), missed, at_ns, sites: of_sites, peak }))
     }
+
+    /// The peak, whose sites get samples of the value 0, so that those have stacks which hold nothing at the end.
+    fn peak(
+        &self,
+        profile: &mut RawProfile,
+        spans: &mut Spans,
+        allocated: &RawProfile,
+        sites: &Sites,
+    ) -> Option<LivePeak> {
+        let (bytes, at, held) = &self.peak;
+        let mut by_span: HashMap<u64, (u64, (StackId, ThreadId))> = HashMap::new();
+        for (site, held) in held {
+            if let Some(&known) = sites.0.get(site) {
+                by_span.entry(spans.of(*site, sites)).or_insert((0, known)).0 += held.bytes;
+            }
+        }
+        let mut most: Vec<(u64, (u64, (StackId, ThreadId)))> = by_span.into_iter().collect();
+        most.sort_by_key(|&(span, (bytes, _))| (std::cmp::Reverse(bytes), span));
+        most.truncate(MAX_PEAK_SITES);
+        let mut of_sites = Vec::new();
+        for (span, (bytes, known)) in most {
+            let Some((stack, thread)) = copy_known(profile, allocated, known) else { continue };
+            profile.add(stack, thread, 0, span, &[0; COLUMNS]);
+            of_sites.push((format!("{span:#x}"), bytes));
+        }
+        (*bytes > 0).then(|| LivePeak { at_ns: at.saturating_sub(self.began_ns), bytes: *bytes, sites: of_sites })
+    }
+}
+
+/// How the chains of live blocks ended, which are those of their allocations.
+pub(super) fn outcomes(profile: &RawProfile) -> Counters {
+    let mut counters = Counters::default();
+    for ((stack, ..), values) in &profile.samples {
+        let frames = profile.stacks.values().get(*stack as usize);
+        let last = frames.and_then(|frames| profile.frames.values().get(*frames.last()? as usize));
+        let outcome = match last {
+            Some(RawFrame::Marker(outcome)) => *outcome,
+            _ => Outcome::Complete,
+        };
+        counters.hits += values[0];
+        counters.user[outcome as usize] += values[0];
+        counters.whole[outcome as usize] += values[0];
+        counters.kernel[Outcome::Complete as usize] += values[0];
+    }
+    counters
 }
 
 /// Numbers of sites, from 1. A stack is one site of a process, however often what the process maps has changed.
@@ -294,29 +382,31 @@ fn copy_site(
     site: Option<&(StackId, ThreadId)>,
     block: &LiveBlock,
 ) -> (StackId, ThreadId) {
-    let known = site.and_then(|&(stack, thread)| {
-        let (stack, thread) = (from.stacks.values().get(stack as usize)?, from.threads.values().get(thread as usize)?);
-        Some((stack, thread.clone()))
-    });
-    let (frames, thread) = match known {
-        Some((stack, thread)) => {
-            (stack.iter().filter_map(|&frame| from.frames.values().get(frame as usize).copied()).collect(), thread)
-        }
-        None => (
-            vec![RawFrame::Marker(Outcome::StackMissing)],
-            crate::profile::Thread {
-                pid: block.pid,
-                tid: block.pid,
-                start_time_ns: block.start_time_ns,
-                exec_count: block.exec_count,
-                process_name: String::new(),
-                thread_name: String::new(),
-                cgroup: String::new(),
-            },
-        ),
-    };
-    let frames: Vec<u32> = frames.into_iter().map(|frame| profile.frames.intern(frame)).collect();
-    (profile.stacks.intern(frames.into_boxed_slice()), profile.threads.intern(thread))
+    site.and_then(|&known| copy_known(profile, from, known)).unwrap_or_else(|| {
+        let missing = profile.frames.intern(RawFrame::Marker(Outcome::StackMissing));
+        let thread = crate::profile::Thread {
+            pid: block.pid,
+            tid: block.pid,
+            start_time_ns: block.start_time_ns,
+            exec_count: block.exec_count,
+            process_name: String::new(),
+            thread_name: String::new(),
+            cgroup: String::new(),
+        };
+        (profile.stacks.intern(Box::from([missing])), profile.threads.intern(thread))
+    })
+}
+
+/// A stack and a thread of one profile in another.
+fn copy_known(
+    profile: &mut RawProfile,
+    from: &RawProfile,
+    (stack, thread): (StackId, ThreadId),
+) -> Option<(StackId, ThreadId)> {
+    let (stack, thread) = (from.stacks.values().get(stack as usize)?, from.threads.values().get(thread as usize)?);
+    let frames = stack.iter().filter_map(|&frame| from.frames.values().get(frame as usize).copied());
+    let frames: Vec<u32> = frames.map(|frame| profile.frames.intern(frame)).collect();
+    Some((profile.stacks.intern(frames.into_boxed_slice()), profile.threads.intern(thread.clone())))
 }
 
 #[cfg(test)]

@@ -45,6 +45,6 @@ pub use cut::{Cost, Cut};
 pub use record::{Progress, Recording, record};
 pub use recorder::Recorder;
 pub use session::{DRAIN_EVERY, Ended};
-pub use target::{CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};
+pub use target::{AllocConfig, CacheDirectory, NamingConfig, RecordConfig, TargetError, TargetSelection};
 pub use view::{Facts, Line, Lines, Sum, View};
 pub use watch::{OriginWindow, Window};

@@ -36,7 +36,7 @@ impl Cut {
             .collect();
         profiles.iter_mut().for_each(classify);
         for profile in profiles.iter_mut().filter(|profile| profile.origin == Origin::Alloc) {
-            scale(profile, choice.alloc_share.recip());
+            scale(profile, if choice.alloc_exact { 1.0 } else { choice.alloc_share.recip() });
         }
         let mended = attribute(&mut profiles, &self.lock_times);
         if let Some(counters) = counters.get_mut(&Origin::Waker) {
@@ -44,14 +44,6 @@ impl Cut {
         }
         for (profile, completed) in profiles.iter().zip(&completed) {
             let counted = counters.entry(profile.origin).or_default();
-            if profile.origin == Origin::Live {
-                // Every block that was followed is in it, with the chain that its allocation had.
-                let blocks = profile.totals()[0];
-                for outcomes in [&mut counted.user, &mut counted.kernel, &mut counted.whole] {
-                    outcomes[Outcome::Complete as usize] = blocks;
-                }
-                counted.hits = blocks;
-            }
             complete(counted, completed);
             let accounting = accounting(profile, counted, &counts);
             warnings.extend(doubts(&accounting));

@@ -94,7 +94,7 @@ impl Recorder {
         session.kernel.begin_counted(limits)?;
         session.disks = Disks::read();
         session.watch = config.watch.clone().map(Watch::new);
-        limits.allocs.then(|| session.begin_allocations(config.alloc_budget, !config.continuous)).transpose()?;
+        limits.allocs.then(|| session.begin_allocations(config.alloc, !config.continuous)).transpose()?;
         session.started = Instant::now();
         let labels = Labels::new(SystemTime::now());
         session.slices = Slices::begin(&config.target, &session.processes);
@@ -204,6 +204,7 @@ impl Recorder {
     /// When a map cannot be read.
     pub fn cut(&mut self) -> Result<Cut> {
         let span = self.end_span();
+        self.session.tell_slice();
         self.session.slices.end_slice(span.end, &self.session.processes);
         self.session.end_window()?;
         let counts = self.events.since_last();
@@ -220,6 +221,7 @@ impl Recorder {
     pub fn finish(mut self) -> Result<(Cut, Option<RunningCommand>)> {
         let span = self.end_span();
         let Self { mut session, mut facts, mut before, events, .. } = self;
+        session.tell_slice();
         session.slices.end_slice(span.end, &session.processes);
         if facts.hook.is_some() {
             session.kernel.end_waits()?;
@@ -320,7 +322,7 @@ impl Targets {
                 }
             }
             TargetSelection::Command(arguments) => {
-                let held = HeldCommand::start(arguments)?;
+                let held = HeldCommand::start(arguments, config.hushes_command)?;
                 let flags = PROCESS_TARGET | PROCESS_AWAITS_EXEC;
                 kernel.set_process(held.pid, Process { flags, ..TARGET_PROCESS })?;
                 targets.processes.add(held.pid);

@@ -28,6 +28,7 @@ use super::record::Progress;
 use super::remainder::Finisher;
 use super::sliced::SlicedStacks;
 use super::tables::Counted;
+use super::target::AllocConfig;
 use super::thread_times::ThreadTimes;
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
@@ -230,6 +231,7 @@ impl Session {
                     self.end_window()?;
                     let elapsed = self.started.elapsed();
                     self.gathered.end_window(elapsed.saturating_sub(self.window_began));
+                    self.tell_slice();
                     self.slices.end_window(elapsed, &self.processes);
                     self.memory.look(self.slices.members());
                     if self.has_blocks {
@@ -246,6 +248,14 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells the slice of the timeline that ends now what was allocated.
+    pub(super) fn tell_slice(&mut self) {
+        let Self { slices, allocations, gathered, .. } = self;
+        if let Some(allocations) = allocations {
+            slices.tell(allocations.figures(gathered.profile(Origin::Alloc)));
         }
     }
 
@@ -326,9 +336,9 @@ impl Session {
 
     /// Puts probes on the allocators of every process that is known.
     ///
-    /// `budget`: the part of the targets' CPU time that this may take; `follows`: whether to find out what becomes of the blocks.
-    pub(super) fn begin_allocations(&mut self, budget: f64, follows: bool) -> Result<()> {
-        let mut allocations = Allocations::new(self.processes.interest(), budget);
+    /// `config`: which ones are recorded, and what that may cost; `follows`: whether to find out what becomes of the blocks.
+    pub(super) fn begin_allocations(&mut self, config: AllocConfig, follows: bool) -> Result<()> {
+        let mut allocations = Allocations::new(self.processes.interest(), config);
         let alive: Vec<u32> = self.processes.alive().filter(|&pid| !self.processes.is_bystander(pid)).collect();
         for pid in alive {
             allocations.update(&mut self.kernel, pid, &mut self.processes);

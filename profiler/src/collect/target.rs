@@ -25,10 +25,12 @@ use crate::unwind::Cache;
 pub struct RecordConfig {
     /// What to sample.
     pub target: TargetSelection,
+    /// Whether a command that is started reads nothing and prints nowhere, as where the terminal is somebody else's.
+    pub hushes_command: bool,
     /// What to record of it, in the order of their numbers.
     pub origins: Vec<Origin>,
-    /// The part of the target's CPU time that recording allocations may take.
-    pub alloc_budget: f64,
+    /// How allocations are recorded, where they are.
+    pub alloc: AllocConfig,
     /// Whether to record who ends waits, where these are recorded.
     pub wakers: bool,
     /// The least latency of requests to block devices that are listed one by one, ns; 0 where none are.
@@ -49,6 +51,15 @@ pub struct RecordConfig {
     pub continuous: bool,
     /// Who is told of every window, if somebody watches.
     pub watch: Option<Sender<Window>>,
+}
+
+/// How allocations are recorded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AllocConfig {
+    /// The part of the target's CPU time that this may take.
+    pub budget: f64,
+    /// Whether every one is recorded, until that takes more than the budget.
+    pub is_exact: bool,
 }
 
 /// Where unwind tables and names are kept from one start to the next.

@@ -34,6 +34,8 @@ pub(super) struct Slices {
     targets: Targets,
     /// What is counted from the start on, as it was last read.
     before: Figures,
+    /// Figures for the next slice that others know.
+    told: Vec<(Column, Option<u64>)>,
     /// Start of the first slice and end of the last one, since the start of the recording.
     began: Duration,
     end: Duration,
@@ -51,6 +53,7 @@ impl Default for Slices {
             host: HostFiles::default(),
             targets: Targets::of_nobody(),
             before: Figures::default(),
+            told: Vec::new(),
             began: Duration::ZERO,
             end: Duration::ZERO,
             length: SLICE,
@@ -65,7 +68,16 @@ impl Slices {
         let mut slices =
             Self { host: HostFiles::open(), targets: Targets::new(selection, processes), ..Self::default() };
         slices.before = slices.read(processes);
+        // Counted by ourselves, from now on.
+        slices.before.set(Column::TargetAllocated, Some(0));
         slices
+    }
+
+    /// Takes what others know of the time until now, for the slice that ends next: what was counted since the start of the
+    /// recording, or what there is.
+    pub(super) fn tell(&mut self, figures: impl IntoIterator<Item = (Column, Option<u64>)>) {
+        self.told.clear();
+        self.told.extend(figures);
     }
 
     /// Ends a slice if it is long enough. `elapsed`: since the start of the recording.
@@ -115,6 +127,7 @@ impl Slices {
     /// The slices since the last call, by the time since then.
     pub(super) fn take_timeline(&mut self) -> Timeline {
         (self.began, self.length) = (self.end, SLICE);
+        self.before.set(Column::TargetAllocated, Some(0));
         std::mem::take(&mut self.timeline)
     }
 
@@ -122,6 +135,9 @@ impl Slices {
         let mut figures = Figures::default();
         let has_swap = self.host.read(&mut figures);
         self.targets.read(processes, has_swap, &mut figures);
+        for (column, figure) in self.told.drain(..) {
+            figures.set(column, figure);
+        }
         figures
     }
 }

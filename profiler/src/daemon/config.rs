@@ -15,7 +15,7 @@ use toml::{Table, Value};
 use super::budget::Budget;
 use super::store::StoreConfig;
 use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{CacheDirectory, NamingConfig, RecordConfig, TargetSelection};
+use crate::collect::{AllocConfig, CacheDirectory, NamingConfig, RecordConfig, TargetSelection};
 use crate::symbolize::DEBUG_DIRECTORY;
 
 /// Where the file is when nobody says otherwise.
@@ -372,7 +372,8 @@ impl Config {
         RecordConfig {
             target,
             origins: self.origins(),
-            alloc_budget: collect.alloc_budget_percent / 100.0,
+            alloc: AllocConfig { budget: collect.alloc_budget_percent / 100.0, is_exact: false },
+            hushes_command: false,
             wakers: collect.wakers,
             slower_ns: 0,
             rate_hz: collect.rate_hz,

@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use super::pprof::DecodeError;
-use crate::profile::{
-    Capture, Host, Index, OriginSummary, Overhead, Profile, SCHEMA_VERSION, StackId, Target, TargetKind,
-};
+use crate::profile::{Capture, Index, OriginSummary, Profile, StackId, Target, TargetKind};
 
 /// Why something cannot be imported.
 #[derive(Debug, Error)]
@@ -80,27 +78,8 @@ fn capture(profile: Profile, name: &str, event: String, started_at_ns: u64, dura
     let warnings = vec![format!(
         "imported from {name}: what was lost, and what recording cost, is not known; kinds of frames are guessed"
     )];
-    let index = Index {
-        schema_version: SCHEMA_VERSION,
-        profiler_version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at_ns,
-        duration_ns,
-        target: Target { kind: TargetKind::Imported, description: name.to_owned(), pids: Vec::new(), exit_code: None },
-        host: Host { name: String::new(), kernel: String::new(), architecture: String::new(), cpus: 0 },
-        origins: BTreeMap::from([(row.name.to_owned(), summary)]),
-        tables: BTreeMap::new(),
-        accounting: BTreeMap::new(),
-        overhead: Overhead::default(),
-        objects: Vec::new(),
-        thread_times: Vec::new(),
-        lock_times: Vec::new(),
-        warnings,
-        timeline: crate::profile::Timeline::default(),
-        io_latency: crate::profile::IoLatency::default(),
-        slow_requests: crate::profile::SlowRequests::default(),
-        live: None,
-        memory: None,
-        function_slices: BTreeMap::new(),
-    };
+    let target = Target { kind: TargetKind::Imported, description: name.to_owned(), pids: Vec::new(), exit_code: None };
+    let origins = BTreeMap::from([(row.name.to_owned(), summary)]);
+    let index = Index { started_at_ns, origins, warnings, ..Index::empty(target, duration_ns) };
     Capture { index, profiles: vec![profile] }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::json;
 use crate::profile::{
     Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Finding, Histogram, Host, Hotspot, Index, Leak,
-    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, PlanStep, ProcessShare, Report,
+    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, Peak, PlanStep, ProcessShare, Report,
     SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
@@ -43,7 +43,11 @@ pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Seriali
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
         slow_requests: &report.slow_requests,
-        live: index.live.as_ref().map(|live| InUse { undecided: &live.undecided, missed: live.missed }),
+        live: index.live.as_ref().map(|live| InUse {
+            undecided: &live.undecided,
+            missed: live.missed,
+            peak: report.peak.as_ref(),
+        }),
         leaks: &report.leaks,
         potential_leak: decided.then(|| report.leaks.iter().any(|leak| leak.verdict == LeakVerdict::Leak)),
         growth_rate_percent: index.live.as_ref().and_then(|_| growth_percent(&index.timeline)),
@@ -106,6 +110,8 @@ struct InUse<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     undecided: &'a str,
     missed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak: Option<&'a Peak>,
 }
 
 /// Memory as it was read, and what is thought of it.

@@ -46,7 +46,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         section.write_locks(writer)?;
         section.write_slow_requests(writer)?;
         if row.origin == Origin::Alloc {
-            leaks::write(index.live.as_ref(), &report.leaks, writer)?;
+            leaks::write(report, index.live.as_ref(), writer)?;
         }
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
@@ -217,6 +217,13 @@ impl Section<'_> {
 
     fn write_choice_by_size(&self, by_size: &BySize, writer: &mut impl Write) -> io::Result<()> {
         let (threshold, measured) = (bytes(by_size.threshold_bytes), bytes(by_size.measured_bytes));
+        if by_size.exact {
+            if let Some(after_ns) = by_size.stopped_after_ns {
+                let after = duration(after_ns);
+                write!(writer, "Recording ended after {after} by itself, since it took more than its budget. ")?;
+            }
+            return writeln!(writer, "Every allocation is in it, through {}.", code(&self.summary.event));
+        }
         if by_size.share_of_time < 1.0 {
             write!(
                 writer,

@@ -56,7 +56,7 @@ const fn detail(label: &'static str, columns: &'static [Column], measure: Measur
 }
 
 /// What is shown, from top to bottom.
-pub(super) const PANELS: [Panel; 10] = [
+pub(super) const PANELS: [Panel; 11] = [
     Panel {
         title: "CPUs in use",
         series: &[
@@ -71,8 +71,13 @@ pub(super) const PANELS: [Panel; 10] = [
         series: &[
             main("resident", &[Column::TargetRss], Measure::Bytes),
             main("charged to the cgroup", &[Column::TargetMemory], Measure::Bytes),
+            detail("in use, allocated while recording", &[Column::TargetLive], Measure::Bytes),
             detail("swapped out", &[Column::TargetSwap], Measure::Bytes),
         ],
+    },
+    Panel {
+        title: "Allocated, bytes a second of the target",
+        series: &[main("allocated", &[Column::TargetAllocated], Measure::BytesPerSecond)],
     },
     Panel {
         title: "Threads of the target",

@@ -74,6 +74,35 @@ pub struct Index {
     pub function_slices: BTreeMap<String, FunctionSlices>,
 }
 
+impl Index {
+    /// That of a recording by this version which found nothing, on a host of which nothing is known.
+    #[must_use]
+    pub fn empty(target: Target, duration_ns: u64) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            profiler_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ns: 0,
+            duration_ns,
+            target,
+            host: Host { name: String::new(), kernel: String::new(), architecture: String::new(), cpus: 0 },
+            origins: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            accounting: BTreeMap::new(),
+            overhead: Overhead::default(),
+            objects: Vec::new(),
+            thread_times: Vec::new(),
+            lock_times: Vec::new(),
+            warnings: Vec::new(),
+            timeline: Timeline::default(),
+            io_latency: IoLatency::default(),
+            slow_requests: SlowRequests::default(),
+            live: None,
+            memory: None,
+            function_slices: BTreeMap::new(),
+        }
+    }
+}
+
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
@@ -152,8 +181,15 @@ pub struct BySize {
     pub measured_bytes: u64,
     /// Standard error of the origin's total, bytes, by the choice alone.
     pub standard_error_bytes: f64,
-    /// The part of the recording in which there were probes, 0 to 1: what was allocated then stands for all.
+    /// The part of the recording in which there were probes, 0 to 1: what was allocated then stands for all, unless every
+    /// allocation was recorded.
     pub share_of_time: f64,
+    /// Whether every allocation was recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// When that ended by itself, for what it cost, ns after the beginning: all figures are of the time until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_after_ns: Option<u64>,
 }
 
 /// How intervals were chosen by their length: one of `d` is kept with probability `min(1, d / threshold)` and counts for

@@ -14,6 +14,21 @@ pub struct Live {
     pub at_ns: Vec<u64>,
     /// By stack and process, most bytes at the end first.
     pub sites: Vec<LiveSite>,
+    /// When most was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<LivePeak>,
+}
+
+/// The time, of those at which it was looked, at which most was there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LivePeak {
+    /// ns since the start of the recording.
+    pub at_ns: u64,
+    /// What was there, bytes: an estimate.
+    pub bytes: u64,
+    /// Who held it, most first: the spans of their samples as in [`LiveSite::span`], of the value 0 where nothing is left
+    /// at the end, and their bytes.
+    pub sites: Vec<(String, u64)>,
 }
 
 /// The blocks of one stack of one process, as often as [`Live::at_ns`] says. Bytes are estimates from the blocks that were
@@ -38,6 +53,8 @@ pub struct LiveSite {
 pub const MAX_LIVE_SITES: usize = 256;
 /// See [`MAX_LIVE_SITES`].
 pub const MAX_LIVE_TIMES: usize = 64;
+/// Most sites of a peak that are written and read.
+pub const MAX_PEAK_SITES: usize = 16;
 
 impl Live {
     /// Whether every site has what there should be, and every number is one that can be.
@@ -50,6 +67,10 @@ impl Live {
             && self.sites.iter().all(|site| {
                 let columns = [&site.bytes, &site.variance_kib2, &site.kept_bytes, &site.kept_variance_kib2];
                 columns.iter().all(|column| column.len() == times && column.iter().all(|&value| value < 1 << 53))
+            })
+            && self.peak.as_ref().is_none_or(|peak| {
+                let all = [peak.at_ns, peak.bytes].into_iter().chain(peak.sites.iter().map(|(_, bytes)| *bytes));
+                peak.sites.len() <= MAX_PEAK_SITES && all.into_iter().all(|value| value < 1 << 53)
             })
     }
 }
@@ -107,4 +128,28 @@ pub struct Leak {
     pub growth_bytes_per_s: f64,
     /// Where that is, 19 times in 20, bytes a second.
     pub interval: [f64; 2],
+}
+
+/// When most memory was in use, of what was allocated while recording, and who held it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peak {
+    /// ns since the start of the recording.
+    pub at_ns: u64,
+    /// Bytes: an estimate.
+    pub bytes: u64,
+    /// The sites that held most, most first.
+    pub sites: Vec<PeakSite>,
+}
+
+/// What a site held when most was in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeakSite {
+    /// As [`Leak::site`].
+    pub site: Vec<String>,
+    /// The process.
+    pub process: String,
+    /// Its number.
+    pub pid: u32,
+    /// Bytes: an estimate.
+    pub bytes: u64,
 }

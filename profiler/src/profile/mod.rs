@@ -39,7 +39,9 @@ pub use finding::{Deduction, Finding, FindingKind, PlanStep, Score, Severity};
 pub use intern::Interner;
 pub use io_latency::{IoCell, IoLatency};
 pub use ledger::{Ledger, LedgerRow, ThreadTime};
-pub use live::{Leak, LeakVerdict, Live, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES};
+pub use live::{
+    Leak, LeakVerdict, Live, LivePeak, LiveSite, MAX_LIVE_SITES, MAX_LIVE_TIMES, MAX_PEAK_SITES, Peak, PeakSite,
+};
 pub use locks::{LockHolder, LockShare, LockTime};
 pub use memory::{
     CgroupMemory, MAX_MEMORY_CGROUPS, MAX_MEMORY_PROCESSES, Memory, MemoryCheck, MemoryReport, MemoryShares,
@@ -51,7 +53,7 @@ pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare,
 pub use select::Selection;
 pub use slices::{FunctionSlice, FunctionSlices};
 pub use slow_request::{SlowRequest, SlowRequests};
-pub use table::{Histogram, Row, Table, TableColumn};
+pub use table::{Histogram, PERCENTILES, Row, Table, TableColumn, rank};
 pub use timeline::{Column, Figures, Fold, MAX_SLICES, Timeline};
 
 use profiler_common::counters::Outcome;

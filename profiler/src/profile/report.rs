@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, FrameKind, Leak, Ledger, LockShare, MemoryReport, PlanStep, Score, SlowRequest};
+use super::{Finding, FrameKind, Leak, Ledger, LockShare, MemoryReport, Peak, PlanStep, Score, SlowRequest};
 
 /// What `analyze` found. Every list is in a stable order, most important first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct Report {
     /// Sites that hold memory, leaks first.
     #[serde(default)]
     pub leaks: Vec<Leak>,
+    /// When most memory was in use, where it is known what was freed.
+    #[serde(default)]
+    pub peak: Option<Peak>,
     /// What is thought of the target's memory and of the system's settings, where these were read.
     #[serde(default)]
     pub memory: Option<MemoryReport>,

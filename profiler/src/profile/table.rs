@@ -54,6 +54,16 @@ pub struct Histogram {
     pub buckets: BTreeMap<u16, u64>,
 }
 
+/// The percentiles that are shown of a distribution, in thousandths. The greatest value comes after them.
+pub const PERCENTILES: [(&str, u32); 3] = [("p50", 500), ("p90", 900), ("p99", 990)];
+
+/// The rank, from 1, of the least of `count` values that `per_mille` of a thousand do not exceed; 1 when there are none.
+#[must_use]
+pub fn rank(count: u64, per_mille: u32) -> u64 {
+    let rank = (u128::from(count) * u128::from(per_mille)).div_ceil(1000);
+    u64::try_from(rank).unwrap_or(u64::MAX).clamp(1, count.max(1))
+}
+
 /// Greatest count that a table may hold, and greatest sum of a value over all rows: keeps sums from a hostile file within 64
 /// bits.
 const MAX_COUNT: u64 = 1 << 53;
@@ -158,9 +168,7 @@ impl Histogram {
     /// Values are taken to be even in their bucket; none is above the greatest.
     #[must_use]
     pub fn percentile(&self, per_mille: u32) -> Option<u64> {
-        let count = u128::from(self.count());
-        // The event of that rank, from 1.
-        let rank = (count * u128::from(per_mille)).div_ceil(1000).clamp(1, count.max(1));
+        let rank = u128::from(rank(self.count(), per_mille));
         let mut before = 0;
         for (&bucket, &here) in &self.buckets {
             let here = u128::from(here);
@@ -237,6 +245,12 @@ mod tests {
         // Longer than any bucket.
         assert!(histogram([1 << 40].into_iter()).percentile(500).unwrap() < 1 << 37);
         assert_eq!(Histogram::default().percentile(500), None);
+    }
+
+    #[test]
+    fn a_rank_is_that_of_a_value() {
+        assert_eq!([0, 500, 501, 990, 1000].map(|per_mille| rank(100, per_mille)), [1, 50, 51, 99, 100]);
+        assert_eq!((rank(0, 500), rank(1, 990), rank(u64::MAX, 1000)), (1, 1, u64::MAX));
     }
 
     #[test]

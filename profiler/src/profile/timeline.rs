@@ -67,6 +67,8 @@ columns! {
     TargetRss: "target_rss_bytes", Maximum, "resident memory of the processes; a shared page counts once in each";
     TargetMemory: "target_memory_bytes", Maximum, "memory charged to the cgroup, page cache included";
     TargetSwap: "target_swap_bytes", Maximum, "swapped out memory of the target";
+    TargetAllocated: "target_allocated_bytes", Sum, "bytes that were allocated, an estimate; only where all allocations were recorded all the time";
+    TargetLive: "target_live_bytes", Maximum, "memory in use of what was allocated while recording, an estimate; only where frees were seen all the time";
     TargetDescriptors: "target_descriptors", Maximum, "open descriptors of the processes";
     TargetMinorFaults: "target_minor_faults", Sum, "page faults that needed no reading";
     TargetMajorFaults: "target_major_faults", Sum, "page faults that waited for a disk";

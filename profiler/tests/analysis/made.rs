@@ -1,11 +1,9 @@
 //! Captures made for a test.
 
-use std::collections::BTreeMap;
-
 use profiler::analyze::function_slices;
 use profiler::profile::{
-    Capture, FrameKind, Function, Host, Index, IoLatency, Line, Location, Object, OriginSummary, Overhead, Profile,
-    SCHEMA_VERSION, Sample, SlowRequests, Target, TargetKind, Thread, Timeline,
+    Capture, FrameKind, Function, Host, Index, Line, Location, Object, OriginSummary, Profile, Sample, Target,
+    TargetKind, Thread,
 };
 use profiler_common::event::Origin;
 
@@ -30,33 +28,10 @@ impl Chance {
 
 /// An index with nothing in it that was asked for by `description`.
 pub(crate) fn index(description: &str, duration_ns: u64) -> Index {
-    Index {
-        schema_version: SCHEMA_VERSION,
-        profiler_version: "0".to_owned(),
-        started_at_ns: 0,
-        duration_ns,
-        target: Target {
-            kind: TargetKind::Command,
-            description: description.to_owned(),
-            pids: vec![1],
-            exit_code: None,
-        },
-        host: Host { name: "host".to_owned(), kernel: "6.18".to_owned(), architecture: "x86_64".to_owned(), cpus: 4 },
-        origins: BTreeMap::new(),
-        tables: BTreeMap::new(),
-        accounting: BTreeMap::new(),
-        overhead: Overhead::default(),
-        objects: Vec::new(),
-        thread_times: Vec::new(),
-        lock_times: Vec::new(),
-        warnings: Vec::new(),
-        timeline: Timeline::default(),
-        io_latency: IoLatency::default(),
-        slow_requests: SlowRequests::default(),
-        live: None,
-        memory: None,
-        function_slices: BTreeMap::new(),
-    }
+    let (kind, description) = (TargetKind::Command, description.to_owned());
+    let target = Target { kind, description, pids: vec![1], exit_code: None };
+    let host = Host { name: "host".to_owned(), kernel: "6.18".to_owned(), architecture: "x86_64".to_owned(), cpus: 4 };
+    Index { host, ..Index::empty(target, duration_ns) }
 }
 
 /// A profile of stacks: names root first, a `[k]` at the end of one of the kernel, with values by column.

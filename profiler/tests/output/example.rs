@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use profiler::profile::{
     Accounting, ByLength, ByNumber, BySize, Capture, CgroupMemory, ChainAccounting, Column, Figures, FrameKind,
-    Function, Histogram, Host, Index, IoCell, IoLatency, Line, Live, LiveSite, Location, Memory, MemoryShares, Object,
-    ObjectSummary, OriginSummary, Overhead, ProcessMemory, Profile, Row, SCHEMA_VERSION, Sample, SlowRequest,
-    SlowRequests, SystemMemory, Table, TableColumn, Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
+    Function, Histogram, Host, Index, IoCell, Line, Live, LivePeak, LiveSite, Location, Memory, MemoryShares, Object,
+    ObjectSummary, OriginSummary, Overhead, ProcessMemory, Profile, Row, Sample, SlowRequest, SlowRequests,
+    SystemMemory, Table, TableColumn, Target, TargetKind, Thread, ThreadTime, Timeline, marker_name,
 };
 use profiler_common::block::BlockOperation;
 use profiler_common::counters::Outcome;
@@ -284,6 +284,8 @@ pub(crate) fn capture_with_blocks() -> Capture {
             by_length: None,
             by_number: None,
             by_size: (!is_live).then_some(BySize {
+                exact: false,
+                stopped_after_ns: None,
                 threshold_bytes: 2_000,
                 measured_bytes: 9_310_000,
                 standard_error_bytes: 17_438.0,
@@ -325,7 +327,9 @@ pub(crate) fn capture_with_blocks() -> Capture {
         kept_variance_kib2: seconds.clone().map(|second| second * 100).collect(),
     };
     let at_ns = seconds.map(|second| second * 1_000_000_000).collect();
-    let live = Live { undecided: String::new(), missed: 3, at_ns, sites: vec![cache, leak] };
+    let sites = vec![("0x2".to_owned(), 1_000_000), ("0x1".to_owned(), 300_000)];
+    let peak = Some(LivePeak { at_ns: 10_000_000_000, bytes: 1_300_000, sites });
+    let live = Live { undecided: String::new(), missed: 3, at_ns, sites: vec![cache, leak], peak };
     assert!(live.is_sound());
     capture.index.live = Some(live);
     capture.index.memory = Some(memory());
@@ -588,17 +592,15 @@ pub(crate) fn capture() -> Capture {
         ("/opt/app/server", "bb02", 2344, 2344, ""),
         ("/usr/lib/libc.so.6", "aa01", 1182, 0, "install libc6-dbg for build ID aa01"),
     ];
+    let target = Target {
+        kind: TargetKind::Processes,
+        description: "pid 42 (server), pid 99 (worker 2)".to_owned(),
+        pids: vec![42, 99],
+        exit_code: None,
+    };
     let index = Index {
-        schema_version: SCHEMA_VERSION,
         profiler_version: "0.1.0".to_owned(),
         started_at_ns: 1_793_709_296_123_456_789,
-        duration_ns: 5_004_000_000,
-        target: Target {
-            kind: TargetKind::Processes,
-            description: "pid 42 (server), pid 99 (worker 2)".to_owned(),
-            pids: vec![42, 99],
-            exit_code: None,
-        },
         host: Host {
             name: "host-1".to_owned(),
             kernel: "6.12.0".to_owned(),
@@ -618,7 +620,6 @@ pub(crate) fn capture() -> Capture {
                 by_size: None,
             },
         )]),
-        tables: BTreeMap::new(),
         accounting: BTreeMap::from([("cpu".to_owned(), accounting)]),
         overhead: Overhead {
             bpf_ns: 3_000_001,
@@ -638,15 +639,9 @@ pub(crate) fn capture() -> Capture {
                 advice: advice.to_owned(),
             })
             .to_vec(),
-        thread_times: Vec::new(),
-        lock_times: Vec::new(),
         warnings: vec!["no PMU: sampled by the CPU clock".to_owned()],
         timeline: timeline(),
-        io_latency: IoLatency::default(),
-        function_slices: BTreeMap::new(),
-        slow_requests: SlowRequests::default(),
-        live: None,
-        memory: None,
+        ..Index::empty(target, 5_004_000_000)
     };
     Capture { index, profiles: vec![profile] }
 }

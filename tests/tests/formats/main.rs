@@ -13,7 +13,9 @@ use profiler_common::event::Origin;
 use profiler_tests::{find_program, missing, scratch, tools};
 use serde_json::Value;
 
+mod history;
 mod page;
+mod stores;
 
 #[expect(dead_code, reason = "the tests of outputs have more examples")]
 #[path = "../../../profiler/tests/output/example.rs"]

@@ -13,6 +13,7 @@ mod findings;
 mod leaves_nothing;
 mod record_alloc;
 mod record_alloc_killed;
+mod record_allocators;
 mod record_blockio;
 mod record_cpu;
 mod record_errors;

@@ -267,7 +267,8 @@ fn the_log_of_postgres_is_told_apart_from_its_tables() {
     let (syncs, writes, written) = (sum(&is_log, "syncs"), sum(&is_log, "writes"), sum(&is_log, "written_bytes"));
     println!("the log: {syncs} syncs, {writes} writes of {written} bytes; others: {} syncs", sum(&is_other, "syncs"));
     // A commit writes whole blocks of the log and syncs them; the tables are left to the checkpoint.
-    assert!(syncs > 20 && writes >= syncs, "{syncs} syncs, {writes} writes");
+    // But for the first, whose write may have come before the recording.
+    assert!(syncs > 20 && writes + 2 >= syncs, "{syncs} syncs, {writes} writes");
     assert_eq!(written % 8192, 0);
     assert!(sum(&is_other, "syncs") < syncs / 4, "{rows:#?}");
     check_sums(&captured);

@@ -14,7 +14,7 @@ pub(crate) fn leaks() -> Workload {
 }
 
 /// Whether the kernel shows the returns of single calls (Linux 6.13).
-fn follows_blocks(captured: &Captured) -> bool {
+pub(crate) fn follows_blocks(captured: &Captured) -> bool {
     let undecided = captured.report["live"]["undecided"].as_str().unwrap_or("");
     if undecided.contains("6.13") {
         println!("in part: {undecided}");
@@ -23,7 +23,7 @@ fn follows_blocks(captured: &Captured) -> bool {
 }
 
 /// The entry of a function in the list of sites.
-fn site<'a>(captured: &'a Captured, function: &str) -> &'a Value {
+pub(crate) fn site<'a>(captured: &'a Captured, function: &str) -> &'a Value {
     let leaks = captured.report["leaks"].as_array().expect("sites");
     let is_its = |leak: &&Value| leak["site"][0].as_str() == Some(function);
     leaks.iter().find(is_its).unwrap_or_else(|| panic!("{function}: {leaks:#?}"))
@@ -56,6 +56,18 @@ fn a_leak_is_told_from_a_cache_and_from_churn() {
     assert_eq!(site(&captured, "replace_here")["verdict"], "cache");
     let leaks = captured.report["leaks"].as_array().expect("sites");
     assert_eq!(leaks.iter().filter(|leak| leak["verdict"] == "leak").count(), 1, "{leaks:#?}");
+    // Most was in use in the middle, and who held it then has nothing any more.
+    let peak = &captured.report["live"]["peak"];
+    println!("{peak}");
+    let (at, wall) = (peak["at_ns"].as_f64().expect("ns"), truth["wall_ns"].as_f64().expect("ns"));
+    assert!((0.3..0.7).contains(&(at / wall)), "{at} of {wall}");
+    assert_eq!(peak["sites"][0]["site"][0], "hold_here");
+    assert_eq!(peak["sites"][0]["bytes"], 40_000_000);
+    assert_eq!(peak["sites"][1]["site"][0], "fill_here");
+    assert!(leaks.iter().all(|leak| leak["site"][0] != "hold_here"), "{leaks:#?}");
+    let report = std::fs::read_to_string(captured.path().join("report.md")).expect("report.md");
+    assert!(report.contains("Most was in use at ") && report.contains("`hold_here < main`"), "{report}");
+    check_timeline(&captured.report);
     let sizes = captured.report["tables"]["alloc"].to_string();
     println!("{sizes}");
     // What each holds.
@@ -79,6 +91,20 @@ fn a_leak_is_told_from_a_cache_and_from_churn() {
     assert!((float(captured.total()) / all - 1.0).abs() < 0.1, "{} of {all}", captured.total());
     // What is freed at once is not there.
     assert!(captured.count(|stack| stack.has("churn_here")) < 20_000, "{}", captured.folded());
+}
+
+/// Checks that the timeline shows what was allocated, and what was in use: most in the middle.
+fn check_timeline(report: &Value) {
+    let columns = &report["timeline"]["columns"];
+    let column = |name: &str| -> Vec<Option<u64>> { serde_json::from_value(columns[name].clone()).expect(name) };
+    let allocated: u64 = column("target_allocated_bytes").into_iter().flatten().sum();
+    let total = report["origins"]["alloc"]["total"].as_u64().expect("bytes");
+    // What came after the last window is in no slice.
+    assert!(allocated <= total && float(allocated) > 0.9 * float(total), "{allocated} of {total}");
+    let live: Vec<u64> = column("target_live_bytes").into_iter().flatten().collect();
+    let (first, most) = (live[0], *live.iter().max().expect("slices"));
+    let last = *live.last().expect("slices");
+    assert!(first < 10_000_000 && most > 45_000_000 && last < 20_000_000, "{live:?}");
 }
 
 #[test]

@@ -42,6 +42,8 @@ fn workloads() -> Vec<Workload> {
     ];
     all.extend([crate::record_alloc::allocs(), crate::record_alloc::allocs_cpp(), crate::record_alloc::allocs_rust()]);
     all.extend(crate::record_alloc::allocs_go());
+    all.extend(crate::record_alloc::allocs_go_sampled());
+    all.extend(crate::record_allocators::workloads());
     all.push(crate::record_leaks::leaks());
     without.extend(["raised", "timer", "alternate", "deep"].map(frames));
     for name in ["realigned", "restless"] {

@@ -84,6 +84,10 @@ pub(crate) fn write(path: &Path, content: &Content) -> anyhow::Result<()> {
         with_libraries(&mut archive, program)?;
     }
     // A workload is known by the content of its source.
+    let packages = ["tests/workloads/allocators", "profiler/alloc"].map(|package| root().join(package));
+    for directory in packages.iter().flat_map(|package| [package.clone(), package.join("src")]) {
+        archive.copy_files(&directory)?;
+    }
     archive.copy_files(&root().join("tests/workloads"))?;
     archive.copy(&target_dir().join("tmp/kernel-tests"))?;
     archive.write_to(path)

@@ -26,7 +26,7 @@ pub(in super::super) enum Program {
     Enter = 0,
     /// The same, and the return of those that the program has chosen: one link for all (Linux 6.13).
     Session = 1,
-    /// Calls of functions that free: perf events.
+    /// Calls of functions that free: as the session, without returns.
     Free = 2,
 }
 

@@ -13,10 +13,11 @@ use clap::Args as ClapArgs;
 
 use self::runs::{RepeatArgs, repeat, run_once};
 pub(super) use self::runs::{RunsArgs, run_runs};
-use super::args::{Event, parse_duration};
+use super::args::parse_duration;
 use super::files::{OutputDirectory, default_name};
+use super::options::{Event, RecordingArgs};
 use super::progress::ProgressLine;
-use super::record::{check_rate, make_files, usual_config};
+use super::record::make_files;
 use super::{CommandResult, print};
 use crate::analyze::{BENCH_TABLE, BenchBudget, bench, bench_table, check_bench};
 use crate::collect::{Recording, TargetSelection, record};
@@ -46,22 +47,10 @@ pub(super) struct BenchArgs {
     #[arg(long = "budget", value_name = "FIGURE=DURATION", value_parser = parse_budget)]
     budgets: Vec<BenchBudget>,
     /// Measure alone: no probes, no root, no capture
-    #[arg(long, conflicts_with_all = ["events", "rate_hz"])]
+    #[arg(long, conflicts_with = "RecordingArgs")]
     no_profile: bool,
-    /// What to record meanwhile, as for `record`
-    #[arg(
-        short = 'e',
-        long = "events",
-        value_name = "ORIGIN",
-        value_enum,
-        hide_possible_values = true,
-        value_delimiter = ',',
-        default_value = "cpu"
-    )]
-    events: Vec<Event>,
-    /// Samples a second on each CPU
-    #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99)]
-    rate_hz: u64,
+    #[command(flatten)]
+    recording: RecordingArgs,
     /// Directory to write to, made when missing [default: profile-bench-COMMAND-TIME; none with --no-profile]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -75,7 +64,6 @@ pub(super) struct BenchArgs {
 
 /// Runs it.
 pub(super) fn run(args: &BenchArgs) -> CommandResult {
-    check_rate(args.rate_hz)?;
     let program = args.repeat.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let program = program.rsplit('/').next().unwrap_or_default();
     let path = match &args.output {
@@ -118,7 +106,7 @@ fn record_runs(
     let times = tempfile::NamedTempFile::new_in(directory.path())
         .with_context(|| format!("cannot write to {}: choose another directory with -o", directory.path().display()))?;
     let target = TargetSelection::Command(runs::command(&args.repeat, times.path())?);
-    let config = usual_config(target, &args.events, args.rate_hz);
+    let config = args.recording.config(target, None, &[Event::Cpu])?;
     let line = ProgressLine::new(None, args.json || args.repeat.show_output);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let recording = runtime.block_on(record(&config, &mut |progress| line.update(progress)))?;

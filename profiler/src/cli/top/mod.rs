@@ -4,6 +4,7 @@
 
 mod screen;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,47 +20,31 @@ use tokio::sync::Notify;
 
 use self::screen::{Action, Moment, Screen};
 use super::CommandResult;
-use super::args::Event;
 use super::files::{OutputDirectory, default_name};
-use super::record::{check_rate, make_files, running, usual_config};
-use crate::collect::{Progress, View, Window, record};
+use super::options::{Event, RecordingArgs, TargetArgs};
+use super::record::make_files;
+use crate::collect::{Progress, RecordConfig, View, Window, record};
 
 /// How long a key waits at most to be read.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Keys: Tab the next origin \u{b7} t threads or functions \u{b7} / filter \u{b7} \
-                        space freeze \u{b7} s save what was recorded and end \u{b7} q end")]
+#[command(
+    override_usage = "profiler top [OPTIONS] [-p PID... | --cgroup PATH | --comm NAME | -a | -- COMMAND ARG...]",
+    after_help = "Without a target it looks at the whole host.\n\nKeys: Tab the next origin \u{b7} t threads or functions \u{b7} / filter \u{b7} \
+                        space freeze \u{b7} s save what was recorded and end \u{b7} q end"
+)]
 pub(super) struct TopArgs {
-    /// Look at this process; may be given more than once [default: the whole host]
-    #[arg(short, long = "pid", value_name = "PID", conflicts_with_all = ["cgroup", "comm"])]
-    pids: Vec<u32>,
-    /// With -p: also the processes below, those that run and those to come
-    #[arg(long, requires = "pids")]
-    children: bool,
-    /// Look at the processes of this cgroup (version 2) and those below it
-    #[arg(long, value_name = "PATH", conflicts_with = "comm")]
-    cgroup: Option<PathBuf>,
-    /// Look at the processes and threads of this name (at most 15 bytes)
-    #[arg(long, value_name = "NAME")]
-    comm: Option<String>,
-    /// What to record, separated by commas, as for `record`
-    #[arg(
-        short = 'e',
-        long = "events",
-        value_name = "ORIGIN",
-        value_enum,
-        hide_possible_values = true,
-        value_delimiter = ',',
-        default_value = "cpu,offcpu"
-    )]
-    events: Vec<Event>,
-    /// Samples a second on each CPU
-    #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99)]
-    rate_hz: u64,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    recording: RecordingArgs,
     /// Directory that `s` writes to, made when missing [default: profile-TARGET-TIME]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Run this command and look at it and its children; what it prints is thrown away, and it goes on when the view ends
+    #[arg(last = true, value_name = "COMMAND", group = "target", conflicts_with = "children")]
+    command: Vec<OsString>,
 }
 
 /// How the view ended.
@@ -79,12 +64,11 @@ pub(super) fn run(args: &TopArgs) -> CommandResult {
         let advice = "elsewhere use `profiler record -d 10`";
         return Err(anyhow!("top needs a terminal to show things in and to read keys from: {advice}").into());
     }
-    check_rate(args.rate_hz)?;
-    let (target, name) = running(&args.pids, args.children, args.cgroup.as_deref(), args.comm.as_deref());
+    let (target, name) = args.target.selection(&args.command);
     target.selection()?;
     let (sender, windows) = channel();
-    let mut config = usual_config(target, &args.events, args.rate_hz);
-    config.watch = Some(sender);
+    let config = args.recording.config(target, None, &[Event::Cpu, Event::Offcpu])?;
+    let config = RecordConfig { watch: Some(sender), hushes_command: true, ..config };
     let (quit, over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     // It may take long where there is much to be named: nobody waits for its end.
     let (named, moments) = channel();

@@ -2,16 +2,20 @@
 
 use std::io::{self, Write};
 
-use super::super::numbers::{bytes, count, ratio};
+use super::super::numbers::{bytes, count, duration, float, ratio};
 use super::ROWS;
 use crate::output::markdown::{code, name, prose};
-use crate::profile::{Leak, LeakVerdict, Live};
+use crate::profile::{LeakVerdict, Live, Peak, Report};
 
 /// Frames of a site in its cell.
 const FRAMES: usize = 4;
 
+/// Sites that are named of the peak.
+const PEAK_SITES: usize = 3;
+
 /// Writes the section, which follows that of allocations.
-pub(super) fn write(live: Option<&Live>, leaks: &[Leak], writer: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(report: &Report, live: Option<&Live>, writer: &mut impl Write) -> io::Result<()> {
+    let leaks = &report.leaks;
     let Some(live) = live else { return Ok(()) };
     writeln!(writer, "### Memory in use, by who allocated it\n")?;
     if !live.undecided.is_empty() {
@@ -28,6 +32,9 @@ pub(super) fn write(live: Option<&Live>, leaks: &[Leak], writer: &mut impl Write
         write!(writer, "{} blocks that were chosen could not be followed and are missing. ", count(live.missed))?;
     }
     writeln!(writer, "Growth is that of the second half; its interval holds 19 times in 20.\n")?;
+    if let Some(peak) = &report.peak {
+        write_peak(peak, writer)?;
+    }
     if leaks.is_empty() {
         return Ok(());
     }
@@ -54,6 +61,18 @@ pub(super) fn write(live: Option<&Live>, leaks: &[Leak], writer: &mut impl Write
         writeln!(writer, "\n{} more are in `report.json`.", leaks.len() - ROWS)?;
     }
     writeln!(writer)
+}
+
+/// Writes when most was in use, and who held it.
+fn write_peak(peak: &Peak, writer: &mut impl Write) -> io::Result<()> {
+    write!(writer, "Most was in use at {}: {}", duration(peak.at_ns), bytes(peak.bytes))?;
+    for (number, site) in peak.sites.iter().take(PEAK_SITES).enumerate() {
+        let share = ratio(float(site.bytes), float(peak.bytes));
+        let names = site.site.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(" < ");
+        let before = if number == 0 { ", held by" } else { "," };
+        write!(writer, "{before} {} ({}, {share})", code(&names), bytes(site.bytes))?;
+    }
+    writeln!(writer, ".\n")
 }
 
 /// Bytes that may be fewer than none.

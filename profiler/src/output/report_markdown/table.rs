@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::rest;
 use crate::output::markdown::{code, prose};
 use crate::output::numbers::{count, value};
-use crate::profile::{Table, TableColumn};
+use crate::profile::{PERCENTILES, Table, TableColumn};
 
 /// Rows that are shown.
 const ROWS: usize = 25;
@@ -51,9 +51,10 @@ pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
     if table.rows.is_empty() {
         return Ok(());
     }
-    let percentiles = if table.distributions.is_empty() { &[][..] } else { &["p50", "p90", "p99", "max"] };
+    let percentiles =
+        PERCENTILES.iter().map(|(name, _)| *name).chain(["max"]).filter(|_| !table.distributions.is_empty());
     let values = shown.iter().map(|&number| heading(&table.values[number]));
-    let values = values.chain(percentiles.iter().map(|&name| name.to_owned()));
+    let values = values.chain(percentiles.map(str::to_owned));
     let head: Vec<_> = values.map(|name| prose(&name).to_string()).collect();
     let labels: Vec<_> = table.labels.iter().map(|label| prose(label).to_string()).collect();
     writeln!(writer, "| {} | {} |", head.join(" | "), labels.join(" | "))?;
@@ -63,7 +64,7 @@ pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
             shown.iter().map(|&number| value(row.values[number], &table.values[number].unit)).collect();
         if let (Some(column), Some(histogram)) = (table.distributions.first(), row.distributions.first()) {
             let max = (histogram.count() > 0).then_some(histogram.max);
-            let found = [500, 900, 990].map(|per_mille| histogram.percentile(per_mille)).into_iter().chain([max]);
+            let found = PERCENTILES.map(|(_, per_mille)| histogram.percentile(per_mille)).into_iter().chain([max]);
             cells.extend(found.map(|found| found.map_or("-".to_owned(), |number| value(number, &column.unit))));
         }
         cells.extend(row.labels.iter().map(|label| code(label).to_string()));
@@ -86,7 +87,7 @@ fn write_others(table: &Table, writer: &mut impl Write) -> io::Result<()> {
         writeln!(writer, "| count | p50 | p90 | p99 | max | {} |", labels.join(" | "))?;
         writeln!(writer, "|{}{}", "--:|".repeat(5), ":--|".repeat(labels.len()))?;
         for (row, histogram) in rows.iter().take(OTHER_ROWS) {
-            let found = [500, 900, 990].map(|per_mille| histogram.percentile(per_mille));
+            let found = PERCENTILES.map(|(_, per_mille)| histogram.percentile(per_mille));
             let found = found.into_iter().flatten().chain([histogram.max]).map(|number| value(number, &column.unit));
             let labels = row.labels.iter().map(|label| code(label).to_string());
             let cells: Vec<_> = found.chain(labels).collect();

@@ -178,6 +178,20 @@ impl<'f> LineTable<'f> {
         None
     }
 
+    /// The code of the function of that name.
+    pub(crate) fn find_function(&mut self, wanted: &str) -> Option<std::ops::Range<u64>> {
+        for number in 0..self.parts.function_count {
+            let function = self.numbered(number)?;
+            let offset = self.field(function, Field::Name)?;
+            let name = self.image.text(self.parts.names.checked_add(u64::from(offset))?, wanted.len() + 1)?;
+            if name == wanted {
+                let code = function.entry..self.entry(number + 1)?;
+                return (code.start < code.end).then_some(code);
+            }
+        }
+        None
+    }
+
     /// The code of the table, from its first address to its last.
     pub(crate) fn code(&mut self) -> Option<std::ops::Range<u64>> {
         let code = self.entry(0)?..self.entry(self.parts.function_count)?;
