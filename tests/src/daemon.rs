@@ -134,6 +134,21 @@ impl Daemon {
         words.last().and_then(|number| number.trim().parse().ok()).expect("a number")
     }
 
+    /// CPU time that it has used, s. Source: proc_pid_stat(5), fields 14 and 15.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn cpu_s(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its times");
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        // SAFETY: takes a number.
+        let hz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        float(ticks) / float(hz.unsigned_abs())
+    }
+
     /// Its open descriptors.
     ///
     /// # Panics
