@@ -114,9 +114,9 @@ pub(super) fn run(args: &DaemonArgs) -> CommandResult {
     let directory = settings.config.store.state_dir.clone();
     let store = Store::open(&directory, settings.config.store());
     let mut store = store.with_context(|| format!("cannot keep a history in {}", directory.display()))?;
-    let sink = Box::new(move |capture: &Capture| {
+    let sink = Box::new(move |capture: Capture| {
         // It counts what it loses, and goes on: there may be room for the next window.
-        if let Err(error) = store.put(capture) {
+        if let Err(error) = store.put(&capture) {
             eprintln!("profiler: a window is lost: {error}");
         }
     });

@@ -20,7 +20,7 @@ use crate::profile::Capture;
 use crate::symbolize::{KnownNames, Options};
 
 /// Who is handed every window, in their order, on a thread that may take its time.
-pub type Sink = Box<dyn FnMut(&Capture) + Send>;
+pub type Sink = Box<dyn FnMut(Capture) + Send>;
 
 /// Windows that may wait for their names before the next becomes longer.
 const MOST_WAITING: usize = 2;
@@ -303,7 +303,7 @@ impl Namer {
             while let Ok(work) = work.recv() {
                 match work {
                     Work::Name(cut) => {
-                        sink(&cut.name(&naming));
+                        sink(cut.name(&naming));
                         left.fetch_sub(1, Ordering::Relaxed);
                     }
                     Work::Forget => {
