@@ -20,6 +20,7 @@ mod record_errors;
 mod record_fault;
 mod record_fileio;
 mod record_fixtures;
+mod record_function;
 mod record_go;
 mod record_go_servers;
 mod record_lasting;
