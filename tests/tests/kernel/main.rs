@@ -7,6 +7,8 @@
 
 mod bpf_tables;
 mod commands;
+mod daemon;
+mod daemon_budget;
 mod daemon_http;
 mod findings;
 mod leaves_nothing;
