@@ -163,15 +163,14 @@ fn take(
     if !task.is_wanted() {
         return false;
     }
-    let known = threads::find::<Allocating>(running.tid);
+    let mut known = threads::find::<Allocating>(running.tid);
     // SAFETY: the context is the thread's registers.
     let sp = unsafe { (*context.regs).rsp };
     let mut outer_at = 0;
-    let known = known.map(|known| {
+    if let Some(known) = &mut known {
         outer_at = known.outer_at;
         known.outer_at = if calls_another { sp } else { 0 };
-        known
-    });
+    }
     if sp < outer_at && outer_at - sp <= INNER_BYTES {
         return false;
     }
@@ -228,7 +227,7 @@ fn take(
     if weight > 0 {
         // As many of its size, chosen one by one.
         columns[1] = weight;
-        columns[2] = if size > 0 { weight / size } else { 1 };
+        columns[2] = weight.checked_div(size).unwrap_or(1);
         columns[3] = (weight >> 10).wrapping_mul((weight - size) >> 10);
     }
     let (bytes, objects) = (columns[1], columns[2]);

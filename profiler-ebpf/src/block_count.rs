@@ -204,7 +204,7 @@ fn row(key: &BlockKey, process_comm: [u8; COMM_LEN]) -> u64 {
         let Some(histograms) = histograms() else { return 0 };
         // Another CPU may have made it meanwhile, or there is no room.
         if BLOCK_STATS.insert(key, BlockRow { counts: NOTHING, histograms, process_comm }, NO_EXIST).is_err() {
-            let _ = BLOCK_HISTOGRAMS_FREE.push(&histograms, 0);
+            let _ = BLOCK_HISTOGRAMS_FREE.push(histograms, 0);
         }
     }
     // SAFETY: the pointer is to a map value, and this is never written again.

@@ -209,7 +209,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches what [`Kernel::load_block_programs`] has loaded; after [`Kernel::begin_waits`] where waits are recorded too.
+    /// Attaches what `load_block_programs` has loaded; after [`Kernel::begin_waits`] where waits are recorded too.
     ///
     /// # Errors
     ///

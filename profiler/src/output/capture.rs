@@ -100,7 +100,7 @@ pub fn write(capture: &Capture) -> io::Result<Vec<OutputFile>> {
     Ok(files)
 }
 
-/// As [`write`], with a gzipped index: one of a history, where many of them are kept.
+/// As [`write()`], with a gzipped index: one of a history, where many of them are kept.
 ///
 /// # Errors
 ///
