@@ -250,10 +250,15 @@ mod tests {
     #[test]
     fn a_weight_is_the_size_by_the_chance_to_be_chosen() {
         for rate in [2, 1_000, 4_096, 65_536, 524_288, 1 << 30] {
-            for size in [1, 16, 100, 1_000, 4_096, 65_536, 100_000, 524_288, 600_000, 1 << 20, 1 << 24, 1 << 33, 1 << 40] {
+            for size in
+                [1, 16, 100, 1_000, 4_096, 65_536, 100_000, 524_288, 600_000, 1 << 20, 1 << 24, 1 << 33, 1 << 40]
+            {
                 let weight = sampled_weight(size, rate) as f64;
                 let expected = size as f64 / -(-(size as f64) / rate as f64).exp_m1();
-                assert!((weight / expected - 1.0).abs() < 2e-3 || (weight - expected).abs() <= 1.0, "{size} {rate}: {weight} {expected}");
+                assert!(
+                    (weight / expected - 1.0).abs() < 2e-3 || (weight - expected).abs() <= 1.0,
+                    "{size} {rate}: {weight} {expected}"
+                );
                 assert!(weight >= size as f64);
             }
         }

@@ -18,9 +18,9 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use profiler_common::alloc::{
-    Allocating, CALLS_ANOTHER, FREES_FIRST, INNER_BYTES, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES, MOST_WEIGHT, NOT_FOLLOWED,
-    NULL_IS_ANOTHER, RATE_SHIFT, RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT, SizeArgument, SizeStats, WEIGHTED,
-    sampled_weight, takes,
+    Allocating, CALLS_ANOTHER, FREES_FIRST, INNER_BYTES, KEPT_BLOCKS, LIFETIMES, LiveBlock, LiveKey, MOST_BYTES,
+    MOST_WEIGHT, NOT_FOLLOWED, NULL_IS_ANOTHER, RATE_SHIFT, RETURNS_BY_FIRST, SIZE_ARGUMENT_MASK, SIZE_SHIFT,
+    SizeArgument, SizeStats, WEIGHTED, sampled_weight, takes,
 };
 use profiler_common::counters::{Counters, Outcome};
 use profiler_common::event::Origin;

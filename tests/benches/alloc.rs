@@ -45,8 +45,7 @@ enum Watcher {
 }
 
 impl Watcher {
-    const ALL: [Self; 6] =
-        [Self::Nobody, Self::Default, Self::Always, Self::Library, Self::Memleak, Self::Heaptrack];
+    const ALL: [Self; 6] = [Self::Nobody, Self::Default, Self::Always, Self::Library, Self::Memleak, Self::Heaptrack];
 
     const fn name(self) -> &'static str {
         match self {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use object::endian::LittleEndian;
 use object::read::elf::SectionHeader as _;
-use profiler_common::alloc::{CALLS_ANOTHER, FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED};
+use profiler_common::alloc::{
+    CALLS_ANOTHER, FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED,
+};
 
 use super::probe_point::{goes_to, probe_point};
 use crate::process::elf::Sections;
@@ -200,7 +202,8 @@ fn names() -> BTreeMap<&'static str, Role> {
 pub fn find_allocator(object: &ObjectFile) -> Allocator {
     let Some(sections) = Sections::read(&object.file) else { return Allocator::default() };
     let names = names();
-    let wanted: Vec<&str> = names.keys().copied().chain([GLIBC, MUSL, GO, GO_CHOSEN, GO_RATE, GO_LEFT_OUT]).chain(SAMPLED).collect();
+    let wanted: Vec<&str> =
+        names.keys().copied().chain([GLIBC, MUSL, GO, GO_CHOSEN, GO_RATE, GO_LEFT_OUT]).chain(SAMPLED).collect();
     let mut found = symbols(&sections, &wanted);
     if !object.has_symbols
         && let Some(code) = LineTable::find(&object.file).and_then(|mut table| table.find_function(GO))

@@ -154,6 +154,9 @@ impl RecordingArgs {
                 "--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio"
             );
         }
+        if self.exact && !origins.contains(&Origin::Alloc) {
+            bail!("--exact records every allocation, and allocations are not recorded: add -e alloc");
+        }
         let limits = Limits {
             records: self.map_entries,
             ring_bytes: self.buffer_mb << 20,

@@ -1,6 +1,7 @@
 //! `profiler query`: what a history says of a range of time.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -8,12 +9,14 @@ use clap::{Args as ClapArgs, Subcommand};
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use profiler_common::event::Origin;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::diff::{RuleArgs, WorkArgs, compare_and_tell};
 use super::files::OutputDirectory;
 use super::record::{make_files, summary};
 use super::{CommandResult, check, moment, print};
 use crate::analyze::{analyze, metric, trend};
+use crate::daemon::http::{HttpConfig, Server, Service};
 use crate::daemon::store::{History, Range, WindowInfo};
 use crate::profile::{Capture, Selection};
 
@@ -56,6 +59,8 @@ enum QueryCommand {
     Diff(DiffArgs),
     /// Say where a metric goes over a range
     Trend(TrendArgs),
+    /// Show a history in a browser: the daemon's page, of a copy of its state directory too
+    Serve(ServeArgs),
 }
 
 /// Which time.
@@ -190,6 +195,18 @@ struct TrendArgs {
     store: StoreArgs,
 }
 
+#[derive(Debug, ClapArgs)]
+struct ServeArgs {
+    /// Address and port; another than loopback needs a token
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4041")]
+    listen: std::net::SocketAddr,
+    /// File that has the token that others must show
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Runs it.
 pub(super) fn run(args: &QueryArgs) -> CommandResult {
     match &args.command {
@@ -197,6 +214,7 @@ pub(super) fn run(args: &QueryArgs) -> CommandResult {
         Some(QueryCommand::List(args)) => list(args),
         Some(QueryCommand::Diff(args)) => diff(args),
         Some(QueryCommand::Trend(args)) => trend_of(args),
+        Some(QueryCommand::Serve(args)) => serve(args),
     }
 }
 
@@ -310,6 +328,30 @@ fn trend_of(args: &TrendArgs) -> CommandResult {
         points.push((capture.index.started_at_ns, found.value));
     }
     check::tell_trend(&trend(&args.metric, unit, points, args.higher_is_better), "windows", args.json)
+}
+
+/// Serves until Ctrl-C or SIGTERM.
+fn serve(args: &ServeArgs) -> CommandResult {
+    // Before anything listens.
+    args.store.open()?;
+    let token = args.token_file.as_ref().map(HttpConfig::read_token).transpose()?;
+    let config = HttpConfig { listen: args.listen, token, tls: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        let server = Server::bind(config).await?;
+        eprintln!("showing {} on http://{}/", args.store.state_dir.display(), server.address()?);
+        let mut terminated = signal(SignalKind::terminate())?;
+        let service = Arc::new(Service::of_history(args.store.state_dir.clone()));
+        tokio::select! {
+            () = server.serve(service) => {}
+            _ = terminated.recv() => {}
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+        }
+        Ok::<(), anyhow::Error>(())
+    })?;
+    // A request that still reads is not waited for.
+    runtime.shutdown_background();
+    Ok(0)
 }
 
 fn seconds(ns: u64) -> String {

@@ -111,7 +111,8 @@ impl Duty {
             return true;
         }
         // What taking the probes away has cost is in it.
-        let cycle = (now - cycle_began).mul_f64((share / self.config.budget).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
+        let cycle =
+            (now - cycle_began).mul_f64((share / self.config.budget).min(1e3)).mul_f64(self.jitter).min(MOST_OFF);
         if now < cycle_began + cycle {
             self.next = (cycle_began + cycle).max(now + WINDOW / 10);
             return false;

@@ -333,6 +333,14 @@ impl Allocations {
         if probes.all(|probe| probe.is_emulated) { self.trap_ns } else { STEP_NS }
     }
 
+    /// The part of the time since the last call, or the start, in which probes were on, 0 to 1.
+    pub(super) fn take_share(&mut self) -> f64 {
+        let now = self.duty.ended.unwrap_or_else(Instant::now);
+        let on = self.duty.on + if self.duty.is_on { now - self.duty.since } else { Duration::ZERO };
+        let (told_at, told) = std::mem::replace(&mut self.told, (now, on));
+        ((on - told).as_secs_f64() / (now - told_at).as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
+    }
+
     /// When it stopped by itself, after the beginning, since to record every allocation cost more than the budget.
     pub(super) fn stopped_after(&self) -> Option<Duration> {
         self.duty.stopped.map(|stopped| stopped - self.duty.began)
@@ -341,14 +349,6 @@ impl Allocations {
     /// Whether every allocation was recorded.
     pub(super) const fn is_exact(&self) -> bool {
         self.duty.config.is_exact
-    }
-
-    /// The part of the time since the last call, or the start, in which probes were on, 0 to 1.
-    pub(super) fn take_share(&mut self) -> f64 {
-        let now = self.duty.ended.unwrap_or_else(Instant::now);
-        let on = self.duty.on + if self.duty.is_on { now - self.duty.since } else { Duration::ZERO };
-        let (told_at, told) = std::mem::replace(&mut self.told, (now, on));
-        ((on - told).as_secs_f64() / (now - told_at).as_secs_f64().max(1e-9)).clamp(1e-6, 1.0)
     }
 
     fn usage(&self, kernel: &Kernel) -> Usage {

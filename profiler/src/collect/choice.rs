@@ -9,7 +9,7 @@ use profiler_common::event::Origin;
 use profiler_common::number_pace::Chosen;
 
 use super::allocations::Allocations;
-use super::cut::Facts;
+use super::cut::{Facts, nanoseconds};
 use super::events::EventCounts;
 use super::session::Session;
 use crate::bpf::{Faults, Kernel, NetHook, WaitHook};
@@ -136,9 +136,7 @@ pub(super) fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counte
                 standard_error_bytes: variance_kib2.sqrt() * 1024.0,
                 share_of_time: choice.alloc_share,
                 exact: choice.alloc_exact,
-                stopped_after_ns: choice
-                    .alloc_stopped_after
-                    .map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
+                stopped_after_ns: choice.alloc_stopped_after.map(nanoseconds),
             });
         }
     }

@@ -98,12 +98,12 @@ pub(super) struct Following {
     interval: Duration,
     began_ns: u64,
     seen: Vec<(u64, HashMap<SiteKey, Held>)>,
-    /// Whether nothing comes or goes any more.
-    is_frozen: bool,
     /// What was there when it was looked last, bytes; `None` once that was told.
     held: Option<u64>,
     /// What was there when most was, when that was, and who held it.
     peak: (u64, u64, HashMap<SiteKey, Held>),
+    /// Whether nothing comes or goes any more.
+    is_frozen: bool,
 }
 
 impl Following {
@@ -120,8 +120,8 @@ impl Following {
             interval: INTERVAL,
             began_ns,
             seen: Vec::new(),
-            held: None,
             is_frozen: false,
+            held: None,
             peak: Default::default(),
         }
     }

@@ -122,6 +122,29 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
     Ok(files)
 }
 
+/// The pprof file of an origin of a capture; `heap` is what was allocated and what is in use in one. `None` where the
+/// capture has no such origin.
+#[must_use]
+pub fn pprof_of(capture: &Capture, name: &str) -> Option<Vec<u8>> {
+    let of = |origin| capture.profiles.iter().find(|profile| profile.origin == origin);
+    if name == "heap" {
+        return Some(heap::encode(of(Origin::Alloc)?, of(Origin::Live)?, &capture.index));
+    }
+    let profile = of(Origin::from_name(name)?)?;
+    Some(pprof::encode(profile, &pprof::Meta::new(&capture.index, name)))
+}
+
+/// The folded stacks of an origin of a capture; of `heap`, those of what is in use. `None` where the capture has no such
+/// origin.
+#[must_use]
+pub fn folded_of(capture: &Capture, name: &str) -> Option<Vec<u8>> {
+    let origin = if name == "heap" { Origin::Live } else { Origin::from_name(name)? };
+    let profile = capture.profiles.iter().find(|profile| profile.origin == origin)?;
+    let mut bytes = Vec::new();
+    folded::write(profile, &mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// CPUs that a sampled origin's samples stand for on average: samples times period by duration.
 ///
 /// `None` where it is no such origin or nothing was recorded.

@@ -1,7 +1,7 @@
 //! `report.html`: one page that needs nothing else: no other file, no network, no server.
 //!
 //! The page is a fixed text (`report_html/page.html`) with the report and the stacks as JSON in it; its script makes text
-//! nodes of them, never markup.
+//! nodes of them, never markup. Its style and much of its script are also those of the daemon's page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -17,6 +17,10 @@ use crate::profile::{Capture, Index, Profile, Report, Severity};
 
 /// The page, with marks for what is put in.
 const PAGE: &str = include_str!("report_html/page.html");
+/// What it looks like, and the mark for it.
+const STYLE: (&str, &str) = ("@style@", include_str!("report_html/style.css"));
+/// What its script shares, and the mark for it.
+const PARTS: (&str, &str) = ("@parts@", include_str!("report_html/parts.js"));
 /// Stands for the title.
 const TITLE: &str = "@title@";
 /// Stands for the data.
@@ -62,12 +66,37 @@ pub fn write(capture: &Capture, index: &Index, report: &Report, writer: &mut imp
     // In a script element nothing but `</` and `<!--` ends or changes the text.
     let data = serde_json::to_string(&data).map_err(io::Error::other)?.replace('<', "\\u003c");
     let title = super::flamegraph::escape(&super::folded::clean(&index.target.description));
-    let (front, rest) = PAGE.split_once(TITLE).unwrap_or((PAGE, ""));
+    let page = with_parts(PAGE);
+    let (front, rest) = page.split_once(TITLE).unwrap_or((&page, ""));
     let (middle, back) = rest.split_once(DATA).unwrap_or((rest, ""));
     for part in [front, &title, middle, &data, back] {
         writer.write_all(part.as_bytes())?;
     }
     Ok(())
+}
+
+/// A page with the style and the script that pages share, in the places that `@style@` and `@parts@` mark.
+#[must_use]
+pub fn with_parts(page: &str) -> String {
+    [STYLE, PARTS].iter().fold(page.to_owned(), |page, (mark, text)| page.replacen(mark, text, 1))
+}
+
+/// Writes the flamegraphs of a capture as JSON, as the page has them. `origin`: only that one.
+///
+/// # Errors
+///
+/// When `writer` fails.
+pub fn write_flames(capture: &Capture, origin: Option<&str>, writer: &mut impl Write) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Flames<'a> {
+        started_at_ns: u64,
+        duration_ns: u64,
+        flames: Vec<Flame<'a>>,
+    }
+    let mut flames = flames(capture);
+    flames.retain(|flame| origin.is_none_or(|origin| flame.name == origin));
+    let Index { started_at_ns, duration_ns, .. } = capture.index;
+    serde_json::to_writer(writer, &Flames { started_at_ns, duration_ns, flames }).map_err(io::Error::other)
 }
 
 /// What was recorded, where the time went, and what is worst: a sentence each.

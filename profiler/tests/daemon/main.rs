@@ -1,6 +1,7 @@
 //! The daemon's history and what it tells others, without a kernel: on captures made by hand.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod http;
 mod store;
 
 #[expect(dead_code, reason = "the tests of outputs have more examples")]

@@ -13,6 +13,7 @@ use profiler_common::event::Origin;
 use profiler_tests::{find_program, missing, scratch, tools};
 use serde_json::Value;
 
+mod history;
 mod page;
 
 #[expect(dead_code, reason = "the tests of outputs have more examples")]

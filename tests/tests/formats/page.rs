@@ -19,8 +19,13 @@ fn written(capture: &Capture, path: &Path) -> String {
     String::from_utf8(page.bytes).expect("text")
 }
 
+/// The address of a file.
+fn address(page: &Path) -> String {
+    format!("file://{}", page.display())
+}
+
 /// What the browser makes of a page: its document, and what it said.
-fn open(browser: &Path, directory: &Path, page: &Path, width: u32, hash: &str) -> (String, String) {
+pub(crate) fn open(browser: &Path, directory: &Path, page: &str, width: u32, hash: &str) -> (String, String) {
     let mut command = Command::new(browser);
     command.args([
         "--headless",
@@ -33,14 +38,14 @@ fn open(browser: &Path, directory: &Path, page: &Path, width: u32, hash: &str) -
     command.arg(format!("--window-size={width},1000"));
     command.arg(format!("--user-data-dir={}", directory.join("browser").display()));
     command.arg(format!("--log-net-log={}", directory.join("net.json").display()));
-    let output = command.arg(format!("file://{}#{hash}", page.display())).output().expect("start the browser");
+    let output = command.arg(format!("{page}#{hash}")).output().expect("start the browser");
     assert!(output.status.success(), "{output:?}");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
 
 /// The value of an attribute of the document's first element.
-fn attribute<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn attribute<'a>(document: &'a str, name: &str) -> Option<&'a str> {
     let head = document.split_once("<head>").map_or(document, |(head, _)| head);
     head.split_once(&format!("data-{name}=\""))?.1.split('"').next()
 }
@@ -61,7 +66,7 @@ fn the_page_shows_everything_in_light_and_dark_at_any_width_and_asks_nobody() {
         assert_eq!(addresses, ["www.w3.org"]);
         for (width, theme) in [(1000, "light"), (2000, "dark")] {
             let (document, said) =
-                open(&browser, directory.path(), &page, width, &format!("theme={theme}&search=parse"));
+                open(&browser, directory.path(), &address(&page), width, &format!("theme={theme}&search=parse"));
             assert_eq!(attribute(&document, "ready"), Some("true"), "{said}");
             assert_eq!(attribute(&document, "errors"), None);
             assert_eq!(attribute(&document, "overflows"), Some("false"), "at {width}");
@@ -100,7 +105,7 @@ fn another_origin_is_shown_when_it_is_asked_for() {
     let page = directory.path().join("page.html");
     written(&example::capture_with_waits(), &page);
     for origin in ["cpu", "offcpu", "wall"] {
-        let (document, _) = open(&browser, directory.path(), &page, 1400, &format!("origin={origin}"));
+        let (document, _) = open(&browser, directory.path(), &address(&page), 1400, &format!("origin={origin}"));
         let pressed = format!("data-name=\"{origin}\" aria-pressed=\"true\"");
         assert!(document.contains(&pressed), "{origin} is not shown");
     }
@@ -121,7 +126,7 @@ fn hostile_names_stay_text() {
     }
     let text = written(&capture, &page);
     assert_eq!(text.matches("<script").count(), 2, "a script was added");
-    let (document, said) = open(&browser, directory.path(), &page, 1200, "");
+    let (document, said) = open(&browser, directory.path(), &address(&page), 1200, "");
     assert_eq!(attribute(&document, "ready"), Some("true"), "{said}");
     assert!(!document.contains("<title>taken") && !document.contains("<img"), "{document}");
 }

@@ -77,7 +77,11 @@ fn allocations_are_where_they_are_made() {
     println!("{} of {all} bytes: {by_size}", captured.total());
     // Windows stand for the rest of the time; a paced program does as much in one as in another, but where others have its CPU.
     let most = if by_size["share_of_time"].as_f64() < Some(1.0) { 0.3 } else { 0.1 };
-    assert!(is_emulated() || (float(captured.total()) / float(all) - 1.0).abs() < most, "{} of {all}", captured.total());
+    assert!(
+        is_emulated() || (float(captured.total()) / float(all) - 1.0).abs() < most,
+        "{} of {all}",
+        captured.total()
+    );
     assert!(captured.report["overhead"]["trap_ns"].as_u64() > Some(0));
     let stacks = captured.stacks.iter().filter(|stack| stack.has("malloc_here") || stack.has("aligned_here"));
     assert!(stacks.clone().all(|stack| stack.has("main") && stack.marker().is_none()), "{}", captured.folded());

@@ -1,9 +1,10 @@
 //! Allocations by allocators other than the C library's: linked in, preloaded, stripped, and sampled by the program itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, at_work, float, is_emulated, require_bpf};
+use profiler_tests::{Captured, Record, Workload, at_work, find_program, float, is_emulated, require_bpf, scratch};
 use serde_json::Value;
 
 use crate::record_alloc::{PARTS, allocs_go, allocs_rust, check_shares};
@@ -25,9 +26,13 @@ fn linked_in(feature: &str) -> Workload {
     Workload::package("allocators", "allocators").flag("--features").flag(feature)
 }
 
-/// The same without symbols.
-fn stripped(feature: &str) -> Workload {
-    linked_in(feature).flag("--config").flag("profile.release.strip=true")
+/// The same without symbols, in a directory that goes when it is dropped.
+fn stripped(feature: &str) -> Option<(PathBuf, tempfile::TempDir)> {
+    let (strip, directory) = (find_program("strip")?, scratch());
+    let program = directory.path().join("stripped");
+    let status = Command::new(strip).arg("-o").arg(&program).arg(linked_in(feature).build()).status();
+    assert!(status.expect("start strip").success(), "strip failed");
+    Some((program, directory))
 }
 
 fn stripped_go() -> Option<Workload> {
@@ -36,7 +41,7 @@ fn stripped_go() -> Option<Workload> {
 
 pub(crate) fn workloads() -> Vec<Workload> {
     let mut all = vec![tcmalloc(), linked_in("jemalloc"), linked_in("mimalloc"), linked_in("sampled")];
-    all.extend([stripped("jemalloc"), stripped("mimalloc"), Workload::preload_library()]);
+    all.push(Workload::preload_library());
     all.extend(musl());
     all.extend(stripped_go());
     all
@@ -99,7 +104,8 @@ fn allocators_that_rust_has_linked_in_are_found_by_their_symbols() {
 fn what_is_missing_of_stripped_programs_is_said_and_go_needs_no_symbols() {
     let Some(_kernel) = require_bpf() else { return };
     for feature in ["jemalloc", "mimalloc"] {
-        let captured = record().program(&stripped(feature).build(), &[&at_work(1)]).run();
+        let Some((program, _directory)) = stripped(feature) else { continue };
+        let captured = record().program(&program, &[&at_work(1)]).run();
         let warnings = captured.report["warnings"].to_string();
         assert!(warnings.contains(&format!("has {feature} linked in")), "{warnings}");
     }

@@ -1,0 +1,142 @@
+//! A history that is served: the page in a real browser, profiles by `go tool pprof`, metrics by `promtool`.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use profiler::daemon::store::{Store, StoreConfig};
+use profiler::profile::Capture;
+use profiler_common::event::Origin;
+use profiler_tests::{Target, profiler_command, scratch, wait_until};
+
+use crate::page::{attribute, open};
+use crate::{example, program, run};
+
+const SECOND: u64 = 1_000_000_000;
+/// A full hour.
+const START: u64 = 500_000 * 3600;
+
+/// A window of 10 s; from the sixth on it has twice as much of `parse`.
+fn window(number: u64) -> Capture {
+    let mut capture = example::capture_with_waits();
+    capture.index.started_at_ns = (START + number * 10) * SECOND;
+    capture.index.duration_ns = 10 * SECOND;
+    if number >= 6 {
+        let profile = &mut capture.profiles[0];
+        for sample in &mut profile.samples {
+            if profile.stacks[sample.stack as usize].first() == Some(&1) {
+                sample.values.iter_mut().for_each(|value| *value *= 2);
+            }
+        }
+    }
+    capture
+}
+
+/// A history of twelve windows, and its address, as long as the first lives.
+fn served(directory: &Path) -> (Target, String) {
+    let state = directory.join("state");
+    let mut store = Store::open(&state, StoreConfig::default()).expect("a history");
+    for number in 0..12 {
+        store.put(&window(number)).expect("a window");
+    }
+    drop(store);
+    let said = directory.join("said");
+    let mut command = profiler_command();
+    command.args(["query", "serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state);
+    command.stderr(fs::File::create(&said).expect("a file"));
+    let server = Target::start_unready(&mut command);
+    let address = wait_until("the server's address", || {
+        let said = fs::read_to_string(&said).expect("what it said");
+        Some(said.split_once("http://")?.1.split_once("/\n")?.0.to_owned())
+    });
+    (server, address)
+}
+
+#[test]
+fn the_page_of_a_history_shows_everything_in_light_and_dark_and_asks_nobody_else() {
+    let Some(browser) = program("chromium") else { return };
+    let directory = scratch();
+    let (_server, address) = served(directory.path());
+    for (width, theme) in [(1000, "light"), (2000, "dark")] {
+        let hash = format!("theme={theme}&search=parse&from={}&to={}", START + 20, START + 50);
+        let (document, said) = open(&browser, directory.path(), &format!("http://{address}/"), width, &hash);
+        assert_eq!(attribute(&document, "ready"), Some("true"), "{said}");
+        assert_eq!(attribute(&document, "errors"), None);
+        assert_eq!(attribute(&document, "state"), Some(""));
+        assert_eq!(attribute(&document, "overflows"), Some("false"), "at {width}");
+        assert_eq!(attribute(&document, "theme"), Some(theme));
+        assert_eq!((attribute(&document, "windows"), attribute(&document, "bars")), (Some("12"), Some("12")));
+        let boxes: u32 = attribute(&document, "boxes").and_then(|boxes| boxes.parse().ok()).expect("boxes");
+        assert!(boxes > 4, "{boxes} boxes");
+        assert!(!said.contains("CONSOLE"), "{said}");
+        assert!(document.contains("3 windows") && document.contains("matched: "), "{document}");
+        for section in ["Time", "Flamegraphs", "Changes", "Findings", "Targets", "Losses"] {
+            assert!(document.contains(&format!("<h2>{section}</h2>")), "{section} is missing");
+        }
+        for origin in ["cpu", "offcpu", "wall"] {
+            assert!(document.contains(&format!("data-name=\"{origin}\"")), "{origin} cannot be chosen");
+        }
+        assert!(document.contains("server (42)"), "no process can be chosen");
+        let requests = fs::read_to_string(directory.path().join("net.json")).expect("the browser's log");
+        let hosts = requests.split("\"url\":\"http").skip(1).filter_map(|rest| rest.split('/').nth(2));
+        let own = ["google.com", "googleapis.com", "gvt1.com"];
+        let others: Vec<&str> =
+            hosts.filter(|host| *host != address && !own.iter().any(|own| host.ends_with(own))).collect();
+        assert!(others.is_empty(), "the page asked {others:?}");
+    }
+}
+
+#[test]
+fn the_page_compares_two_ranges() {
+    let Some(browser) = program("chromium") else { return };
+    let directory = scratch();
+    let (_server, address) = served(directory.path());
+    let hash = format!("from={}&to={}&base_from={START}&base_to={}", START + 60, START + 120, START + 60);
+    let (document, said) = open(&browser, directory.path(), &format!("http://{address}/"), 1400, &hash);
+    assert_eq!((attribute(&document, "ready"), attribute(&document, "errors")), (Some("true"), None), "{said}");
+    assert!(document.contains("compared with"), "{document}");
+    let changes = document.split_once("<h2>Changes</h2>").expect("a section").1;
+    let row = changes.split("<tr>").find(|row| row.contains(">parse<")).expect("what has changed");
+    assert!(row.contains("regression"), "{row}");
+}
+
+#[test]
+fn go_reads_profiles_by_http() {
+    let Some(go) = program("go") else { return };
+    let directory = scratch();
+    let (_server, address) = served(directory.path());
+    for (name, function) in [("profile?seconds=5", "parse"), ("block", "fsync")] {
+        let url = format!("http://{address}/debug/pprof/{name}");
+        let home = directory.path();
+        let text =
+            run(Command::new(&go).args(["tool", "pprof", "-top", &url]).env("PPROF_TMPDIR", home).env("HOME", home));
+        assert!(text.contains(function), "{text}");
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let Some(promtool) = program("promtool") else { return };
+    let mut snapshot = profiler::daemon::metrics::Snapshot { healthy: true, ..Default::default() };
+    let hub = profiler::daemon::hub::Hub::default();
+    let window = window(0);
+    assert!(window.profiles.iter().any(|profile| profile.origin == Origin::OffCpu));
+    snapshot.findings = profiler::analyze::analyze(&window).findings;
+    hub.publish(window.into());
+    snapshot.totals = Some(hub.totals());
+    snapshot.store = Some(Default::default());
+    snapshot.requests = vec![("2xx".to_owned(), 7)];
+    let text = profiler::daemon::metrics::classic(&snapshot.to_open_metrics());
+    let mut child = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start promtool");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("tell it");
+    let output = child.wait_with_output().expect("wait for promtool");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
