@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use profiler_common::event::Origin;
-use profiler_tests::{Captured, Record, Workload, at_work, find_program, float, is_emulated, require_bpf, scratch};
+use profiler_tests::{
+    Captured, Record, Target, Workload, at_work, find_program, float, is_emulated, require_bpf, scratch,
+};
 use serde_json::Value;
 
 use crate::record_alloc::{PARTS, allocs_go, allocs_rust, check_shares};
@@ -154,13 +156,26 @@ fn a_leak_is_found_beside_a_million_pairs_a_second_by_the_library() {
     assert_eq!(site(&captured, "fill_here")["verdict"], "cache");
     let leaks = captured.report["leaks"].as_array().expect("sites");
     assert_eq!(leaks.iter().filter(|leak| leak["verdict"] == "leak").count(), 1, "{leaks:#?}");
-    // Every block that was announced is announced when it is freed: what was allocated is freed or in use.
+}
+
+#[test]
+fn every_block_that_the_library_announces_is_announced_when_it_is_freed() {
+    let Some(_kernel) = require_bpf() else { return };
+    let mut command = Command::new(leaks().build());
+    command.args(["60", if is_emulated() { "50" } else { "1000" }]).env("PROFILER_ALLOC_PERIOD", "8192");
+    // One that runs already: blocks of a program before an exec would be counted and followed no more.
+    let target = Target::start_command(command.env("LD_PRELOAD", Workload::preload_library().build()));
+    let captured = record().pid(target.pid()).seconds(3).run();
+    if !follows_blocks(&captured) {
+        return;
+    }
     assert_eq!(captured.report["live"]["missed"], Value::from(0), "{}", captured.report["live"]);
     let (allocated, freed) = (sum(&captured, "allocated"), sum(&captured, "freed"));
     let captured = captured.into_origin(Origin::Live);
     let live: u64 = captured.profile.samples.iter().map(|sample| sample.values[2]).sum();
+    println!("{allocated} allocated, {freed} freed, {live} in use");
     assert_eq!(allocated - freed, live, "{allocated} allocated, {freed} freed");
-    assert!(freed > 10 * live, "{freed} freed, {live} in use");
+    assert!(freed > 100 * live, "{freed} freed, {live} in use");
 }
 
 #[test]
