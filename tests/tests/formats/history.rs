@@ -1,10 +1,14 @@
 //! A history that is served: the page in a real browser, profiles by `go tool pprof`, metrics by `promtool`.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use profiler::daemon::http::{HttpSettings, Server, Service};
 use profiler::daemon::store::{Store, StoreConfig};
 use profiler::profile::Capture;
 use profiler_common::event::Origin;
@@ -139,4 +143,113 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
     let output = child.wait_with_output().expect("wait for promtool");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+/// Resident memory of a process, bytes.
+fn resident(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
+    let line = text.lines().find(|line| line.starts_with("VmRSS")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+#[test]
+fn clients_that_ask_for_ever_or_take_nothing_do_not_make_it_grow() {
+    let directory = scratch();
+    let (mut server, address) = served(directory.path());
+    let send = |text: &str| {
+        let mut stream = TcpStream::connect(&address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+        stream.write_all(text.as_bytes()).expect("a request");
+        stream
+    };
+    let round = || {
+        let mut idle: Vec<TcpStream> = Vec::new();
+        for number in 0..40 {
+            idle.push(match number % 4 {
+                0 => send("GET /api/v1/report HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+                1 => send("GET / HTT"),
+                2 => send(&format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(8000))),
+                _ => send("GET /api/v1/flamegraph HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            });
+        }
+        let mut answer = String::new();
+        let _ =
+            send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").read_to_string(&mut answer);
+        assert!(answer.contains(" 200 ") && answer.ends_with("ok\n"), "{answer}");
+    };
+    // What an allocator keeps is kept after a few rounds.
+    (0..5).for_each(|_| round());
+    let before = resident(server.pid());
+    (0..15).for_each(|_| round());
+    let after = resident(server.pid());
+    assert!(server.runs());
+    assert!(after < before + before / 2, "from {before} to {after} bytes");
+}
+
+/// Makes a certificate of `name`, signed by the one called `signer`, or by itself.
+fn certificate(openssl: &Path, directory: &Path, name: &str, signer: Option<&str>) {
+    let mut command = Command::new(openssl);
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    command.args([
+        "-subj",
+        &format!("/CN={name}"),
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        &format!("{name}.key"),
+    ]);
+    command.args(["-out", &format!("{name}.pem")]).current_dir(directory);
+    if let Some(signer) = signer {
+        command.args(["-CA", &format!("{signer}.pem"), "-CAkey", &format!("{signer}.key")]);
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    }
+    run(&mut command);
+}
+
+#[test]
+fn only_who_has_a_certificate_is_let_in_where_that_is_asked_for() {
+    let (Some(openssl), Some(curl)) = (program("openssl"), program("curl")) else { return };
+    let directory = scratch();
+    let file = |name: &str| directory.path().join(name);
+    certificate(&openssl, directory.path(), "ca", None);
+    certificate(&openssl, directory.path(), "server", Some("ca"));
+    certificate(&openssl, directory.path(), "client", Some("ca"));
+    certificate(&openssl, directory.path(), "stranger", None);
+    let state = file("state");
+    let mut store = Store::open(&state, StoreConfig::default()).expect("a history");
+    store.put(&window(0)).expect("a window");
+    let (tell, told) = std::sync::mpsc::channel();
+    let settings = HttpSettings {
+        // Every address: only certificates make that possible.
+        listen: "0.0.0.0:0".to_owned(),
+        tls_certificate: file("server.pem"),
+        tls_key: file("server.key"),
+        tls_client_ca: file("ca.pem"),
+        ..HttpSettings::default()
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let config = settings.config().expect("settings").expect("an address");
+            let server = Server::bind(config).await.expect("a server");
+            tell.send(server.address().expect("its address").port()).expect("tell");
+            server.serve(Arc::new(Service::of_history(state))).await;
+        });
+    });
+    let url = format!("https://127.0.0.1:{}/api/v1/windows", told.recv().expect("a port"));
+    let ask = |client: Option<&str>| {
+        let mut command = Command::new(&curl);
+        command.args(["--silent", "--max-time", "30", "--cacert"]).arg(file("ca.pem"));
+        if let Some(client) = client {
+            command.arg("--cert").arg(file(&format!("{client}.pem"))).arg("--key").arg(file(&format!("{client}.key")));
+        }
+        let output = command.arg(&url).output().expect("start curl");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (is_let_in, answer) = ask(Some("client"));
+    assert!(is_let_in && answer.contains("\"windows\""), "{answer}");
+    for stranger in [None, Some("stranger")] {
+        let (is_let_in, answer) = ask(stranger);
+        assert!(!is_let_in && answer.is_empty(), "{stranger:?}: {answer}");
+    }
 }

@@ -7,6 +7,7 @@
 
 mod bpf_tables;
 mod commands;
+mod daemon_http;
 mod findings;
 mod leaves_nothing;
 mod record_alloc;
@@ -18,6 +19,7 @@ mod record_errors;
 mod record_fault;
 mod record_fileio;
 mod record_fixtures;
+mod record_function;
 mod record_go;
 mod record_go_servers;
 mod record_lasting;

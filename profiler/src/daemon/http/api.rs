@@ -1,7 +1,7 @@
 //! `/api/v1/`: what the page asks, and other programs; `/metrics`; `/healthz`. Described by `openapi.json`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -190,7 +190,7 @@ async fn compared(State(service): State<Arc<Service>>, Query(asked): Query<Asked
     let origin = asked.origin.clone().unwrap_or_else(|| "cpu".to_owned());
     let found = service.read(move |history, most| {
         let (before, after) = (history.read(base, &selection, most)?, history.read(range, &selection, most)?);
-        let worked = |capture| Worked { capture, work: seconds(capture), is_time: true };
+        let worked = |capture| Worked { capture, work: seconds(capture), is_time: true, runs: &[] };
         let found = diff(&origin, "second", &[worked(&before)], &[worked(&after)], &DiffRules::default());
         let found = found.ok_or_else(|| {
             Failure::new(StatusCode::NOT_FOUND, format!("{origin:?} was not recorded in both ranges"))
@@ -207,7 +207,7 @@ fn seconds(capture: &Capture) -> f64 {
 
 /// `/healthz`.
 pub(super) async fn health(State(service): State<Arc<Service>>) -> Response {
-    let health = service.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let health = service.health();
     let status = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, if health.healthy { "ok\n".to_owned() } else { format!("{}\n", health.reason) }).into_response()
 }
