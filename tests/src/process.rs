@@ -80,6 +80,24 @@ impl Target {
         Self { child, output }
     }
 
+    /// Lines that it prints until it prints `last`, which is left out.
+    ///
+    /// # Panics
+    ///
+    /// When it ends before.
+    #[must_use]
+    pub fn lines_until(&mut self, last: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).expect("read its output") > 0, "it ended: {lines:?}");
+            match line.trim_end() {
+                line if line == last => return lines,
+                line => lines.push(line.to_owned()),
+            }
+        }
+    }
+
     /// Its pid.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -67,7 +67,7 @@ const READERS: [(&str, &[&str], &str, &[&str]); 2] = [
         "pip3",
         &["install", "--quiet", "--root-user-action=ignore", "--target"],
         "pypi",
-        &["opentelemetry-proto==1.45.2"],
+        &["opentelemetry-proto==1.45.2", "grpcio==1.85.1"],
     ),
 ];
 

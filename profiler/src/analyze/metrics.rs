@@ -1,7 +1,8 @@
 //! Figures of a capture by name: what budgets and trends are about.
 //!
 //! - a counter of [`super::counters()`], for each second;
-//! - `cpus`; `score`; `peak_rss`; `lost.ORIGIN`, the part of its samples; `overhead`, CPUs that the profiler used;
+//! - `cpus`; `score`; `peak_rss`; `rss_growth`, bytes a second from the first slice to the last; `disk_utilisation`, the part of the
+//!   time in which the busiest device had something to do; `lost.ORIGIN`, the part of its samples; `overhead`, CPUs that the profiler used;
 //! - `self:FUNCTION` and `total:FUNCTION`, parts of the CPU time; `ORIGIN/self:FUNCTION` of another origin;
 //! - `wait:REASON`, a part of the wall time of all threads;
 //! - `findings`, those above "info"; `findings:KIND`;
@@ -53,6 +54,20 @@ pub fn metric(capture: &Capture, report: &Report, name: &str) -> Option<Metric> 
         "peak_rss" => {
             let most = index.timeline.column(Column::TargetRss)?.iter().flatten().max()?;
             return Some(Metric { value: float(*most), unit: "bytes" });
+        }
+        "rss_growth" => {
+            let timeline = &index.timeline;
+            let slices = timeline.start_ns.iter().zip(timeline.column(Column::TargetRss)?);
+            let mut known = slices.filter_map(|(start, rss)| Some((*start, float((*rss)?))));
+            let ((start, first), (end, last)) = (known.next()?, known.next_back()?);
+            let seconds = float(end.saturating_sub(start)) / 1e9;
+            return (seconds > 0.0).then(|| Metric { value: (last - first) / seconds, unit: "bytes" });
+        }
+        "disk_utilisation" => {
+            let table = index.tables.get("blockio_devices")?;
+            let busy = table.values.iter().position(|column| column.name == "busy")?;
+            let most = table.rows.iter().filter_map(|row| row.values.get(busy)).max()?;
+            return (seconds > 0.0).then(|| share(float(*most) / 1e9 / seconds));
         }
         _ => {}
     }

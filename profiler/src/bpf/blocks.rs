@@ -214,7 +214,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel has nothing to attach it to.
-    pub(super) fn begin_blocks(&mut self) -> Result<(), BpfError> {
+    pub fn begin_blocks(&mut self) -> Result<(), BpfError> {
         let clock = u64::from(!starts_are_kept());
         self.blocks.clock.set(0, clock, 0).map_err(|error| BpfError::map("write", "BLOCK_CLOCK", error))?;
         let program: &mut BtfTracePoint = self.program(COMPLETE.0)?;
@@ -233,7 +233,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub(super) fn end_blocks(&mut self) -> Result<(), BpfError> {
+    pub fn end_blocks(&mut self) -> Result<(), BpfError> {
         for (name, link) in std::mem::take(&mut self.blocks.links) {
             let program: &mut RawTracePoint = self.program(name)?;
             program.detach(link).map_err(|cause| program_error("detach", name, cause))?;

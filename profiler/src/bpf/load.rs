@@ -40,6 +40,7 @@ use super::net::Net;
 use super::pythons::{PythonProgram, Pythons};
 use super::runs::{Run, Runs};
 use super::tables::{PlacedTable, TableParts, Tables};
+use super::waits::WaitLinks;
 
 /// The object that was built from profiler-ebpf, in memory aligned as its sections ask.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/profiler.bpf.o");
@@ -203,6 +204,7 @@ pub struct Kernel {
     pub(super) slow: Vec<SlowRequest>,
     /// And of the threads that waited for them.
     pub(super) slow_wake_ups: Vec<SlowWakeUp>,
+    pub(super) wait_links: WaitLinks,
     threads_refused: Array<MapData, u64>,
     ends_lost: Array<MapData, u64>,
     pub(super) locks: HashMap<MapData, Shared<LockKey>, Shared<LockWaits>>,
@@ -317,6 +319,7 @@ impl Kernel {
             file_names: Vec::new(),
             slow: Vec::new(),
             slow_wake_ups: Vec::new(),
+            wait_links: WaitLinks::default(),
             threads_refused: typed(&mut ebpf, "THREADS_REFUSED")?,
             ends_lost: typed(&mut ebpf, "ENDS_LOST")?,
             locks: typed(&mut ebpf, "LOCKS")?,

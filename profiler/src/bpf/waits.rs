@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::ops::Range;
 
+use aya::programs::kprobe::KProbeLinkId;
+use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::{Iter, KProbe, RawTracePoint};
 use aya::{Btf, Endianness};
 use profiler_common::config::Control;
@@ -22,6 +24,16 @@ pub struct Waiting {
     pub record: WaitingRecord,
     /// Its kernel chain, leaf first; empty when it runs.
     pub kernel: Vec<u64>,
+}
+
+/// The program that sees a thread that has come back by a probe.
+const PROBE: &str = "offcpu_in_probe";
+
+/// The programs that record waits, as they are attached.
+#[derive(Default)]
+pub(super) struct WaitLinks {
+    tracepoints: Vec<(&'static str, RawTracePointLinkId)>,
+    probe: Option<KProbeLinkId>,
 }
 
 /// What sees a thread that has come back to a CPU.
@@ -76,9 +88,8 @@ impl Kernel {
             }
             WaitHook::Probe => {
                 self.pythons.expect(PythonProgram::OFF_CPU_PROBE);
-                const NAME: &str = "offcpu_in_probe";
-                let program: &mut KProbe = self.program(NAME)?;
-                program.load().map_err(|cause| program_error("load", NAME, cause))?;
+                let program: &mut KProbe = self.program(PROBE)?;
+                program.load().map_err(|cause| program_error("load", PROBE, cause))?;
             }
         }
         self.load_tracepoint("offcpu_out")?;
@@ -123,23 +134,45 @@ impl Kernel {
 
     fn attach_tracepoint(&mut self, name: &'static str, tracepoint: &str) -> Result<(), BpfError> {
         let program: &mut RawTracePoint = self.program(name)?;
-        program.attach(tracepoint).map(drop).map_err(|cause| program_error("attach", name, cause))
+        let link = program.attach(tracepoint).map_err(|cause| program_error("attach", name, cause))?;
+        self.wait_links.tracepoints.push((name, link));
+        Ok(())
+    }
+
+    /// Detaches what [`Kernel::begin_waits`] has attached, which may be called again: a wait that goes on then counts from that
+    /// moment on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn pause_waits(&mut self) -> Result<(), BpfError> {
+        let WaitLinks { tracepoints, probe } = std::mem::take(&mut self.wait_links);
+        if let Some(link) = probe {
+            let program: &mut KProbe = self.program(PROBE)?;
+            program.detach(link).map_err(|cause| program_error("detach", PROBE, cause))?;
+        }
+        for (name, link) in tracepoints.into_iter().rev() {
+            let program: &mut RawTracePoint = self.program(name)?;
+            program.detach(link).map_err(|cause| program_error("detach", name, cause))?;
+        }
+        Ok(())
     }
 
     /// Attaches the kprobe under the function's name, which compilers add to: `finish_task_switch.isra.0`.
     fn attach_probe(&mut self) -> Result<(), BpfError> {
-        const NAME: &str = "offcpu_in_probe";
         const FUNCTION: &str = "finish_task_switch";
-        let program: &mut KProbe = self.program(NAME)?;
-        let Err(first) = program.attach(FUNCTION, 0) else { return Ok(()) };
-        let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-        let names = symbols.lines().filter_map(|line| line.split_ascii_whitespace().nth(2));
-        for name in names.filter(|name| name.strip_prefix(FUNCTION).is_some_and(|rest| rest.starts_with('.'))) {
-            if program.attach(name, 0).is_ok() {
-                return Ok(());
+        let program: &mut KProbe = self.program(PROBE)?;
+        let mut attached = program.attach(FUNCTION, 0);
+        if attached.is_err() {
+            let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+            let names = symbols.lines().filter_map(|line| line.split_ascii_whitespace().nth(2));
+            let mut longer = names.filter(|name| name.strip_prefix(FUNCTION).is_some_and(|rest| rest.starts_with('.')));
+            if let Some(link) = longer.find_map(|name| program.attach(name, 0).ok()) {
+                attached = Ok(link);
             }
         }
-        Err(program_error("attach", NAME, first))
+        self.wait_links.probe = Some(attached.map_err(|cause| program_error("attach", PROBE, cause))?);
+        Ok(())
     }
 
     /// The threads that are there and were asked for. Those that wait may do so since before the recording began. Each

@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use super::bench::{BenchArgs, RunsArgs};
 use super::check::{BaselineArgs, CheckArgs, TrendArgs};
+use super::daemon::{ConfigCommandArgs, DaemonArgs};
 use super::diff::DiffArgs;
 use super::export::{ExportArgs, ImportArgs};
 use super::options::{RecordingArgs, TargetArgs};
@@ -38,6 +39,10 @@ pub(super) enum Command {
     Baseline(BaselineArgs),
     /// Say where a metric goes over many captures
     Trend(TrendArgs),
+    /// Record all the time, within a budget, into a history
+    Daemon(DaemonArgs),
+    /// Show, export or import the daemon's configuration
+    Config(ConfigCommandArgs),
     /// Say what the history of a daemon has of a range of time
     Query(Box<QueryArgs>),
     /// Write a capture's profiles in the formats of other programs

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod check;
+mod daemon;
 mod diff;
 mod doctor;
 mod export;
@@ -43,6 +44,8 @@ pub fn main() -> ExitCode {
         args::Command::Baseline(args) => check::run_baseline(&args),
         args::Command::Trend(args) => check::run_trend(&args),
         args::Command::Query(args) => query::run(&args),
+        args::Command::Daemon(args) => daemon::run(&args),
+        args::Command::Config(args) => daemon::run_config(&args),
         args::Command::Bench(args) => bench::run(&args),
         args::Command::MakeRuns(args) => bench::run_runs(&args),
         args::Command::Doctor(args) => doctor::run(&args),

@@ -334,7 +334,7 @@ fn trend_of(args: &TrendArgs) -> CommandResult {
 fn serve(args: &ServeArgs) -> CommandResult {
     // Before anything listens.
     args.store.open()?;
-    let token = args.token_file.as_ref().map(HttpConfig::read_token).transpose()?;
+    let token = args.token_file.as_deref().map(HttpConfig::read_token).transpose()?;
     let config = HttpConfig { listen: args.listen, token, tls: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {

@@ -19,7 +19,7 @@ use super::blocks;
 use super::choice::Choice;
 use super::events::EventCounts;
 use super::gathered::OfOrigin;
-use super::host::own_usage;
+use super::host::{anonymous_bytes, own_usage};
 use super::live::outcomes;
 use super::session::Session;
 use super::sliced::SlicedStacks;
@@ -41,6 +41,8 @@ pub(super) struct Facts {
     /// What waits are seen by.
     pub(super) hook: Option<WaitHook>,
     pub(super) limits: Limits,
+    /// Whether there is no end at which threads that wait would be looked at.
+    pub(super) continuous: bool,
 }
 
 /// When a window was.
@@ -71,6 +73,8 @@ pub(super) struct Before {
     locks: HashMap<LockKey, LockWaits>,
     locks_missed: u64,
     run_time: (u64, u64),
+    of_waits_ns: u64,
+    of_blocks_ns: u64,
     trap_ns: u64,
     agent_cpu: Duration,
 }
@@ -100,6 +104,9 @@ pub struct Cut {
     pub(super) trap_ns: u64,
     /// CPU time of this profiler; of a recording that has ended it is not known before everything has names.
     pub(super) agent_cpu: Option<Duration>,
+    /// Of `bpf_ns`, in the programs of waits, and of requests to block devices.
+    pub(super) of_waits_ns: u64,
+    pub(super) of_blocks_ns: u64,
     pub(super) bpf_map_bytes: u64,
     pub(super) warnings: Vec<String>,
     /// What frames can be named by.
@@ -137,7 +144,7 @@ pub(super) fn cut(
     let missed_locks = if has_locks { take_locks(session, before)? } else { 0 };
     let (times, locks) = (std::mem::take(&mut session.times), std::mem::take(&mut session.locks));
     // Threads that go on have theirs when the recording ends.
-    let thread_times = if has_waits && is_last { times.into_rows() } else { Vec::new() };
+    let thread_times = if has_waits && is_last && !facts.continuous { times.into_rows() } else { Vec::new() };
     let (lock_times, locks_left_out_ns) = if has_locks { locks.into_rows() } else { (Vec::new(), 0) };
     let made = tables(session, facts.limits, span.end, span.duration, is_last)?;
     let allocators = session.allocations.as_ref().map_or_else(Vec::new, Allocations::names).join(", ");
@@ -161,6 +168,9 @@ pub(super) fn cut(
     let live_profile = live_profile.filter(|profile: &RawProfile| profile.events() > 0);
     counters.extend(live_profile.as_ref().map(|profile| (Origin::Live, outcomes(profile))));
     let (run_time, trap_ns) = (session.kernel.run_time(), trap_ns(session));
+    let (of_waits_ns, of_blocks_ns) = (run_ns(session, "offcpu_"), run_ns(session, "block_"));
+    let of_waits_before = std::mem::replace(&mut before.of_waits_ns, of_waits_ns);
+    let of_blocks_before = std::mem::replace(&mut before.of_blocks_ns, of_blocks_ns);
     let run_time_before = std::mem::replace(&mut before.run_time, run_time);
     let trap_ns_before = std::mem::replace(&mut before.trap_ns, trap_ns);
     let (agent_cpu, _) = own_usage();
@@ -191,12 +201,62 @@ pub(super) fn cut(
         bpf_runs: run_time.1.saturating_sub(run_time_before.1),
         trap_ns: trap_ns.saturating_sub(trap_ns_before),
         agent_cpu: (!is_last || !agent_cpu_before.is_zero()).then(|| agent_cpu.saturating_sub(agent_cpu_before)),
+        of_waits_ns: of_waits_ns.saturating_sub(of_waits_before),
+        of_blocks_ns: of_blocks_ns.saturating_sub(of_blocks_before),
         bpf_map_bytes: map_bytes(),
         warnings,
         objects,
         jit,
         interpreted,
     })
+}
+
+impl Cut {
+    /// What it cost to record it, and what the recording has of memory.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        Cost {
+            duration: self.span.duration,
+            agent_cpu: self.agent_cpu.unwrap_or_default(),
+            bpf_ns: self.bpf_ns,
+            of_waits_ns: self.of_waits_ns,
+            of_blocks_ns: self.of_blocks_ns,
+            trap_ns: self.trap_ns,
+            bpf_map_bytes: self.bpf_map_bytes,
+            anonymous_bytes: anonymous_bytes(),
+        }
+    }
+
+    /// Adds what a reader must know.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+}
+
+/// What a window has cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Its length.
+    pub duration: Duration,
+    /// CPU time of this profiler.
+    pub agent_cpu: Duration,
+    /// Time inside the BPF programs, ns.
+    pub bpf_ns: u64,
+    /// Of it those of waits.
+    pub of_waits_ns: u64,
+    /// And those of requests to block devices.
+    pub of_blocks_ns: u64,
+    /// Time in the traps of probes, ns.
+    pub trap_ns: u64,
+    /// Kernel memory of the maps, bytes.
+    pub bpf_map_bytes: u64,
+    /// Memory of our own, but for files, bytes.
+    pub anonymous_bytes: u64,
+}
+
+/// Time inside the programs whose names begin so, ns.
+fn run_ns(session: &Session, prefix: &str) -> u64 {
+    session.kernel.run_time_of(|name| name.starts_with(prefix)).0
 }
 
 /// Adds what waits for locks have come to since the window before; returns those that there was no room for.

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::time::Duration;
 
 use crate::bpf::online_cpus;
+use crate::process::number_after;
 use crate::profile::Host;
 
 /// The host, as the capture describes it.
@@ -36,6 +37,12 @@ pub(super) fn own_usage() -> (Duration, u64) {
         Duration::from_secs(value.tv_sec.unsigned_abs()) + Duration::from_micros(value.tv_usec.unsigned_abs())
     };
     (time(usage.ru_utime) + time(usage.ru_stime), usage.ru_maxrss.unsigned_abs() * 1024)
+}
+
+/// Memory that this process has of its own, bytes; 0 when the kernel does not say.
+pub(super) fn anonymous_bytes() -> u64 {
+    let status = std::fs::read("/proc/self/status").unwrap_or_default();
+    number_after(&status, b"RssAnon:").unwrap_or(0).saturating_mul(1024)
 }
 
 /// Lets this process keep as many files open as it may: every object that is seen is one.

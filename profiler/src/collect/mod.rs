@@ -42,7 +42,7 @@ mod warnings;
 mod watch;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
-pub use cut::Cut;
+pub use cut::{Cost, Cut};
 pub use functions::FunctionPattern;
 pub use record::{Progress, Recording, record};
 pub use recorder::Recorder;

@@ -1,7 +1,8 @@
 //! A recording that goes on: what it is attached to, and the windows that are cut from it.
 //!
 //! `record` cuts once, at its end; the daemon every few seconds, and each of its windows begins when the one before ended, by one
-//! clock. A wait belongs to the window in which it ends: one that has not ended when the recording does belongs to the last.
+//! clock. A wait belongs to the window in which it ends: one that has not ended when the recording does belongs to the last, or
+//! to none where windows were cut before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,10 @@ pub struct Recorder {
     facts: Facts,
     before: Before,
     labels: Labels,
+    /// Whether waits, who ends them, and requests to block devices are recorded at the moment.
+    has_waits: bool,
+    has_wakers: bool,
+    has_blocks: bool,
 }
 
 impl Recorder {
@@ -103,10 +108,20 @@ impl Recorder {
             TargetSelection::Cgroup(path) => Some(path.clone()),
             _ => None,
         };
-        let facts = Facts { target, cgroup, sampled, hook, limits };
+        let facts = Facts { target, cgroup, sampled, hook, limits, continuous: config.continuous };
         let NamingConfig { debug_directories, debuginfod, shorten } = config.naming.clone();
-        let naming = Options { debug_directories, debuginfod, shorten, cache: names };
-        Ok((Self { session, events, facts, before: Before::default(), labels }, naming))
+        let naming = Options { debug_directories, debuginfod, shorten, cache: names, known: None };
+        let recorder = Self {
+            session,
+            events,
+            facts,
+            before: Before::default(),
+            labels,
+            has_waits: hook.is_some(),
+            has_wakers: wakers,
+            has_blocks: limits.blocks,
+        };
+        Ok((recorder, naming))
     }
 
     /// Records until a moment, or until there is nothing left to record. When it is dropped before, nothing is lost: call it again.
@@ -124,10 +139,64 @@ impl Recorder {
         self.session.started.elapsed()
     }
 
+    /// What is recorded, for a person.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.facts.target.description
+    }
+
     /// Events of the window so far.
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.session.gathered.events()
+    }
+
+    /// Takes as many samples a second from now on, where there are any. Call it when a window has just begun.
+    ///
+    /// # Errors
+    ///
+    /// When an event cannot be opened.
+    pub fn set_rate(&mut self, rate_hz: u64) -> Result<()> {
+        if let Some((_, sampled_hz)) = &mut self.facts.sampled {
+            *sampled_hz = rate_hz;
+        }
+        Ok(self.events.set_rate(rate_hz)?)
+    }
+
+    /// Records waits from now on, or does not, where they were asked for.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be attached or detached.
+    pub fn set_waits(&mut self, is_on: bool) -> Result<()> {
+        let (Some(hook), true) = (self.facts.hook, is_on != self.has_waits) else { return Ok(()) };
+        let kernel = &mut self.session.kernel;
+        if is_on {
+            kernel.begin_waits(hook, self.has_wakers)?
+        } else {
+            kernel.pause_waits()?
+        }
+        self.has_waits = is_on;
+        Ok(())
+    }
+
+    /// The same of requests to block devices.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Recorder::set_waits`].
+    pub fn set_blocks(&mut self, is_on: bool) -> Result<()> {
+        if !self.facts.limits.blocks || is_on == self.has_blocks {
+            return Ok(());
+        }
+        let kernel = &mut self.session.kernel;
+        if is_on {
+            kernel.begin_blocks()?
+        } else {
+            kernel.end_blocks()?
+        }
+        self.has_blocks = is_on;
+        Ok(())
     }
 
     /// Ends the window that goes on and begins the next, without a gap.
@@ -168,7 +237,8 @@ impl Recorder {
             functions.end(&mut session.kernel);
         }
         let (mut uncounted, mut of_lasting) = Default::default();
-        if facts.hook.is_some() {
+        // They would bring the time since it began.
+        if facts.hook.is_some() && !facts.continuous {
             match take_waiting(&mut session, facts.cgroup.as_deref()) {
                 Ok(counters) => uncounted = counters,
                 Err(error) => of_lasting = Some(format!("the threads that waited at the end are missing: {error}")),

@@ -103,6 +103,7 @@ impl View {
                 debug_directories: naming.debug_directories.clone(),
                 debuginfod: naming.debuginfod,
                 shorten: naming.shorten,
+                known: None,
                 cache: cache.open().ok().and_then(|caches| caches.names),
             },
             facts: Facts::default(),

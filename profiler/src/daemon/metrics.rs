@@ -71,7 +71,7 @@ impl Service {
             findings: findings.1.clone(),
             requests: self.requests.counts().collect(),
             healthy: self.health.lock().unwrap_or_else(PoisonError::into_inner).healthy,
-            more: Vec::new(),
+            more: self.more.iter().flat_map(|more| more()).collect(),
         };
         drop(findings);
         snapshot.to_open_metrics()

@@ -6,6 +6,7 @@ mod firefox;
 mod otlp;
 mod perf_script;
 mod speedscope;
+pub mod stores;
 
 use std::io;
 

@@ -214,8 +214,10 @@ fn add_index(sum: &mut Index, other: Index, offset_ns: u64) {
     series::add_timeline(&mut sum.timeline, other.timeline, offset_ns);
     series::add_latency(&mut sum.io_latency, other.io_latency, offset_ns);
     add_slow_requests(&mut sum.slow_requests, other.slow_requests);
-    if other.live.is_some() {
-        sum.live = other.live;
+    if let Some(mut live) = other.live {
+        let times = live.at_ns.iter_mut().chain(live.peak.as_mut().map(|peak| &mut peak.at_ns));
+        times.for_each(|time| *time = time.saturating_add(offset_ns));
+        sum.live = Some(live);
     }
     match (&mut sum.memory, other.memory) {
         (Some(sum), Some(other)) => add_memory(sum, other),

@@ -10,6 +10,7 @@ mod generics;
 mod guard;
 mod jit_dump;
 mod kernel;
+mod known;
 mod names;
 mod native;
 mod perf_map;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 pub use cache::NameCache;
 pub use demangle::demangle;
 use hashbrown::HashMap;
+pub use known::KnownNames;
 use profiler_common::counters::Outcome;
 
 use self::names::{Found, Names, in_parallel};
@@ -48,6 +50,8 @@ pub struct Options {
     pub shorten: bool,
     /// Names that were looked up before.
     pub cache: Option<NameCache>,
+    /// Those of windows before, where there are any.
+    pub known: Option<KnownNames>,
 }
 
 /// What a frame's object and name are looked up in.
@@ -297,7 +301,7 @@ impl Naming {
         }
         // Long ones first; the rest in an order that is the same in every run.
         wanted.sort_by_key(|(place, addresses)| (std::cmp::Reverse(addresses.len()), *place));
-        let found = in_parallel(&wanted, |(place, addresses)| match *place {
+        let look_up = |place: Place, addresses: &[u64]| match place {
             Place::Kernel => match kernel::names(addresses) {
                 Ok(names) => (names, Vec::new()),
                 Err(problem) => (Names::new(), vec![format!("no names for {}: {problem}", place.path(sources))]),
@@ -316,6 +320,28 @@ impl Naming {
                 names.extend(jit_dump::names(process.and_then(|process| process.jit_dump.as_deref()), addresses));
                 (names, Vec::new())
             }
+        };
+        let found = in_parallel(&wanted, |(place, addresses)| {
+            let object = match *place {
+                Place::Kernel => None,
+                Place::Object(number) => Some(&sources.objects[number as usize]),
+                // It may be other code by now.
+                Place::Jit(_) => return look_up(*place, addresses),
+            };
+            let Some(known) = &options.known else { return look_up(*place, addresses) };
+            let mut names = known.of(object, addresses);
+            let new: Vec<u64> = addresses.iter().copied().filter(|address| !names.contains_key(address)).collect();
+            let mut warnings = Vec::new();
+            if !new.is_empty() {
+                let (found, problems) = look_up(*place, &new);
+                // What went wrong may go right the next time.
+                if problems.is_empty() {
+                    known.add(object, &new, &found);
+                }
+                names.extend(found);
+                warnings = problems;
+            }
+            (names, warnings)
         });
         let mut naming = Self { labels: jit_labels(raw), shorten: options.shorten, ..Self::default() };
         for ((place, addresses), (mut names, warnings)) in wanted.into_iter().zip(found) {

@@ -1,9 +1,11 @@
 //! A history that is served: the page in a real browser, profiles by `go tool pprof`, metrics by `promtool`.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use profiler::daemon::store::{Store, StoreConfig};
 use profiler::profile::Capture;
@@ -139,4 +141,45 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
     let output = child.wait_with_output().expect("wait for promtool");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+/// Resident memory of a process, bytes.
+fn resident(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
+    let line = text.lines().find(|line| line.starts_with("VmRSS")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+#[test]
+fn clients_that_ask_for_ever_or_take_nothing_do_not_make_it_grow() {
+    let directory = scratch();
+    let (mut server, address) = served(directory.path());
+    let send = |text: &str| {
+        let mut stream = TcpStream::connect(&address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+        stream.write_all(text.as_bytes()).expect("a request");
+        stream
+    };
+    let round = || {
+        let mut idle: Vec<TcpStream> = Vec::new();
+        for number in 0..40 {
+            idle.push(match number % 4 {
+                0 => send("GET /api/v1/report HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+                1 => send("GET / HTT"),
+                2 => send(&format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(8000))),
+                _ => send("GET /api/v1/flamegraph HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            });
+        }
+        let mut answer = String::new();
+        let _ =
+            send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").read_to_string(&mut answer);
+        assert!(answer.contains(" 200 ") && answer.ends_with("ok\n"), "{answer}");
+    };
+    // What an allocator keeps is kept after a few rounds.
+    (0..5).for_each(|_| round());
+    let before = resident(server.pid());
+    (0..15).for_each(|_| round());
+    let after = resident(server.pid());
+    assert!(server.runs());
+    assert!(after < before + before / 2, "from {before} to {after} bytes");
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 mod history;
 mod page;
+mod stores;
 
 #[expect(dead_code, reason = "the tests of outputs have more examples")]
 #[path = "../../../profiler/tests/output/example.rs"]

@@ -11,12 +11,12 @@ mod service;
 mod stall;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -26,6 +26,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -60,10 +61,64 @@ impl HttpConfig {
     /// # Errors
     ///
     /// When it cannot be read, or has none.
-    pub fn read_token(path: &PathBuf) -> Result<Token> {
+    pub fn read_token(path: &Path) -> Result<Token> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read the token in {}", path.display()))?;
         Token::new(&text).with_context(|| format!("cannot use the token in {}", path.display()))
+    }
+}
+
+/// The section `[http]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// Address and port; empty for none.
+    pub listen: String,
+    /// File with the token that whoever asks must have.
+    pub token_file: PathBuf,
+    /// Our certificates, PEM, our own first.
+    pub tls_certificate: PathBuf,
+    /// Our key, PEM.
+    pub tls_key: PathBuf,
+    /// Who signs the certificates of those who may ask, PEM.
+    pub tls_client_ca: PathBuf,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            listen: HttpConfig::default().listen.to_string(),
+            token_file: PathBuf::new(),
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_client_ca: PathBuf::new(),
+        }
+    }
+}
+
+impl HttpSettings {
+    /// Where and to whom it is spoken; `None` for nowhere.
+    ///
+    /// # Errors
+    ///
+    /// When the address is none, others reach it without proof, one of the files for TLS is missing, or the token cannot be
+    /// read.
+    pub fn config(&self) -> Result<Option<HttpConfig>> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        let listen = self.listen.parse().map_err(|_| {
+            anyhow!("[http] listen = {:?} is no address: use for instance 127.0.0.1:4041 or [::1]:4041", self.listen)
+        })?;
+        let named = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+        let token = named(&self.token_file).map(|path| HttpConfig::read_token(&path)).transpose()?;
+        let tls = match (named(&self.tls_certificate), named(&self.tls_key), named(&self.tls_client_ca)) {
+            (None, None, None) => None,
+            (Some(certificate), Some(key), client_ca) => Some(TlsConfig { certificate, key, client_ca }),
+            _ => bail!("[http] TLS needs tls_certificate and tls_key, both"),
+        };
+        access::check(listen, token.as_ref(), tls.as_ref())?;
+        Ok(Some(HttpConfig { listen, token, tls }))
     }
 }
 
@@ -192,7 +247,7 @@ fn router(service: Arc<Service>, token: Option<Token>) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/metrics", get(api::metrics))
-        .nest("/debug/pprof", pprof::router())
+        .merge(pprof::router())
         .nest("/api/v1", api::router())
         .with_state(Arc::clone(&service))
         .layer(middleware::from_fn_with_state(Arc::new(token), admit))
@@ -230,4 +285,26 @@ async fn finish(State(service): State<Arc<Service>>, request: Request, next: Nex
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_say_what_is_wrong() {
+        let settings = HttpSettings::default();
+        assert_eq!(settings.config().unwrap(), Some(HttpConfig::default()));
+        let listen = |listen: &str| HttpSettings { listen: listen.to_owned(), ..HttpSettings::default() };
+        assert_eq!(listen("").config().unwrap(), None);
+        for (wrong, word) in [
+            (listen("here"), "no address"),
+            (listen("0.0.0.0:4041"), "token_file"),
+            (HttpSettings { tls_key: "key.pem".into(), ..settings.clone() }, "tls_certificate"),
+            (HttpSettings { token_file: "/does/not/exist".into(), ..settings }, "/does/not/exist"),
+        ] {
+            let error = format!("{:#}", wrong.config().unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
+    }
 }

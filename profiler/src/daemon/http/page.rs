@@ -9,7 +9,7 @@ use crate::output::report_html;
 const PAGE: &str = include_str!("page.html");
 
 /// What a browser may do for it: run what is in it, and ask us.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
     form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// `/`.

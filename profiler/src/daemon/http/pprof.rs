@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use axum::routing::get;
 use profiler_common::event::{ORIGINS, Origin};
 use serde::Deserialize;
@@ -38,9 +38,14 @@ const NAMES: [(&str, &str, &str); 4] = [
     ("mutex", "lock", "waits for locks, where they are recorded"),
 ];
 
-/// The routes, below `/debug/pprof`.
+/// The routes.
 pub(super) fn router() -> Router<Arc<Service>> {
-    Router::new().route("/", get(index)).route("/cmdline", get(cmdline)).route("/{name}", get(profile))
+    Router::new()
+        .route("/debug/pprof", get(async || Redirect::permanent("/debug/pprof/")))
+        .route("/debug/pprof/", get(index))
+        .route("/debug/pprof/cmdline", get(cmdline))
+        .route("/debug/pprof/symbol", get(symbol).post(symbol))
+        .route("/debug/pprof/{name}", get(profile))
 }
 
 async fn index() -> Html<String> {
@@ -61,6 +66,11 @@ async fn index() -> Html<String> {
 async fn cmdline() -> Response {
     let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], arguments.join("\0")).into_response()
+}
+
+/// Names of addresses, which pprof asks for where a profile has some without: all that are known are in the profile.
+async fn symbol() -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], "num_symbols: 0\n").into_response()
 }
 
 /// What is asked for beside the process.

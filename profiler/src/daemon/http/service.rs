@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::Requests;
 use crate::daemon::hub::Hub;
+use crate::daemon::metrics::Family;
 use crate::daemon::store::{History, HistoryError, StoreState};
 use crate::profile::Finding;
 
@@ -46,6 +47,8 @@ pub struct Service {
     pub(in crate::daemon) health: Mutex<Health>,
     /// What came of requests.
     pub(in crate::daemon) requests: Requests,
+    /// What other parts of the daemon tell.
+    pub(in crate::daemon) more: Vec<Box<dyn Fn() -> Vec<Family> + Send + Sync>>,
     readers: Arc<Semaphore>,
 }
 
@@ -60,6 +63,7 @@ impl Service {
             findings: Mutex::default(),
             health: Mutex::new(Health { healthy: true, reason: String::new() }),
             requests: Requests::default(),
+            more: Vec::new(),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
         }
     }
@@ -68,6 +72,13 @@ impl Service {
     #[must_use]
     pub fn of_daemon(state: PathBuf, hub: Arc<Hub>, store: Arc<Mutex<StoreState>>) -> Self {
         Self { hub: Some(hub), store: Some(store), ..Self::of_history(state) }
+    }
+
+    /// Adds metrics of another part of the daemon.
+    #[must_use]
+    pub fn with_metrics(mut self, more: impl Fn() -> Vec<Family> + Send + Sync + 'static) -> Self {
+        self.more.push(Box::new(more));
+        self
     }
 
     /// Says how the daemon is.

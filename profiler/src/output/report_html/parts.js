@@ -238,7 +238,8 @@ function flamegraphs(drawn) {
     choose(name);
   }
   function find(words) { search.value = words; search.dispatchEvent(new Event("input")); }
-  new ResizeObserver(draw).observe(drawn);
+  /* Not in the observer's own turn, since drawing may change the size again. */
+  new ResizeObserver(() => requestAnimationFrame(draw)).observe(drawn);
   root.addEventListener("theme", draw);
   return { show, find, boxes: () => boxes.length, name: () => flame ? flame.name : "" };
 }
