@@ -138,7 +138,7 @@ const DELETE: [&str; 12] = [
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
-/// In the C library of GNU; musl has it too, if it is linked in.
+/// In the C library of GNU; others have it too.
 const GLIBC: &str = "__libc_malloc";
 
 /// In programs that musl is linked into.
@@ -234,7 +234,9 @@ pub fn find_allocator(object: &ObjectFile) -> Allocator {
     }
     let is_musl =
         found.contains_key(MUSL) || object.path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-musl"));
-    let is_glibc = found.contains_key(GLIBC) && !is_musl;
+    // Others have that name too, for who calls it.
+    let is_another = is_musl || [TCMALLOC, "mallocx", "mi_malloc"].iter().any(|name| found.contains_key(name));
+    let is_glibc = found.contains_key(GLIBC) && !is_another;
     let (mut allocate, mut free) = (BTreeMap::new(), BTreeMap::new());
     for (&function, &role) in &names {
         let Some(&symbol) = found.get(function) else { continue };

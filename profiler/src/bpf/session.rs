@@ -103,6 +103,10 @@ impl SessionObject {
         }
         let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         let definitions = std::mem::take(&mut object.maps);
+        // An instruction that names a map which is not there would be bound to another one.
+        if let Some(missing) = definitions.keys().find(|name| !maps.contains_key(*name)) {
+            return Err(failed(&format!("no descriptor of the map {missing}")));
+        }
         let bound = definitions.iter().filter_map(|(name, definition)| {
             maps.get(name).map(|descriptor| (name.as_str(), descriptor.as_raw_fd(), definition))
         });

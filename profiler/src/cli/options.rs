@@ -192,6 +192,9 @@ impl RecordingArgs {
             debuginfod: self.debuginfod,
             shorten: self.short_names,
         };
+        if self.exact && !origins.contains(&Origin::Alloc) {
+            bail!("--exact records every allocation, and allocations are not recorded: add -e alloc");
+        }
         Ok(RecordConfig {
             target,
             hushes_command: false,

@@ -37,7 +37,8 @@ pub(super) struct Duty {
     pub(super) on: Duration,
     /// When the cycle began of which the cost has to fit, and what had been used then.
     cycle: (Instant, Usage),
-    /// How much longer than needed this cycle is: not in step with what the target does.
+    /// How much longer than needed this cycle is: not in step with what the target does. The first is twice as long: so the next
+    /// window is paid for when it begins, and a recording of any length costs no more than the budget.
     jitter: f64,
     /// The largest part of the target's time that the probes took while they were there.
     pub(super) slowed: f64,
@@ -65,7 +66,7 @@ impl Duty {
             next: now + WINDOW,
             on: Duration::ZERO,
             cycle: (now, used),
-            jitter: 1.0,
+            jitter: 0.0,
             slowed: 0.0,
             began: now,
             ended: None,
@@ -102,7 +103,7 @@ impl Duty {
             }
             self.on += now - self.since;
             (self.is_on, self.since, self.next) = (false, now, now + WINDOW);
-            self.jitter = 0.5 + chance();
+            self.jitter = if self.jitter == 0.0 { 2.0 } else { 0.5 + chance() };
             if self.config.is_exact {
                 // Some allocations for all is not what was asked for.
                 (self.next, self.stopped) = (now + NEVER, Some(now));

@@ -1,6 +1,6 @@
 //! Allocations by allocators other than the C library's: linked in, preloaded, stripped, and sampled by the program itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use profiler_common::event::Origin;
 use profiler_tests::{Captured, Record, Workload, at_work, float, is_emulated, require_bpf};
@@ -112,15 +112,12 @@ fn what_is_missing_of_stripped_programs_is_said_and_go_needs_no_symbols() {
     check_shares(&captured, &[("main.smallHere", "small"), ("main.largeHere", "large")]);
 }
 
-/// Runs a program with the library, which chooses an allocation for each so many bytes.
+/// Records a program with the library, which chooses an allocation for each so many bytes. The profiler has it as well: a shell
+/// between them would have allocations of its own.
 fn preloaded(program: &Path, arguments: &[&str], period: &str) -> Captured {
-    let library: PathBuf = Workload::preload_library().build();
-    let script = "export LD_PRELOAD=\"$1\" PROFILER_ALLOC_PERIOD=\"$2\"; shift 2; exec \"$@\"";
-    let shell = Path::new("/bin/sh");
-    let (library, program) = (library.to_str().expect("UTF-8"), program.to_str().expect("UTF-8"));
-    let all: Vec<&str> =
-        ["-c", script, "sh", library, period, program].into_iter().chain(arguments.iter().copied()).collect();
-    record().program(shell, &all).run()
+    let mut record = record();
+    record.command().env("LD_PRELOAD", Workload::preload_library().build()).env("PROFILER_ALLOC_PERIOD", period);
+    record.program(program, arguments).run()
 }
 
 /// Sums of a column of the table of sizes.
