@@ -377,7 +377,6 @@ impl Config {
             hushes_command: false,
             wakers: collect.wakers,
             slower_ns: 0,
-            functions: Vec::new(),
             rate_hz: collect.rate_hz,
             duration: None,
             limits: Limits {
