@@ -25,10 +25,11 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 20] = [
+const TEST_PROGRAMS: [(&str, &str); 23] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
+    ("systemd-analyze", "systemd"),
     ("go", "golang-go"),
     ("etcd", "etcd-server"),
     ("prometheus", "prometheus"),
@@ -42,6 +43,8 @@ const TEST_PROGRAMS: [(&str, &str); 20] = [
     ("debuginfod", "debuginfod"),
     ("callgrind_annotate", "valgrind"),
     ("chromium", "chromium"),
+    ("openssl", "openssl"),
+    ("curl", "curl"),
     ("npm", "npm"),
     ("python3", "python3"),
     ("pip3", "python3-pip"),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -12,7 +12,13 @@ use sd_notify::NotifyState;
 use toml::Value;
 
 use super::{CommandResult, print};
+use crate::daemon::alerts::{Actions, Watcher};
 use crate::daemon::config::{CONFIG_FILE, ConfigError, Settings};
+use crate::daemon::http::{Server, Service};
+use crate::daemon::hub::Hub;
+use crate::daemon::metrics::Family;
+use crate::daemon::push::Pusher;
+use crate::daemon::sinks::Sinks;
 use crate::daemon::store::Store;
 use crate::daemon::{Notice, State, Supervisor, run as run_daemon};
 use crate::profile::Capture;
@@ -37,6 +43,9 @@ struct ConfigArgs {
     /// Where the history is [default: /var/lib/profiler]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where HTTP is answered, ADDRESS:PORT [default: 127.0.0.1:4041]; empty for nowhere
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
     /// Set a value of the configuration: collect.rate_hz=49; may be given more than once
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_value)]
     set: Vec<(String, Value)>,
@@ -96,8 +105,9 @@ impl ConfigArgs {
             let value = Value::String(path.to_string_lossy().into_owned());
             ("store.state_dir", "--state-dir", value)
         });
+        let listen = self.listen.iter().map(|listen| ("http.listen", "--listen", Value::String(listen.clone())));
         let set = self.set.iter().map(|(name, value)| (name.as_str(), "--set", value.clone()));
-        let flags: Vec<_> = state_dir.chain(set).collect();
+        let flags: Vec<_> = state_dir.chain(listen).chain(set).collect();
         Settings::new(text, std::env::vars(), &flags)
     }
 }
@@ -113,18 +123,83 @@ pub(super) fn run(args: &DaemonArgs) -> CommandResult {
     let settings = args.config.load()?;
     let directory = settings.config.store.state_dir.clone();
     let store = Store::open(&directory, settings.config.store());
-    let mut store = store.with_context(|| format!("cannot keep a history in {}", directory.display()))?;
-    let sink = Box::new(move |capture: &Capture| {
-        // It counts what it loses, and goes on: there may be room for the next window.
-        if let Err(error) = store.put(capture) {
-            eprintln!("profiler: a window is lost: {error}");
-        }
-    });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let store = store.with_context(|| format!("cannot keep a history in {}", directory.display()))?;
+    let pusher = Pusher::new(&directory, &settings.config.push.store)?;
+    let actions = Actions::new(&settings.config.alerts.alert)?;
+    let hub = Arc::new(Hub::default());
+    let (told, pushed) = (actions.state(), pusher.clone());
     let state = Arc::new(Mutex::new(State::new()));
+    let service = Service::of_daemon(directory, Arc::clone(&hub), store.shown(), settings.config.window())
+        .with_metrics(move || told.metrics())
+        .with_metrics(move || pushed.metrics());
+    let service = with_state(service, &state);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start");
+    let serving = runtime()?;
+    let (ask, depth) = tokio::sync::mpsc::channel(4);
+    let mut sinks = Sinks {
+        store,
+        hub,
+        pusher: pusher.clone(),
+        watcher: Watcher::new(&settings.config.alerts.alert)?,
+        actions,
+        depth: ask,
+        runtime: serving.handle().clone(),
+    };
+    let sink = Box::new(move |window: Capture| sinks.take(window));
+    let server = match settings.config.http.config()? {
+        Some(config) => Some(serving.block_on(Server::bind(config))?),
+        None => None,
+    };
+    if let Some(server) = &server {
+        eprintln!("profiler: listening on {}", server.address()?);
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: attaching and cutting take moments in which nobody would be answered.
+    let serve = move || {
+        serving.block_on(async {
+            if let Some(server) = server {
+                tokio::spawn(server.serve(Arc::new(service)));
+            }
+            tokio::spawn(async move { pusher.run().await });
+            let _ = stopped.await;
+        });
+        // Whoever still waits for a window, or reads the history, is not waited for.
+        serving.shutdown_background();
+    };
+    let serving = std::thread::Builder::new().name("serve".to_owned()).spawn(serve).context("cannot start a thread")?;
     let mut supervisor = Systemd { watchdog: sd_notify::watchdog_enabled() };
-    runtime.block_on(run_daemon(|| args.config.load(), sink, &state, &mut supervisor))?;
+    let done = runtime()?.block_on(run_daemon(|| args.config.load(), sink, depth, &state, &mut supervisor));
+    drop(stop);
+    let _ = serving.join();
+    done?;
     Ok(0)
+}
+
+/// How much is recorded and what it costs, as metrics.
+fn with_state(service: Service, state: &Arc<Mutex<State>>) -> Service {
+    let state = Arc::clone(state);
+    service.with_metrics(move || {
+        let state = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let family = |name: &str, help: &str, is_counter, value| Family {
+            name: name.to_owned(),
+            help: help.to_owned(),
+            is_counter,
+            values: vec![(Vec::new(), value)],
+        };
+        #[expect(clippy::cast_precision_loss, reason = "as Prometheus keeps it")]
+        let delayed = state.delayed as f64;
+        let is_less = state.plan.warning().is_some();
+        vec![
+            family("budget_cpus", "CPUs that profiling has used on average", false, state.mean_cpu),
+            family(
+                "budget_reduced",
+                "1 while less is recorded, to stay within the budget",
+                false,
+                f64::from(u8::from(is_less)),
+            ),
+            family("windows_delayed", "Windows that became longer, since those before had no names yet", true, delayed),
+        ]
+    })
 }
 
 /// systemd, where it has started us, and its journal, or whoever reads what is printed.
@@ -171,6 +246,9 @@ impl Supervisor for Systemd {
             Notice::Planned(None) => eprintln!("profiler: everything is recorded again"),
             Notice::MemoryFreed { bytes } => {
                 eprintln!("profiler: {} MiB are above [budget]: what can be read again was forgotten", bytes >> 20);
+            }
+            Notice::Depth(time) => {
+                eprintln!("profiler: an alert went off: everything is recorded for {} s", time.as_secs())
             }
             Notice::TargetEnded => eprintln!("profiler: what was recorded has ended"),
         }
@@ -250,12 +328,13 @@ mod tests {
         assert!(!to.exists());
         fs::write(&file, "[collect]\nrate_hz = 7\n").unwrap();
         import(&file, &to).unwrap();
-        let args = ConfigArgs { config: Some(to.clone()), state_dir: None, set: vec![] };
+        let args = ConfigArgs { config: Some(to.clone()), state_dir: None, listen: None, set: vec![] };
         let shown = show(&args.load().unwrap(), false);
         assert!(shown.lines().any(|line| line.starts_with("collect.rate_hz = 7 ") && line.ends_with("config.toml")));
         let named = ConfigArgs {
             config: None,
             state_dir: Some("/srv/p".into()),
+            listen: None,
             set: vec![parse_value("nothing.at=1").unwrap()],
         };
         assert!(named.load().unwrap_err().to_string().contains("nothing.at"));

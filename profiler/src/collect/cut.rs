@@ -79,6 +79,13 @@ pub(super) struct Before {
     agent_cpu: Duration,
 }
 
+impl Before {
+    /// Of a recording that has just begun, and whose beginning is in no window.
+    pub(super) fn begun() -> Self {
+        Self { agent_cpu: own_usage().0, ..Self::default() }
+    }
+}
+
 /// A window of a recording, before its frames have names.
 #[derive(Debug)]
 pub struct Cut {

@@ -269,7 +269,7 @@ impl Following {
                 by_span.entry(spans.of(*site, sites)).or_insert((0, known)).0 += held.bytes;
             }
         }
-        let mut most: Vec<(u64, (u64, (StackId, ThreadId)))> = by_span.into_iter().collect();
+        let mut most: Vec<_> = by_span.into_iter().collect();
         most.sort_by_key(|&(span, (bytes, _))| (std::cmp::Reverse(bytes), span));
         most.truncate(MAX_PEAK_SITES);
         let mut of_sites = Vec::new();

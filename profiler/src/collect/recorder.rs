@@ -115,7 +115,8 @@ impl Recorder {
             session,
             events,
             facts,
-            before: Before::default(),
+            // What it takes to begin is part of a recording, and of no window of one that goes on for ever.
+            before: if config.continuous { Before::begun() } else { Before::default() },
             labels,
             has_waits: hook.is_some(),
             has_wakers: wakers,

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
+use super::alerts::{AlertConfig, Watcher};
 use super::budget::Budget;
+use super::http::HttpSettings;
+use super::push::PushConfig;
 use super::store::StoreConfig;
 use crate::bpf::{Limits, max_sample_rate};
 use crate::collect::{AllocConfig, CacheDirectory, NamingConfig, RecordConfig, TargetSelection};
@@ -38,6 +41,12 @@ pub struct Config {
     pub names: NamesConfig,
     /// The history.
     pub store: HistoryConfig,
+    /// Who may ask by HTTP, and where.
+    pub http: HttpSettings,
+    /// Where windows are sent.
+    pub push: PushSettings,
+    /// What is watched for.
+    pub alerts: AlertsSettings,
 }
 
 /// `[target]`: the whole host where nothing is named.
@@ -157,6 +166,22 @@ impl Default for HistoryConfig {
     fn default() -> Self {
         Self { state_dir: "/var/lib/profiler".into(), max_mib: 1024 }
     }
+}
+
+/// `[push]`: `[[push.store]]` for each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushSettings {
+    /// Stores of a fleet.
+    pub store: Vec<PushConfig>,
+}
+
+/// `[alerts]`: `[[alerts.alert]]` for each.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsSettings {
+    /// What is watched for.
+    pub alert: Vec<AlertConfig>,
 }
 
 /// Where a value comes from.
@@ -291,6 +316,9 @@ impl Config {
     fn conflicts(&self) -> Vec<String> {
         let Self { target, collect, budget, store, .. } = self;
         let mut conflicts = Vec::new();
+        // What cannot be read now cannot be used either.
+        conflicts.extend(self.http.config().err().map(|error| format!("{error:#}")));
+        conflicts.extend(Watcher::new(&self.alerts.alert).err().map(|error| error.to_string()));
         let mut check = |is_fine: bool, text: String| {
             if !is_fine {
                 conflicts.push(text);
@@ -393,6 +421,27 @@ impl Config {
         }
     }
 
+    /// The same with everything that a production host bears, at a higher rate: for the time after an alert.
+    #[must_use]
+    pub fn in_depth(&self) -> Self {
+        let mut deep = self.clone();
+        let collect = &mut deep.collect;
+        for collector in [
+            &mut collect.cpu,
+            &mut collect.offcpu,
+            &mut collect.lock,
+            &mut collect.blockio,
+            &mut collect.fileio,
+            &mut collect.net,
+        ] {
+            *collector = true;
+        }
+        collect.rate_hz = collect.rate_hz.max(DEPTH_RATE_HZ).min(max_sample_rate());
+        // It is asked for, and for a short time.
+        deep.budget.cpu_percent = 100.0;
+        deep
+    }
+
     /// Length of a window.
     #[must_use]
     pub const fn window(&self) -> Duration {
@@ -411,6 +460,9 @@ impl Config {
         StoreConfig { max_bytes: self.store.max_mib << 20, ..StoreConfig::default() }
     }
 }
+
+/// The rate of a recording that somebody starts.
+const DEPTH_RATE_HZ: u64 = 99;
 
 /// Half of what a recording has: at 19 Hz there are few records, and a map that fills is emptied early.
 const RECORDS: u32 = 4_096;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -56,11 +57,13 @@ pub struct OriginTotals {
 pub struct Hub {
     latest: watch::Sender<Option<Arc<Capture>>>,
     totals: Mutex<Totals>,
+    /// When the last window came, or the hub was made.
+    last: Mutex<Instant>,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { latest: watch::Sender::new(None), totals: Mutex::default() }
+        Self { latest: watch::Sender::new(None), totals: Mutex::default(), last: Mutex::new(Instant::now()) }
     }
 }
 
@@ -68,6 +71,7 @@ impl Hub {
     /// Tells everybody of a window.
     pub fn publish(&self, window: Arc<Capture>) {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(&window);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.latest.send_replace(Some(window));
     }
 
@@ -81,6 +85,12 @@ impl Hub {
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Capture>> {
         self.latest.borrow().clone()
+    }
+
+    /// Time since the last window came, or since the start.
+    #[must_use]
+    pub fn quiet(&self) -> Duration {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// What all windows came to.

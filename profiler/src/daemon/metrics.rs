@@ -70,7 +70,7 @@ impl Service {
             store: self.store.as_ref().map(|store| store.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             findings: findings.1.clone(),
             requests: self.requests.counts().collect(),
-            healthy: self.health.lock().unwrap_or_else(PoisonError::into_inner).healthy,
+            healthy: self.health().healthy,
             more: self.more.iter().flat_map(|more| more()).collect(),
         };
         drop(findings);

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use profiler_common::event::Origin;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 
 use super::budget::{Controller, Cost, Plan};
-use super::config::{ConfigError, Settings};
+use super::config::{Config, ConfigError, Settings};
 use crate::collect::{Cut, Ended, Recorder};
 use crate::profile::Capture;
 use crate::symbolize::{KnownNames, Options};
 
 /// Who is handed every window, in their order, on a thread that may take its time.
-pub type Sink = Box<dyn FnMut(&Capture) + Send>;
+pub type Sink = Box<dyn FnMut(Capture) + Send>;
 
 /// Windows that may wait for their names before the next becomes longer.
 const MOST_WAITING: usize = 2;
@@ -46,6 +47,8 @@ pub enum Notice {
     },
     /// What was selected has ended.
     TargetEnded,
+    /// Everything is recorded for a time, since an alert asks for it.
+    Depth(Duration),
 }
 
 /// Who supervises the daemon, as systemd does.
@@ -95,7 +98,8 @@ impl Default for State {
 
 /// Runs until SIGTERM or SIGINT comes, or all that was selected has ended; the window that goes on then is handed on as well.
 ///
-/// `load`: reads the configuration, at the start and at SIGHUP. `state`: where it is shown how it does.
+/// `load`: reads the configuration, at the start and at SIGHUP. `depth`: for how long everything is to be recorded from now
+/// on. `state`: where it is shown how it does.
 ///
 /// # Errors
 ///
@@ -103,6 +107,7 @@ impl Default for State {
 pub async fn run(
     mut load: impl FnMut() -> Result<Settings, ConfigError>,
     mut sink: Sink,
+    mut depth: Receiver<Duration>,
     state: &Arc<Mutex<State>>,
     supervisor: &mut dyn Supervisor,
 ) -> Result<()> {
@@ -112,8 +117,11 @@ pub async fn run(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut every = supervisor.alive_every().map(tokio::time::interval);
     supervisor.ready();
+    // Until when everything is recorded.
+    let mut deep: Option<Instant> = None;
     loop {
-        let mut windows = Windows::start(&settings, sink, Arc::clone(state))?;
+        let config = if deep.is_some() { settings.config.in_depth() } else { settings.config.clone() };
+        let mut windows = Windows::start(&config, sink, Arc::clone(state))?;
         supervisor.tell(Notice::Started(windows.target.clone()));
         let why = loop {
             tokio::select! {
@@ -134,8 +142,21 @@ pub async fn run(
                     }
                 }
                 () = tick(&mut every) => supervisor.alive(),
+                Some(time) = depth.recv() => {
+                    supervisor.tell(Notice::Depth(time));
+                    let goes_on = deep.replace(Instant::now() + time).is_some();
+                    if !goes_on {
+                        break Why::Depth;
+                    }
+                }
                 ended = windows.next() => match ended? {
-                    Ended::Deadline => windows.end_window(supervisor)?,
+                    Ended::Deadline => {
+                        windows.end_window(supervisor)?;
+                        if deep.is_some_and(|end| Instant::now() >= end) {
+                            deep = None;
+                            break Why::Depth;
+                        }
+                    }
                     Ended::Target => break Why::Ended,
                 }
             }
@@ -151,6 +172,7 @@ pub async fn run(
                 return Ok(());
             }
             Why::Reloaded => supervisor.tell(Notice::Reloaded),
+            Why::Depth => {}
         }
     }
 }
@@ -161,6 +183,8 @@ enum Why {
     Stopped,
     Reloaded,
     Ended,
+    /// More is to be recorded, or no longer.
+    Depth,
 }
 
 async fn tick(interval: &mut Option<tokio::time::Interval>) {
@@ -187,14 +211,14 @@ struct Windows {
 }
 
 impl Windows {
-    fn start(settings: &Settings, sink: Sink, state: Arc<Mutex<State>>) -> Result<Self> {
-        let config = settings.config.record();
+    fn start(configured: &Config, sink: Sink, state: Arc<Mutex<State>>) -> Result<Self> {
+        let config = configured.record();
         let (recorder, naming) = Recorder::start(&config)?;
-        let origins = settings.config.origins();
+        let origins = configured.origins();
         let has = |origin| origins.contains(&origin);
         let controller =
-            Controller::new(settings.config.budget(), has(Origin::OffCpu) || has(Origin::Lock), has(Origin::BlockIo));
-        let length = settings.config.window();
+            Controller::new(configured.budget(), has(Origin::OffCpu) || has(Origin::Lock), has(Origin::BlockIo));
+        let length = configured.window();
         Ok(Self {
             target: recorder.target().to_owned(),
             recorder,
@@ -303,7 +327,7 @@ impl Namer {
             while let Ok(work) = work.recv() {
                 match work {
                     Work::Name(cut) => {
-                        sink(&cut.name(&naming));
+                        sink(cut.name(&naming));
                         left.fetch_sub(1, Ordering::Relaxed);
                     }
                     Work::Forget => {

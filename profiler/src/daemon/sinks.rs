@@ -46,13 +46,13 @@ impl Sinks {
             // A mark that cannot be written: the disk is full, and the window goes like any other.
             let _ = self.store.keep(range);
         }
-        if let Some(time) = verdict.capture {
-            // Where as many are asked for already, one more changes nothing.
-            let _ = self.depth.try_send(time);
-        }
         let _entered = self.runtime.enter();
         for (place, fired) in &verdict.fired {
             self.actions.tell(*place, fired);
+        }
+        if let Some(time) = verdict.capture {
+            // Where as many are asked for already, one more changes nothing.
+            let _ = self.depth.try_send(time);
         }
     }
 }

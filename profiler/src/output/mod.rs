@@ -122,6 +122,13 @@ pub fn derived(capture: &Capture, report: &Report) -> io::Result<Vec<OutputFile>
     Ok(files)
 }
 
+/// Whether a capture has what [`pprof_of`] makes a file of.
+#[must_use]
+pub fn has(capture: &Capture, name: &str) -> bool {
+    let has = |origin| capture.profiles.iter().any(|profile| profile.origin == origin);
+    if name == "heap" { has(Origin::Alloc) && has(Origin::Live) } else { Origin::from_name(name).is_some_and(has) }
+}
+
 /// The pprof file of an origin of a capture; `heap` is what was allocated and what is in use in one. `None` where the
 /// capture has no such origin.
 #[must_use]

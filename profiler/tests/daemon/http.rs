@@ -34,8 +34,7 @@ fn serve(token: Option<&str>) -> Served {
         store.put(&window(number)).unwrap();
         hub.publish(Arc::new(window(number)));
     }
-    let service = Service::of_daemon(state.path().to_owned(), Arc::clone(&hub), store.shown());
-    service.set_health(profiler::daemon::http::Health { healthy: true, reason: String::new() });
+    let service = Service::of_daemon(state.path().to_owned(), Arc::clone(&hub), store.shown(), Duration::from_secs(10));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = HttpConfig { listen, token: token.map(|token| Token::new(token).unwrap()), tls: None };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -5,8 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use profiler::daemon::http::{HttpSettings, Server, Service};
 use profiler::daemon::store::{Store, StoreConfig};
 use profiler::profile::Capture;
 use profiler_common::event::Origin;
@@ -182,4 +184,72 @@ fn clients_that_ask_for_ever_or_take_nothing_do_not_make_it_grow() {
     let after = resident(server.pid());
     assert!(server.runs());
     assert!(after < before + before / 2, "from {before} to {after} bytes");
+}
+
+/// Makes a certificate of `name`, signed by the one called `signer`, or by itself.
+fn certificate(openssl: &Path, directory: &Path, name: &str, signer: Option<&str>) {
+    let mut command = Command::new(openssl);
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    command.args([
+        "-subj",
+        &format!("/CN={name}"),
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        &format!("{name}.key"),
+    ]);
+    command.args(["-out", &format!("{name}.pem")]).current_dir(directory);
+    if let Some(signer) = signer {
+        command.args(["-CA", &format!("{signer}.pem"), "-CAkey", &format!("{signer}.key")]);
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    }
+    run(&mut command);
+}
+
+#[test]
+fn only_who_has_a_certificate_is_let_in_where_that_is_asked_for() {
+    let (Some(openssl), Some(curl)) = (program("openssl"), program("curl")) else { return };
+    let directory = scratch();
+    let file = |name: &str| directory.path().join(name);
+    certificate(&openssl, directory.path(), "ca", None);
+    certificate(&openssl, directory.path(), "server", Some("ca"));
+    certificate(&openssl, directory.path(), "client", Some("ca"));
+    certificate(&openssl, directory.path(), "stranger", None);
+    let state = file("state");
+    let mut store = Store::open(&state, StoreConfig::default()).expect("a history");
+    store.put(&window(0)).expect("a window");
+    let (tell, told) = std::sync::mpsc::channel();
+    let settings = HttpSettings {
+        // Every address: only certificates make that possible.
+        listen: "0.0.0.0:0".to_owned(),
+        tls_certificate: file("server.pem"),
+        tls_key: file("server.key"),
+        tls_client_ca: file("ca.pem"),
+        ..HttpSettings::default()
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let config = settings.config().expect("settings").expect("an address");
+            let server = Server::bind(config).await.expect("a server");
+            tell.send(server.address().expect("its address").port()).expect("tell");
+            server.serve(Arc::new(Service::of_history(state))).await;
+        });
+    });
+    let url = format!("https://127.0.0.1:{}/api/v1/windows", told.recv().expect("a port"));
+    let ask = |client: Option<&str>| {
+        let mut command = Command::new(&curl);
+        command.args(["--silent", "--max-time", "30", "--cacert"]).arg(file("ca.pem"));
+        if let Some(client) = client {
+            command.arg("--cert").arg(file(&format!("{client}.pem"))).arg("--key").arg(file(&format!("{client}.key")));
+        }
+        let output = command.arg(&url).output().expect("start curl");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (is_let_in, answer) = ask(Some("client"));
+    assert!(is_let_in && answer.contains("\"windows\""), "{answer}");
+    for stranger in [None, Some("stranger")] {
+        let (is_let_in, answer) = ask(stranger);
+        assert!(!is_let_in && answer.is_empty(), "{stranger:?}: {answer}");
+    }
 }

@@ -7,6 +7,9 @@
 
 mod bpf_tables;
 mod commands;
+mod daemon;
+mod daemon_budget;
+mod daemon_http;
 mod findings;
 mod leaves_nothing;
 mod record_alloc;

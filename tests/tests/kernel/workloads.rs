@@ -6,7 +6,7 @@ use profiler_tests::Workload;
 fn workloads() -> Vec<Workload> {
     let mut all: Vec<_> = [
         "burn", "bursts", "calls", "disk", "ends", "family", "faults", "files", "halves", "heir", "inlined", "jit",
-        "locks", "many", "mappings", "opens", "phases", "sockets", "split", "syscalls", "waits",
+        "locks", "many", "mappings", "opens", "phases", "sockets", "split", "switches", "syscalls", "waits",
     ]
     .map(Workload::c)
     .into();

@@ -18,7 +18,7 @@ use super::store::Range;
 use crate::analyze::{analyze, metric};
 use crate::profile::{Capture, Report};
 
-/// An alert: an element of `[[alert]]`.
+/// An alert: an element of `[[alerts.alert]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlertConfig {

@@ -1,7 +1,7 @@
 //! `/api/v1/`: what the page asks, and other programs; `/metrics`; `/healthz`. Described by `openapi.json`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -207,7 +207,7 @@ fn seconds(capture: &Capture) -> f64 {
 
 /// `/healthz`.
 pub(super) async fn health(State(service): State<Arc<Service>>) -> Response {
-    let health = service.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let health = service.health();
     let status = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, if health.healthy { "ok\n".to_owned() } else { format!("{}\n", health.reason) }).into_response()
 }

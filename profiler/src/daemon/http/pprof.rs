@@ -4,16 +4,22 @@
 //! time from now on, when they have come; without it, or where no daemon runs, of the last windows of the history. Windows are
 //! whole: the time is that of the profile, or more.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use axum::response::{AppendHeaders, Html, IntoResponse as _, Redirect, Response};
 use axum::routing::get;
+use hyper::body::Frame;
 use profiler_common::event::{ORIGINS, Origin};
 use serde::Deserialize;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::api::Asked;
@@ -115,25 +121,61 @@ async fn make(service: &Service, name: &str, asked: &Asked, options: &Options) -
         }
     };
     let as_text = options.debug.as_deref().is_some_and(|debug| debug != "0" && !debug.is_empty());
-    let capture = match (&service.hub, seconds) {
-        (Some(hub), Some(seconds)) => next(hub, Duration::from_secs_f64(seconds), selection).await?,
-        (_, seconds) => last(service, seconds, selection).await?,
+    let disposition = format!("attachment; filename=\"{name}\"");
+    let kind = if as_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+    let headers = move || {
+        let kind = (header::CONTENT_TYPE, kind.to_owned());
+        if as_text { vec![kind] } else { vec![kind, (header::CONTENT_DISPOSITION, disposition)] }
     };
-    let made = tokio::task::spawn_blocking(move || {
-        if as_text { output::folded_of(&capture, origin) } else { output::pprof_of(&capture, origin) }
-    });
-    let made = made.await.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "making the profile failed"))?;
-    let bytes = made.ok_or_else(|| {
+    let encode = move |capture: &Capture| {
+        if as_text { output::folded_of(capture, origin) } else { output::pprof_of(capture, origin) }
+    };
+    let missing = || {
         let reason = format!("{origin} is not recorded: switch it on in the daemon's configuration");
         Failure::new(StatusCode::NOT_FOUND, reason)
-    })?;
-    if as_text {
-        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes).into_response());
+    };
+    if let (Some(hub), Some(seconds)) = (&service.hub, seconds) {
+        // What can be refused is refused now: the head of the answer goes before the windows come, since pprof waits for it
+        // half as long again as it asked for, and 5 s.
+        if hub.latest().is_some_and(|latest| !output::has(&latest, origin)) {
+            return Err(missing());
+        }
+        let hub = Arc::clone(hub);
+        let made = tokio::spawn(async move {
+            let capture = next(&hub, Duration::from_secs_f64(seconds), selection).await.ok()?;
+            tokio::task::spawn_blocking(move || encode(&capture)).await.ok()?
+        });
+        return Ok((AppendHeaders(headers()), Body::new(Later(Some(made)))).into_response());
     }
-    let disposition = format!("attachment; filename=\"{name}\"");
-    let headers =
-        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_DISPOSITION, disposition)];
-    Ok((headers, bytes).into_response())
+    let capture = last(service, seconds, selection).await?;
+    let made = tokio::task::spawn_blocking(move || encode(&capture));
+    let made = made.await.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "making the profile failed"))?;
+    Ok((AppendHeaders(headers()), made.ok_or_else(missing)?).into_response())
+}
+
+/// The body of an answer whose head went before. Where there is none after all, the connection is cut off.
+struct Later(Option<JoinHandle<Option<Vec<u8>>>>);
+
+impl hyper::body::Body for Later {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(made) = &mut self.0 else { return Poll::Ready(None) };
+        let made = ready!(Pin::new(made).poll(context));
+        self.0 = None;
+        let bytes = made.ok().flatten().ok_or_else(|| io::Error::other("there is no profile after all"));
+        Poll::Ready(Some(bytes.map(|bytes| Frame::data(bytes.into()))))
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        // Nobody waits for it any more.
+        if let Some(made) = &self.0 {
+            made.abort();
+        }
+    }
 }
 
 /// The windows that come until so much time has passed.

@@ -21,6 +21,9 @@ use crate::profile::Finding;
 const MAX_RANGE_BYTES: u64 = 128 << 20;
 /// Requests that read the history at a time: more would make it slow for all, and large.
 const MAX_READERS: usize = 2;
+/// Windows, and time to name one, without which something is wrong.
+const LATE_WINDOWS: u32 = 3;
+const LATENESS: Duration = Duration::from_secs(30);
 /// Longest wait of a request for its turn.
 const TURN_TIME: Duration = Duration::from_secs(30);
 
@@ -43,12 +46,12 @@ pub struct Service {
     pub(in crate::daemon) store: Option<Arc<Mutex<StoreState>>>,
     /// Findings of the newest window, with its start: made when they are asked for.
     pub(in crate::daemon) findings: Mutex<(u64, Vec<Finding>)>,
-    /// What the daemon says of itself.
-    pub(in crate::daemon) health: Mutex<Health>,
     /// What came of requests.
     pub(in crate::daemon) requests: Requests,
     /// What other parts of the daemon tell.
     pub(in crate::daemon) more: Vec<Box<dyn Fn() -> Vec<Family> + Send + Sync>>,
+    /// Length of a window, where they come.
+    window: Option<Duration>,
     readers: Arc<Semaphore>,
 }
 
@@ -61,17 +64,17 @@ impl Service {
             hub: None,
             store: None,
             findings: Mutex::default(),
-            health: Mutex::new(Health { healthy: true, reason: String::new() }),
             requests: Requests::default(),
             more: Vec::new(),
+            window: None,
             readers: Arc::new(Semaphore::new(MAX_READERS)),
         }
     }
 
     /// Of a daemon, whose windows come by the hub and are kept by the store.
     #[must_use]
-    pub fn of_daemon(state: PathBuf, hub: Arc<Hub>, store: Arc<Mutex<StoreState>>) -> Self {
-        Self { hub: Some(hub), store: Some(store), ..Self::of_history(state) }
+    pub fn of_daemon(state: PathBuf, hub: Arc<Hub>, store: Arc<Mutex<StoreState>>, window: Duration) -> Self {
+        Self { hub: Some(hub), store: Some(store), window: Some(window), ..Self::of_history(state) }
     }
 
     /// Adds metrics of another part of the daemon.
@@ -81,9 +84,24 @@ impl Service {
         self
     }
 
-    /// Says how the daemon is.
-    pub fn set_health(&self, health: Health) {
-        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
+    /// Whether windows come as they should: the last one some time ago that is no more than a few windows take, and kept.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let (Some(hub), Some(window)) = (&self.hub, self.window) else {
+            return Health { healthy: true, reason: String::new() };
+        };
+        // A window is named after it has ended, and one may be as long as two.
+        let late = LATE_WINDOWS * window + LATENESS;
+        let quiet = hub.quiet();
+        if quiet > late {
+            let reason = format!("no window has come for {} s", quiet.as_secs());
+            return Health { healthy: false, reason };
+        }
+        let lost = self.store.as_ref().map(|store| store.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        match lost.filter(|store| store.losing) {
+            Some(store) => Health { healthy: false, reason: format!("windows are lost: {}", store.last_error) },
+            None => Health { healthy: true, reason: String::new() },
+        }
     }
 
     /// Runs what reads the history where it keeps nobody up, when it is its turn.

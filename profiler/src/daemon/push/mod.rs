@@ -71,7 +71,7 @@ impl StoreKind {
     }
 }
 
-/// A store that windows are sent to: an element of `[[push]]`.
+/// A store that windows are sent to: an element of `[[push.store]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PushConfig {
@@ -120,6 +120,9 @@ pub struct PushState {
     pub last_error: String,
 }
 
+/// A number of a state.
+type Count = fn(&PushState) -> u64;
+
 /// One store, with what waits for it.
 struct Destination {
     name: String,
@@ -150,7 +153,7 @@ impl Pusher {
             let named = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
             let name = format!("{}-{:016x}", config.kind.name(), digest(&config.address));
             if destinations.iter().any(|other| other.name == name) {
-                bail!("[[push]] names {} twice: leave one out", config.address);
+                bail!("[[push.store]] names {} twice: leave one out", config.address);
             }
             let authorization = match named(&config.authorization_file) {
                 None => None,
@@ -215,10 +218,10 @@ impl Pusher {
             is_counter,
             values,
         };
-        let of = |value: fn(&PushState) -> u64| {
+        let of = |value: Count| {
             states.iter().map(move |(name, state)| (vec![("store", name.clone())], float(value(state)))).collect()
         };
-        let outcomes: [(&str, fn(&PushState) -> u64); 4] = [
+        let outcomes: [(&str, Count); 4] = [
             ("sent", |state| state.sent),
             ("retried", |state| state.retried),
             ("refused", |state| state.refused),

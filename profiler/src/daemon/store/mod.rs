@@ -60,7 +60,9 @@ pub struct StoreState {
     pub unreadable: u64,
     /// Times that the index could not be used.
     pub index_failures: u64,
-    /// Why the last window was lost; empty when none was.
+    /// Whether the last window was lost.
+    pub losing: bool,
+    /// What failed last; empty when nothing has.
     pub last_error: String,
 }
 
@@ -169,10 +171,12 @@ impl Store {
         match &put {
             Ok(_) => {
                 self.state.written += 1;
+                self.state.losing = false;
                 self.merge_one();
             }
             Err(error) => {
                 self.state.lost += 1;
+                self.state.losing = true;
                 self.state.last_error = error.to_string();
             }
         }
