@@ -164,7 +164,8 @@ impl Functions {
             patterns.iter().any(|pattern| fits(&pattern.name, &name)).then_some(name)
         };
         let NamedFunctions { functions, without_end } = object.functions(wanted, MAX_FUNCTIONS + 1);
-        if self.names.len() + functions.len() > MAX_FUNCTIONS {
+        // Of those without a known end as well: no more than one beyond the limit are looked for.
+        if self.names.len() + functions.len() + without_end.len() > MAX_FUNCTIONS {
             let names: Vec<&str> = functions.iter().take(MAX_NAMED).map(|function| function.name.as_str()).collect();
             bail!(
                 "--func names more than {MAX_FUNCTIONS} functions, which would be more probes than a target should bear: {}, \

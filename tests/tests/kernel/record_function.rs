@@ -72,8 +72,11 @@ fn every_call_has_its_time_on_and_off_the_cpu() {
     let halves = row(&captured, "work_halves");
     println!("{halves}");
     assert_eq!(value(halves, "calls"), figure("halves"));
-    assert!(is_near(value(halves, "on_cpu_ns"), figure("on_ns"), 0.1), "{halves} {truth}");
-    assert!(is_near(value(halves, "off_cpu_ns"), figure("off_ns"), 0.1), "{halves} {truth}");
+    // The thread's clock leaves out what a virtual machine's monitor has taken from it meanwhile.
+    let on = float(value(halves, "on_cpu_ns")) / float(figure("on_ns"));
+    assert!((0.95..1.5).contains(&on), "{on}: {halves} {truth}");
+    assert!(is_near(value(halves, "off_cpu_ns"), figure("off_ns"), 0.2), "{halves} {truth}");
+    assert!(is_near(value(halves, "time_ns"), figure("on_ns") + figure("off_ns"), 0.1), "{halves} {truth}");
 
     // Each of four calls inside one another is counted, and the time of the outermost.
     let deep = row(&captured, "work_deep");

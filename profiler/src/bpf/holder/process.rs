@@ -116,7 +116,7 @@ fn attach(program: BorrowedFd<'_>, request: &Request, file: BorrowedFd<'_>) -> i
     let points = &request.points[..MAX_POINTS.min(request.count as usize)];
     // The file that is held open, whatever is at its path now.
     let path = std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    if request.program != Program::Enter as u32 {
+    if [Program::Session, Program::Free].map(|program| program as u32).contains(&request.program) {
         return attach_session(program, request.pid, points, &path).map(|link| vec![Link(link, None)]);
     }
     let kind = fs::read_to_string(format!("{UPROBES}/type"))?;
