@@ -7,6 +7,7 @@ use std::process::{Child, ExitStatus, Stdio};
 
 use serde_json::Value;
 
+use crate::capture::float;
 use crate::process::{owned_by, wait_until};
 use crate::record::profiler_command;
 
