@@ -35,6 +35,8 @@ pub enum Origin {
     Alloc = 9,
     /// What was allocated and is there still.
     Live = 10,
+    /// Calls of functions that somebody named.
+    Func = 11,
 }
 
 /// What an origin's values mean. One row a probe; nothing downstream of aggregation knows more of it.
@@ -65,7 +67,7 @@ pub struct OriginRow {
 }
 
 /// Every origin, by number.
-pub static ORIGINS: [OriginRow; 11] = [
+pub static ORIGINS: [OriginRow; 12] = [
     OriginRow {
         origin: Origin::Cpu,
         name: "cpu",
@@ -221,6 +223,20 @@ pub static ORIGINS: [OriginRow; 11] = [
         kernel_stacks: false,
         event: "block",
         total: "in use",
+        reasons_title: "",
+    },
+    OriginRow {
+        origin: Origin::Func,
+        name: "func",
+        unit: "ns",
+        primary: 1,
+        also: &[],
+        // Calls that were kept; time; calls, those that the kept ones stand for included; variance of the time.
+        columns: &[("samples", "count"), ("time", "nanoseconds"), ("calls", "count"), ("variance", "us2")],
+        reasons: &[],
+        kernel_stacks: false,
+        event: "call",
+        total: "in calls of functions",
         reasons_title: "",
     },
 ];

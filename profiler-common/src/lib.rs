@@ -13,6 +13,7 @@ pub mod counters;
 pub mod event;
 pub mod fault;
 pub mod file;
+pub mod function;
 pub mod histogram;
 pub mod net;
 pub mod number_pace;

@@ -32,6 +32,7 @@ mod file_keep;
 mod file_name;
 mod file_pages;
 mod file_requests;
+mod function;
 mod maps;
 mod net;
 mod net_exits;

@@ -16,6 +16,7 @@ use profiler_common::event::{
 use profiler_common::file::{
     FileCall, FileHistogram, FileId, FileKey, FileNameRecord, FileRequest, FileStats, files_missed,
 };
+use profiler_common::function::{Caller, CallerKey, FunctionKey, FunctionMissed, FunctionStats};
 use profiler_common::net::{NetCounts, NetKey, NetStats, NetTimes, Socket, UnixName};
 use profiler_common::number_pace::{Chosen, NumberPace};
 use profiler_common::python::{MAX_PYTHON_LAYOUTS, PythonLayout};
@@ -187,6 +188,33 @@ pub(crate) static LIVE_MISSED: Array<u64> = Array::with_max_entries(1, 0);
 /// What is counted of blocks by their size. Written by `alloc`, read by user space.
 #[map]
 pub(crate) static SIZE_STATS: PerCpuArray<SizeStats> = PerCpuArray::with_max_entries(SIZE_CLASSES, 0);
+
+/// Threads and goroutines that call functions with probes: threads until they end, goroutines until they are in no call.
+/// Written by `function`. One entry where no function has a probe, as of the next.
+#[map]
+pub(crate) static CALLERS: HashMap<CallerKey, Caller> = HashMap::with_max_entries(1, 0);
+
+/// Exact counts of calls by process and function. Written by `function`, read by user space.
+#[map]
+pub(crate) static FUNCTION_STATS: HashMap<FunctionKey, FunctionStats> = HashMap::with_max_entries(1, 0);
+
+/// What values of [`CALLERS`] and [`FUNCTION_STATS`] begin as: too large for the stack. Written by nobody.
+#[map]
+pub(crate) static CALLERS_NEW: Array<Caller> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FUNCTION_STATS_NEW: Array<FunctionStats> = Array::with_max_entries(1, 0);
+
+/// What is not known of calls, by [`FunctionMissed`]. Written by `function`, read by user space.
+#[map]
+pub(crate) static FUNCTIONS_MISSED: Array<u64> = Array::with_max_entries(FunctionMissed::COUNT, 0);
+
+/// What calls of functions are held against. Written and read by `function`, read by user space.
+#[map]
+pub(crate) static FUNCTION_THRESHOLD: Array<Threshold> = Array::with_max_entries(1, 0);
+
+/// What is known of a CPU's calls of functions. Written and read by `function`.
+#[map]
+pub(crate) static FUNCTION_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
 
 /// Files whose names were sent. Written and read by `file_name`. One element where nobody asks for files.
 #[map]
@@ -368,6 +396,9 @@ pub(crate) static BLOCK_PYTHON: ProgramArray = ProgramArray::with_max_entries(MA
 /// The same for allocations.
 #[map]
 pub(crate) static ALLOC_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
+/// The same for calls of functions.
+#[map]
+pub(crate) static FUNCTION_PYTHON: ProgramArray = ProgramArray::with_max_entries(MAX_PYTHON_LAYOUTS as u32, 0);
 
 /// Where versions of Python keep what is walked. Written by user space, read by `python`.
 #[map]
@@ -395,6 +426,8 @@ pub(crate) enum Programs {
     Net = 7,
     /// Of allocations: threads that run such a program may be preempted.
     Alloc = 8,
+    /// Of calls of functions, likewise.
+    Function = 9,
 }
 
 /// Who asks for names of files: programs of one kind do not run inside each other.

@@ -7,6 +7,7 @@
 mod bench;
 mod bpf_objects;
 mod capture;
+mod daemon;
 mod environment;
 mod process;
 mod record;
@@ -15,6 +16,7 @@ mod workload;
 pub use bench::{BenchOption, Usage, count_perf_samples, draw_perf, run_bench};
 pub use bpf_objects::BpfObjects;
 pub use capture::{Captured, Stack, float};
+pub use daemon::{Daemon, windows_in};
 pub use environment::{
     Kernel, at_work, enough, find_program, is_emulated, long_tests, missing, profiler, require_bpf, scratch, tools,
 };

@@ -6,9 +6,10 @@ use crate::command::{cargo, run as run_command};
 use crate::test;
 
 /// Every benchmark and what it measures; a new one is a row here and a file in tests/benches.
-const BENCHES: [(&str, &str); 8] = [
+const BENCHES: [(&str, &str); 9] = [
     ("alloc", "what recording allocations costs the target, by pairs of malloc and free, beside memleak and heaptrack"),
     ("blockio", "what recording block I/O costs a request, beside bcc's biolatency"),
+    ("daemon", "what the daemon costs at its defaults, on an idle host and on a busy one"),
     ("fileio", "what recording files costs a read, a write, and a call that is for no file"),
     ("net", "what recording sockets costs a message, of the target and of others, and others' system calls"),
     ("offcpu", "what recording waits costs a switch, beside perf and bcc's offcputime"),

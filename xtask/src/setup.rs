@@ -25,10 +25,11 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker@0.13.0";
 
 /// What the kernel tests and benchmarks run: the program and Debian's package of it.
-const TEST_PROGRAMS: [(&str, &str); 22] = [
+const TEST_PROGRAMS: [(&str, &str); 23] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("bpftool", "bpftool"),
+    ("systemd-analyze", "systemd"),
     ("go", "golang-go"),
     ("etcd", "etcd-server"),
     ("prometheus", "prometheus"),

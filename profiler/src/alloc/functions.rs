@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use iced_x86::Register;
 use object::endian::LittleEndian;
 use object::read::elf::SectionHeader as _;
 use profiler_common::alloc::{
     CALLS_ANOTHER, FREES_FIRST, NOT_FOLLOWED, NULL_IS_ANOTHER, RETURNS_BY_FIRST, SizeArgument, WEIGHTED,
 };
 
-use super::probe_point::{goes_to, probe_point};
 use crate::process::elf::Sections;
+use crate::process::probe_point::{goes_to, probe_point};
 use crate::process::symbols::{Symbol, bytes_at, symbols};
 use crate::process::{LineTable, ObjectFile};
 
@@ -329,6 +330,19 @@ fn flags(function: &str, is_glibc: bool) -> u64 {
     }
 }
 
+/// The registers that hold the arguments which are read, and the one that leads to the return address: where its return is
+/// to be seen, the kernel looks for it there.
+const fn needed(argument: SizeArgument) -> &'static [Register] {
+    match argument {
+        SizeArgument::First => &[Register::RSP, Register::RDI],
+        SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RSP, Register::RDI, Register::RSI],
+        SizeArgument::Third => &[Register::RSP, Register::RDI, Register::RDX],
+        SizeArgument::GoFirst => &[Register::RSP, Register::RAX],
+        SizeArgument::GoSecond => &[Register::RSP, Register::RBX],
+        SizeArgument::GoThird => &[Register::RSP, Register::RCX],
+    }
+}
+
 fn probe(
     object: &ObjectFile,
     sections: &Sections<'_>,
@@ -339,11 +353,8 @@ fn probe(
 ) -> Option<AllocProbe> {
     let size = usize::try_from(symbol.size.clamp(1, MAX_FUNCTION_BYTES)).ok()?;
     let code = bytes_at(sections, symbol.address, size)?;
-    let point = probe_point(&code, symbol.address, argument)?;
-    let file_offset = object.segments.iter().find_map(|segment| {
-        let into = (symbol.address + point.offset).checked_sub(segment.address)?;
-        (into < segment.size).then(|| segment.file_offset + into)
-    })?;
+    let point = probe_point(&code, symbol.address, needed(argument))?;
+    let file_offset = object.offset_of(symbol.address + point.offset)?;
     Some(AllocProbe { function, file_offset, cookie, is_emulated: point.is_emulated })
 }
 

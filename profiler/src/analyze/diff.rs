@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
+use profiler_common::event::Origin;
 
 use super::Weighted;
 use super::hotspots::{Functions, Key, Totals};
 use super::significance::{Part, detectable, error_of_difference, holm, one_sided, rate, total, variance_of_sum};
-use crate::profile::{Capture, Change, Diff, DiffRules, DiffSide, FrameKind, FunctionSlices, Profile, Verdict};
+use crate::profile::{Capture, Change, Diff, DiffRules, DiffSide, FrameKind, FunctionSlices, Profile, Run, Verdict};
 
 /// What a function or stack must have on one side to be tested, as a part of the least effect that counts: with less, it
 /// cannot have changed by as much.
@@ -30,6 +31,8 @@ pub struct Worked<'a> {
     /// Whether these are seconds. If not, it is not known how many were done in a slice: they are taken to follow the
     /// values of all functions together, and what these vary by for a unit of work to be the noise between recordings.
     pub is_time: bool,
+    /// Where a unit is a timed run: all of them, by which it is known what runs vary by.
+    pub runs: &'a [Run],
 }
 
 /// Compares one origin of two sides. `per`: what the work is, for the reader.
@@ -143,6 +146,8 @@ struct Recording<'a> {
     slices: Option<&'a FunctionSlices>,
     work: f64,
     is_time: bool,
+    /// What the values of runs vary by: variance of their sum as a part of its square, and the degrees of freedom.
+    of_runs: Option<(f64, f64)>,
     total: f64,
     /// What one event comes to.
     event: f64,
@@ -185,7 +190,7 @@ impl<'a> Side<'a> {
 
 impl<'a> Recording<'a> {
     fn new(origin: &str, worked: Worked<'a>) -> Option<Self> {
-        let Worked { capture, work, is_time } = worked;
+        let Worked { capture, work, is_time, runs } = worked;
         let profile = capture.profiles.iter().find(|profile| profile.origin.row().name == origin)?;
         let weighted = Weighted::new(profile);
         let keys = Functions::new(&weighted);
@@ -215,7 +220,8 @@ impl<'a> Recording<'a> {
         let events = profile.totals()[0];
         let total = float(weighted.total);
         let event = if events == 0 { 1.0 } else { total / float(events) };
-        Some(Self { profile, slices, work, is_time, total, event, functions, stacks })
+        let of_runs = variance_of_runs(origin, runs);
+        Some(Self { profile, slices, work, is_time, of_runs, total, event, functions, stacks })
     }
 
     fn part(&self, (value, variance): Estimate) -> Part {
@@ -236,24 +242,37 @@ impl<'a> Recording<'a> {
     }
 
     fn variance_of_total(&self) -> Option<(f64, f64)> {
+        if let Some((variance, freedom)) = self.of_runs {
+            return Some((variance * self.total * self.total, freedom));
+        }
         self.variance(self.slices.map(|slices| &slices.totals))
+    }
+
+    /// What a value varies by as a part of all values, and with all values where runs tell how these do.
+    fn with_runs(&self, value: f64, variance: Option<(f64, f64)>) -> Option<(f64, f64)> {
+        let Some((of_runs, freedom)) = self.of_runs else { return variance };
+        let with_all = of_runs * value * value;
+        Some(match variance {
+            Some((own, of_own)) => (own + with_all, if own > with_all { of_own } else { freedom }),
+            None => (with_all, freedom),
+        })
     }
 
     fn own(&self, name: &Name) -> Estimate {
         let Some(values) = self.functions.get(name) else { return (0.0, self.like(0.0)) };
         let value = float(values.own);
-        (value, self.variance(values.own_slices.as_ref()).or_else(|| self.like(value)))
+        (value, self.with_runs(value, self.variance(values.own_slices.as_ref()).or_else(|| self.like(value))))
     }
 
     fn all(&self, name: &Name) -> Estimate {
         let Some(values) = self.functions.get(name) else { return (0.0, self.like(0.0)) };
         let value = float(values.all);
-        (value, self.variance(values.all_slices.as_ref()).or_else(|| self.like(value)))
+        (value, self.with_runs(value, self.variance(values.all_slices.as_ref()).or_else(|| self.like(value))))
     }
 
     fn stack(&self, frames: &Vec<String>) -> Estimate {
         let value = float(self.stacks.get(frames).copied().unwrap_or(0));
-        (value, self.like(value))
+        (value, self.with_runs(value, self.like(value)))
     }
 
     /// The variance of something that is not followed slice by slice: as over-dispersed as the most dispersed function that
@@ -269,6 +288,17 @@ impl<'a> Recording<'a> {
         let (dispersion, freedom) = followed.max_by(|a, b| a.0.total_cmp(&b.0))?;
         Some((value.max(self.event) * self.event * dispersion.max(1.0), freedom))
     }
+}
+
+/// Variance of the sum of what runs took, as a part of its square: of their CPU time, of the origin that is about it, of their wall
+/// time otherwise. `None`: too few runs.
+fn variance_of_runs(origin: &str, runs: &[Run]) -> Option<(f64, f64)> {
+    let is_cpu = origin == Origin::Cpu.row().name;
+    let took = |run: &Run| if is_cpu { run.user_ns.saturating_add(run.system_ns) } else { run.wall_ns };
+    let values: Vec<u64> = runs.iter().map(took).collect();
+    let sum = total(&values);
+    let (variance, freedom) = variance_of_sum(&values, &vec![1; values.len()])?;
+    (sum > 0.0).then(|| (variance / (sum * sum), freedom))
 }
 
 /// The functions that have enough on one of the sides, by name.

@@ -12,10 +12,11 @@ mod system;
 mod thresholds;
 mod waits;
 
-pub use patterns::{Pattern, RuleFile};
+pub use patterns::{Pattern, RuleFile, fits};
 use scene::Scene;
 pub use thresholds::Thresholds;
 
+use super::phases::{self, Phase};
 use crate::profile::{Capture, Finding, PlanStep, Report, Severity};
 
 /// Findings of a report: more than that nobody reads.
@@ -28,13 +29,15 @@ const MAX_STEPS: usize = 5;
 pub struct Rules {
     /// What functions are; the first that fits first. Their names are in lower case.
     pub patterns: Vec<Pattern>,
+    /// What phase functions belong to, likewise.
+    pub phases: Vec<Phase>,
     /// Limits.
     pub thresholds: Thresholds,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { patterns: patterns::built_in(), thresholds: Thresholds::default() }
+        Self { patterns: patterns::built_in(), phases: phases::built_in(), thresholds: Thresholds::default() }
     }
 }
 
@@ -47,7 +50,8 @@ impl Rules {
     pub fn with_file(text: &str) -> Result<Self, toml::de::Error> {
         let file: RuleFile = toml::from_str(text)?;
         let patterns = patterns::lower_case(file.pattern).into_iter().chain(patterns::built_in()).collect();
-        Ok(Self { patterns, thresholds: file.thresholds })
+        let phases = phases::lower_case(file.phase).into_iter().chain(phases::built_in()).collect();
+        Ok(Self { patterns, phases, thresholds: file.thresholds })
     }
 }
 

@@ -15,6 +15,7 @@ mod locks;
 mod memory;
 mod metrics;
 mod objects;
+mod phases;
 mod reasons;
 mod significance;
 mod slices;
@@ -28,9 +29,10 @@ use std::collections::BTreeMap;
 pub use bench::{BENCH_TABLE, BenchBudget, bench, bench_table, check_bench, precision};
 pub use counters::{counters, work};
 pub use diff::{Worked, diff};
-pub use findings::{Pattern, RuleFile, Rules, Thresholds};
+pub use findings::{Pattern, RuleFile, Rules, Thresholds, fits};
 pub use gate::{BaselineRules, Budget, Budgets, check_diff, check_memory, check_rate};
 pub use metrics::{Metric, metric};
+pub use phases::Phase;
 pub use reasons::classify;
 pub use slices::function_slices;
 pub use trend::trend;
@@ -61,6 +63,7 @@ pub fn analyze_by(capture: &Capture, rules: &Rules) -> Report {
         report.breakdowns.insert(weighted.origin.to_owned(), breakdown(&weighted));
         hotspots::add(&weighted, &mut report);
         threads::add(&weighted, &mut report);
+        phases::add(&weighted, &rules.phases, &mut report);
         objects::add(&weighted, &capture.index, &mut report);
     }
     findings::add(capture, rules, &mut report);

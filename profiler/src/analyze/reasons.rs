@@ -38,7 +38,8 @@ pub fn classify(profile: &mut Profile) {
             | Origin::FileIo
             | Origin::Net
             | Origin::Alloc
-            | Origin::Live => (stack, sample.reason),
+            | Origin::Live
+            | Origin::Func => (stack, sample.reason),
         };
         let next = u32::try_from(first_leaf + leaves.len()).unwrap_or(u32::MAX);
         let leaf = *leaves.entry(reason).or_insert(next);

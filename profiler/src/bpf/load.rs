@@ -18,6 +18,7 @@ use profiler_common::event::{COMM_LEN, Origin};
 use profiler_common::file::{
     FileHistogram, FileId, MAX_FILE_HISTOGRAMS, MAX_FILE_REQUESTS, MAX_FILE_STATS, MAX_SEEN_FILES,
 };
+use profiler_common::function::{MAX_CALLERS, MAX_FUNCTION_STATS};
 use profiler_common::net::{
     MAX_ESTABLISHED, MAX_NET_STATS, MAX_NET_TIMED, MAX_SOCKETS, MAX_UNIX_NAMES, NetCounts, NetTime, NetTimes,
 };
@@ -33,6 +34,7 @@ use super::blocks::{Blocks, link_casts};
 use super::calls::Calls;
 use super::drain::{Batch, Generation, NamedFile};
 use super::files::Files;
+use super::functions::Functions;
 use super::kernel_types::{Offsets, read_offsets};
 use super::net::Net;
 use super::pythons::{PythonProgram, Pythons};
@@ -97,13 +99,17 @@ pub struct Limits {
     pub net: bool,
     /// Whether allocations are recorded: 16 MB for the threads and for the blocks that are followed.
     pub allocs: bool,
+    /// Whether calls of functions are recorded: 22 MB for the callers and for what is counted exactly.
+    pub functions: bool,
 }
 
 impl Limits {
     /// Elements of the `SCRATCH` map: as many as there are types of programs up to the last one that is loaded. Source:
     /// `Programs` in profiler-ebpf/src/maps.rs.
     const fn scratch_slots(self) -> u32 {
-        if self.allocs {
+        if self.functions {
+            10
+        } else if self.allocs {
             9
         } else if self.net {
             8
@@ -142,6 +148,7 @@ impl Default for Limits {
             files: false,
             net: false,
             allocs: false,
+            functions: false,
         }
     }
 }
@@ -210,6 +217,7 @@ pub struct Kernel {
     pub(super) net: Net,
     pub(super) files: Files,
     pub(super) allocs: Allocs,
+    pub(super) functions: Functions,
     processes: HashMap<MapData, u32, Shared<Process>>,
     tables: Tables,
     runs: Runs,
@@ -257,6 +265,8 @@ impl Kernel {
             .map_max_entries("CALL_STATS", if limits.calls { MAX_CALL_STATS } else { 1 })
             .map_max_entries("ALLOCATING", if limits.allocs { MAX_WAITS } else { 1 })
             .map_max_entries("LIVE", if limits.allocs { MAX_LIVE } else { 1 })
+            .map_max_entries("CALLERS", if limits.functions { MAX_CALLERS } else { 1 })
+            .map_max_entries("FUNCTION_STATS", if limits.functions { MAX_FUNCTION_STATS } else { 1 })
             .map_max_entries("FILES_SEEN", if limits.files || limits.blocks { MAX_SEEN_FILES } else { 1 })
             .map_max_entries("NET_STATS", if limits.net { MAX_NET_STATS } else { 1 })
             .map_max_entries("NET_TIMES", if limits.net { MAX_NET_TIMED * NetTime::COUNT } else { 1 })
@@ -345,6 +355,7 @@ impl Kernel {
             },
             files: Files::new(&mut ebpf, &config.file)?,
             allocs,
+            functions: Functions::new(&mut ebpf)?,
             ebpf,
             _statistics: statistics,
         })

@@ -20,7 +20,7 @@ pub(super) struct PythonProgram {
 }
 
 impl PythonProgram {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::CPU,
         Self::OFF_CPU,
         Self::OFF_CPU_PROBE,
@@ -30,6 +30,7 @@ impl PythonProgram {
         Self::FILE,
         Self::NET,
         Self::ALLOC,
+        Self::FUNCTION,
     ];
     /// For samples on the CPU.
     pub(super) const CPU: Self = Self { program: "cpu_python", map: "CPU_PYTHON" };
@@ -47,6 +48,8 @@ impl PythonProgram {
     pub(super) const BLOCK: Self = Self { program: "block_python", map: "BLOCK_PYTHON" };
     /// For allocations.
     pub(super) const ALLOC: Self = Self { program: "alloc_python", map: "ALLOC_PYTHON" };
+    /// For calls of functions.
+    pub(super) const FUNCTION: Self = Self { program: "function_python", map: "FUNCTION_PYTHON" };
     /// For waits that a kprobe sees.
     pub(super) const OFF_CPU_PROBE: Self = Self { program: "offcpu_python_probe", map: "OFFCPU_PROBE_PYTHON" };
 }

@@ -13,6 +13,8 @@ use crate::profile::{Capture, Diff, DiffRules, Profile};
 
 /// The counter that is time.
 const TIME: &str = "second";
+/// The counter of those that are timed runs.
+const BENCH_RUNS: &str = "bench.runs";
 
 /// A regression was found.
 const FOUND: u8 = 1;
@@ -122,13 +124,18 @@ pub(super) fn compare(
     };
     let (per, works) = works(all().collect(), by)?;
     let (of_before, of_after) = works.split_at(before.len());
-    let is_time = per == TIME;
-    let before: Vec<_> =
-        before.iter().zip(of_before).map(|(capture, &work)| Worked { capture, work, is_time }).collect();
-    let after: Vec<_> = after.iter().zip(of_after).map(|(capture, &work)| Worked { capture, work, is_time }).collect();
+    let worked = |capture, work| worked(capture, work, &per);
+    let before: Vec<_> = before.iter().zip(of_before).map(|(capture, &work)| worked(capture, work)).collect();
+    let after: Vec<_> = after.iter().zip(of_after).map(|(capture, &work)| worked(capture, work)).collect();
     let found = diff(&origin, &per, &before, &after, rules)
         .with_context(|| format!("a capture has no profile of {origin:?}: name another with --origin"))?;
     Ok((found, origin))
+}
+
+/// A capture with the work it did, in units of `per`.
+fn worked<'a>(capture: &'a Capture, work: f64, per: &str) -> Worked<'a> {
+    let runs = if per == BENCH_RUNS { &capture.index.runs[..] } else { &[] };
+    Worked { capture, work, is_time: per == TIME, runs }
 }
 
 /// What the values are divided by, and how much of it each capture has.
@@ -142,7 +149,8 @@ fn works(captures: Vec<&Capture>, by: &WorkArgs) -> Result<(String, Vec<f64>)> {
         }
         return Ok(("unit of work".to_owned(), by.work.clone()));
     }
-    let counter = by.per.as_deref().unwrap_or(TIME);
+    let usual = if captures.iter().all(|capture| !capture.index.runs.is_empty()) { BENCH_RUNS } else { TIME };
+    let counter = by.per.as_deref().unwrap_or(usual);
     let found = captures.into_iter().map(|capture| match work(capture, counter) {
         Some(work) if work > 0.0 => Ok(work),
         Some(_) => bail!("{counter} is 0 in the capture of {}: name another counter", capture.index.target.description),

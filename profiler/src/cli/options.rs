@@ -13,7 +13,9 @@ use profiler_common::event::Origin;
 
 use super::args::parse_duration;
 use crate::bpf::{Limits, max_sample_rate};
-use crate::collect::{AllocConfig, CacheDirectory, DRAIN_EVERY, NamingConfig, RecordConfig, TargetSelection};
+use crate::collect::{
+    AllocConfig, CacheDirectory, DRAIN_EVERY, FunctionPattern, NamingConfig, RecordConfig, TargetSelection,
+};
 use crate::process;
 use crate::symbolize::DEBUG_DIRECTORY;
 
@@ -76,13 +78,19 @@ pub(super) struct RecordingArgs {
         value_delimiter = ','
     )]
     events: Vec<Event>,
-    /// Record everything that a production host bears: cpu, offcpu, lock, blockio, fileio and net, on one clock
+    /// Record everything that a production host bears: cpu, offcpu, lock, blockio, fileio, net and, unless it is of the whole
+    /// host, alloc, on one clock
     #[arg(long, conflicts_with = "events")]
     all: bool,
     /// With -e offcpu: also who ends waits, with the stack that did
     #[arg(long)]
     wakers: bool,
-    /// With -e blockio: list every request that takes at least so long, up to 10,000: 10ms, 500us
+    /// Also record the calls of functions: the file's path or name, and a glob of names, up to 64 functions in all; may be given
+    /// more than once. How often, how long, on and off the CPU, and stacks
+    #[arg(long = "func", value_name = "FILE:PATTERN", value_parser = parse_function)]
+    functions: Vec<FunctionPattern>,
+    /// With -e blockio: list every request that takes at least so long, up to 10,000: 10ms, 500us. With --func: keep stacks of
+    /// such calls alone
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     slower: Option<Duration>,
     /// With -e alloc: how much of the target's CPU time it may take, percent; where more is needed for every call, it is
@@ -128,6 +136,14 @@ pub(super) struct RecordingArgs {
 }
 
 impl RecordingArgs {
+    /// Whether everything was asked for, and what it stands for leaves something out.
+    pub(super) fn leaves_out(&self, config: &RecordConfig) -> Option<&'static str> {
+        (self.all && !config.origins.contains(&Origin::Alloc)).then_some(
+            "--all records no allocations of the whole host, where every process would have probes: for some, name their \
+             processes",
+        )
+    }
+
     /// The configuration of a recording, which checks what clap cannot.
     ///
     /// `usual`: what is recorded where nobody says what.
@@ -140,18 +156,21 @@ impl RecordingArgs {
         usual: &[Event],
     ) -> anyhow::Result<RecordConfig> {
         check_rate(self.rate_hz)?;
-        let origins = origins(match &self.events[..] {
+        let mut origins = origins(match &self.events[..] {
+            _ if self.all && target == TargetSelection::Host => &Event::ALL[..Event::ALL.len() - 1],
             _ if self.all => &Event::ALL,
             [] => usual,
             events => events,
         });
+        origins.extend((!self.functions.is_empty()).then_some(Origin::Func));
         if self.wakers && !origins.iter().any(|origin| matches!(origin, Origin::OffCpu | Origin::Lock)) {
             bail!("--wakers says who ends waits, which are not recorded: add -e offcpu, or -e cpu,offcpu");
         }
         let slower_ns = self.slower.map_or(0, |slower| u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX));
-        if slower_ns > 0 && !origins.contains(&Origin::BlockIo) {
+        if slower_ns > 0 && !origins.iter().any(|origin| matches!(origin, Origin::BlockIo | Origin::Func)) {
             bail!(
-                "--slower lists requests to block devices, which are not recorded: add -e blockio, or -e cpu,blockio"
+                "--slower lists requests to block devices or calls of functions, which are not recorded: add -e blockio, or \
+                 -e cpu,blockio, or --func"
             );
         }
         if self.exact && !origins.contains(&Origin::Alloc) {
@@ -183,6 +202,7 @@ impl RecordingArgs {
             alloc: AllocConfig { budget: self.alloc_budget / 100.0, is_exact: self.exact },
             wakers: self.wakers,
             slower_ns,
+            functions: self.functions.clone(),
             rate_hz: self.rate_hz,
             duration,
             limits,
@@ -219,8 +239,9 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// What `--all` stands for. Page faults and all system calls can come a million times a second.
-    const ALL: [Self; 6] = [Self::Cpu, Self::Offcpu, Self::Lock, Self::Blockio, Self::Fileio, Self::Net];
+    /// What `--all` stands for. Page faults and all system calls can come a million times a second. On the whole host
+    /// allocations, which come last, would put probes into every process.
+    const ALL: [Self; 7] = [Self::Cpu, Self::Offcpu, Self::Lock, Self::Blockio, Self::Fileio, Self::Net, Self::Alloc];
 
     /// Its origin.
     const fn origin(self) -> Origin {
@@ -264,6 +285,16 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     if number > 0.0 && number <= 1_000.0 { Ok(number) } else { Err("must be more than 0 and at most 1000".to_owned()) }
 }
 
+/// `redis-server:lookupKey*`, `/usr/bin/reth:*::execute*`: a file and a glob.
+fn parse_function(text: &str) -> Result<FunctionPattern, String> {
+    match text.split_once(':') {
+        Some((binary, name)) if !binary.is_empty() && !name.is_empty() => {
+            Ok(FunctionPattern { binary: binary.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("must be a file and a pattern of functions, as in redis-server:lookupKey*".to_owned()),
+    }
+}
+
 /// Size of the ring buffer in MiB, which the kernel wants to be a power of two.
 fn parse_buffer(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
@@ -301,7 +332,9 @@ mod tests {
             wanted.sort_unstable();
             wanted
         });
-        assert_eq!(origins("--all").len(), Event::ALL.len());
+        assert_eq!(origins("--all -p 1").len(), Event::ALL.len());
+        assert!(origins("--all -p 1").contains(&Origin::Alloc));
+        assert!(origins("--all -a").len() == Event::ALL.len() - 1 && !origins("--all -a").contains(&Origin::Alloc));
         assert!(config("--all -e cpu").is_err());
     }
 
@@ -312,6 +345,17 @@ mod tests {
         assert!(config("--slower 1ms").unwrap_err().to_string().contains("-e cpu,blockio"));
         assert_eq!(config("--slower 1ms -e blockio").unwrap().slower_ns, 1_000_000);
         assert!(config("-F 0").unwrap_err().to_string().contains("the kernel allows 1 to"));
+    }
+
+    #[test]
+    fn functions_are_recorded_beside_the_rest() {
+        let config = config("-e cpu --func a:b::*c --func /x:y --slower 1ms").unwrap();
+        assert_eq!(config.origins, [Origin::Cpu, Origin::Func]);
+        let pattern = |binary: &str, name: &str| FunctionPattern { binary: binary.to_owned(), name: name.to_owned() };
+        assert_eq!(config.functions, [pattern("a", "b::*c"), pattern("/x", "y")]);
+        for wrong in ["", "a", ":a", "a:"] {
+            assert!(parse_function(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

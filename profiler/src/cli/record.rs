@@ -28,6 +28,9 @@ pub(super) fn run(args: RecordArgs) -> CommandResult {
 fn record_and_write(args: RecordArgs) -> CommandResult {
     let (target, name) = args.target.selection(&args.command);
     let config = args.recording.config(target, args.duration, &[Event::Cpu])?;
+    if let Some(note) = args.recording.leaves_out(&config) {
+        eprintln!("{note}");
+    }
     // Before a directory is made for it.
     config.target.selection()?;
     let directory = OutputDirectory::create(args.output.unwrap_or_else(|| default_name(&name)))?;

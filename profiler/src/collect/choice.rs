@@ -22,6 +22,8 @@ pub(super) struct Choice {
     wait_threshold_ns: u64,
     /// The same of system calls.
     call_threshold_ns: u64,
+    /// The same of calls of functions, or the least that they were to take.
+    function_threshold_ns: u64,
     /// The most faults that one of them counts for.
     fault_weight: u64,
     /// The most requests to block devices that one of them counts for.
@@ -44,13 +46,15 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// Reads it. `counts`: of the events; `alloc_share`: the part of the window in which allocations were seen.
-    pub(super) fn read(session: &Session, counts: &EventCounts, alloc_share: f64) -> Result<Self> {
+    /// Reads it. `counts`: of the events; `alloc_share`: the part of the window in which allocations were seen; `slower_ns`: what
+    /// calls of functions were to take at least.
+    pub(super) fn read(session: &Session, counts: &EventCounts, alloc_share: f64, slower_ns: u64) -> Result<Self> {
         let kernel = &session.kernel;
         let highest = |chosen| kernel.highest_weight(chosen);
         Ok(Self {
             wait_threshold_ns: kernel.highest_threshold_ns(),
             call_threshold_ns: kernel.highest_call_threshold_ns(),
+            function_threshold_ns: kernel.highest_function_threshold_ns().max(slower_ns),
             fault_weight: highest(Chosen::MinorFaults)?.max(highest(Chosen::MajorFaults)?),
             block_weight: highest(Chosen::BlockIo)?,
             fault_period: counts.fault_period,
@@ -88,12 +92,14 @@ pub(super) fn origin_summary(profile: &Profile, facts: &Facts, counters: &Counte
             }
         }
         Origin::Waker => "sched_waking".clone_into(&mut summary.event),
-        Origin::OffCpu | Origin::Lock => {
-            summary.event = facts.hook.map_or("", WaitHook::name).to_owned();
+        Origin::OffCpu | Origin::Lock | Origin::Func => {
+            let is_func = profile.origin == Origin::Func;
+            let hook = if is_func { Kernel::FUNCTION_HOOKS } else { facts.hook.map_or("", WaitHook::name) };
+            hook.clone_into(&mut summary.event);
             #[expect(clippy::cast_precision_loss, reason = "a standard error, of which few digits say something")]
             let variance_us2 = totals[VARIANCE_COLUMN] as f64;
             summary.by_length = Some(ByLength {
-                threshold_ns: choice.wait_threshold_ns,
+                threshold_ns: if is_func { choice.function_threshold_ns } else { choice.wait_threshold_ns },
                 measured_ns: counters.period_sum,
                 standard_error_ns: variance_us2.sqrt() * 1e3,
             });

@@ -25,7 +25,7 @@ use super::session::Session;
 use super::sliced::SlicedStacks;
 use super::tables::{Tables, tables};
 use super::warnings::{Losses, warnings};
-use crate::bpf::{BpfError, Kernel, Limits, SamplingEvent, WaitHook, map_bytes};
+use crate::bpf::{BpfError, Limits, SamplingEvent, WaitHook, map_bytes};
 use crate::process::{JitProcess, ObjectFile};
 use crate::profile::{Live, LockTime, Memory, RawProfile, SlowRequests, Target, ThreadTime, Timeline};
 use crate::symbolize::InterpretedFrame;
@@ -77,6 +77,13 @@ pub(super) struct Before {
     of_blocks_ns: u64,
     trap_ns: u64,
     agent_cpu: Duration,
+}
+
+impl Before {
+    /// Of a recording that has just begun, and whose beginning is in no window.
+    pub(super) fn begun() -> Self {
+        Self { agent_cpu: own_usage().0, ..Self::default() }
+    }
 }
 
 /// A window of a recording, before its frames have names.
@@ -149,7 +156,7 @@ pub(super) fn cut(
     let made = tables(session, facts.limits, span.end, span.duration, is_last)?;
     let allocators = session.allocations.as_ref().map_or_else(Vec::new, Allocations::names).join(", ");
     let alloc_share = session.allocations.as_mut().map_or(1.0, Allocations::take_share);
-    let choice = Choice::read(session, &counts, alloc_share)?;
+    let choice = Choice::read(session, &counts, alloc_share, facts.limits.slower_ns)?;
     let slow_requests = blocks::slow_requests(session, facts.limits.slower_ns);
     let sampled = counts.sampled.as_ref().zip(counters.get(&Origin::Cpu));
     let losses = Losses::read(session);
@@ -298,8 +305,9 @@ fn live_blocks(session: &mut Session) -> Result<Option<(RawProfile, Live)>> {
 
 /// Time in the traps of probes so far, ns.
 fn trap_ns(session: &Session) -> u64 {
-    let of = |allocations: &Allocations, kernel: &Kernel| allocations.trap_ns(kernel);
-    session.allocations.as_ref().map_or(0, |allocations| of(allocations, &session.kernel))
+    let kernel = &session.kernel;
+    let of_allocations = session.allocations.as_ref().map_or(0, |allocations| allocations.trap_ns(kernel));
+    of_allocations + session.functions.as_ref().map_or(0, |functions| functions.trap_ns(kernel))
 }
 
 pub(super) fn nanoseconds(duration: Duration) -> u64 {

@@ -13,6 +13,7 @@ mod disks;
 mod events;
 mod file_names;
 mod files;
+mod functions;
 mod gathered;
 mod host;
 mod latencies;
@@ -42,6 +43,7 @@ mod watch;
 
 pub use command::{CommandEnd, CommandError, RunningCommand};
 pub use cut::{Cost, Cut};
+pub use functions::FunctionPattern;
 pub use record::{Progress, Recording, record};
 pub use recorder::Recorder;
 pub use session::{DRAIN_EVERY, Ended};

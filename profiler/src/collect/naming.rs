@@ -91,6 +91,7 @@ impl Cut {
             slow_requests: self.slow_requests,
             live: self.live,
             memory: Some(self.memory),
+            runs: Vec::new(),
             function_slices,
         };
         Capture { index, profiles }

@@ -71,6 +71,7 @@ impl Recorder {
             blocks: asked_for(Origin::BlockIo),
             slower_ns: config.slower_ns,
             allocs: asked_for(Origin::Alloc),
+            functions: asked_for(Origin::Func),
             ..config.limits
         };
         let mut kernel = Kernel::load(&selection, limits, has_fixed_period, std::process::id())?;
@@ -78,6 +79,7 @@ impl Recorder {
         let hook = (waits != 0).then(|| kernel.record_waits(wakers)).transpose()?;
         kernel.load_counted(limits)?;
         limits.allocs.then(|| kernel.load_alloc_programs()).transpose()?;
+        limits.functions.then(|| kernel.begin_functions()).transpose()?;
         let lifecycle = Lifecycle::start()?;
         kernel.follow_processes()?;
         let mut targets = Targets::find(config, &mut kernel)?;
@@ -95,6 +97,7 @@ impl Recorder {
         session.disks = Disks::read();
         session.watch = config.watch.clone().map(Watch::new);
         limits.allocs.then(|| session.begin_allocations(config.alloc, !config.continuous)).transpose()?;
+        limits.functions.then(|| session.begin_functions(config)).transpose()?;
         session.started = Instant::now();
         let labels = Labels::new(SystemTime::now());
         session.slices = Slices::begin(&config.target, &session.processes);
@@ -112,7 +115,8 @@ impl Recorder {
             session,
             events,
             facts,
-            before: Before::default(),
+            // What it takes to begin is part of a recording, and of no window of one that goes on for ever.
+            before: if config.continuous { Before::begun() } else { Before::default() },
             labels,
             has_waits: hook.is_some(),
             has_wakers: wakers,
@@ -229,6 +233,9 @@ impl Recorder {
         session.kernel.end_counted(facts.limits)?;
         if let Some(allocations) = &mut session.allocations {
             allocations.end(&mut session.kernel, &session.processes)?;
+        }
+        if let Some(functions) = &mut session.functions {
+            functions.end(&mut session.kernel);
         }
         let (mut uncounted, mut of_lasting) = Default::default();
         // They would bring the time since it began.

@@ -17,6 +17,7 @@ use super::command::RunningCommand;
 use super::disks::Disks;
 use super::events::Events;
 use super::file_names::FileNames;
+use super::functions::Functions;
 use super::gathered::Gathered;
 use super::latencies::Latencies;
 use super::lock_times::LockTimes;
@@ -28,7 +29,7 @@ use super::record::Progress;
 use super::remainder::Finisher;
 use super::sliced::SlicedStacks;
 use super::tables::Counted;
-use super::target::AllocConfig;
+use super::target::{AllocConfig, RecordConfig, TargetSelection};
 use super::thread_times::ThreadTimes;
 use super::timeline::Slices;
 use super::unwinding::Unwinding;
@@ -85,6 +86,8 @@ pub(super) struct Session {
     pub(super) disks: Disks,
     /// Where allocations are recorded, if they are.
     pub(super) allocations: Option<Allocations>,
+    /// Where calls of functions are recorded, if they are.
+    pub(super) functions: Option<Functions>,
     /// The processes whose end ends the recording.
     pub(super) roots: Vec<u32>,
     pub(super) gathered: Gathered,
@@ -144,6 +147,7 @@ impl Session {
             latencies: Latencies::default(),
             disks: Disks::default(),
             allocations: None,
+            functions: None,
             roots,
             gathered: Gathered::new(origins),
             times: ThreadTimes::default(),
@@ -307,6 +311,11 @@ impl Session {
         {
             allocations.update(&mut self.kernel, pid, &mut self.processes);
         }
+        if let Some(functions) = &mut self.functions
+            && !self.processes.is_bystander(pid)
+        {
+            functions.update(&mut self.kernel, pid, &mut self.processes)?;
+        }
         Ok(())
     }
 
@@ -345,6 +354,20 @@ impl Session {
         }
         allocations.begin(&mut self.kernel, follows)?;
         self.allocations = Some(allocations);
+        Ok(())
+    }
+
+    /// Puts probes on the functions that were named, in every process that is known.
+    pub(super) fn begin_functions(&mut self, config: &RecordConfig) -> Result<()> {
+        let patterns = config.functions.clone();
+        let mut functions = Functions::new(self.processes.interest(), patterns, &mut self.kernel);
+        let alive: Vec<u32> = self.processes.alive().filter(|&pid| !self.processes.is_bystander(pid)).collect();
+        for pid in alive {
+            functions.update(&mut self.kernel, pid, &mut self.processes)?;
+        }
+        let is_there = matches!(config.target, TargetSelection::Processes { .. });
+        functions.begin(&self.kernel, is_there)?;
+        self.functions = Some(functions);
         Ok(())
     }
 
@@ -406,6 +429,9 @@ impl Session {
             if let Some(allocations) = &mut self.allocations {
                 allocations.forget_objects(&forgotten);
             }
+            if let Some(functions) = &mut self.functions {
+                functions.forget_objects(&forgotten);
+            }
             self.swept = (self.processes.objects.len(), Instant::now());
         }
         if self.file_names.is_nearly_full() {
@@ -432,6 +458,12 @@ impl Session {
             if let Some(allocations) = &mut self.allocations {
                 allocations.forget(&mut self.kernel, pid, &self.processes);
             }
+            if let Some(functions) = &mut self.functions {
+                functions.forget(&mut self.kernel, pid, &self.processes);
+            }
+        }
+        if let Some(functions) = &mut self.functions {
+            functions.end_window(&mut self.kernel, &self.processes);
         }
         self.pythons.end_window();
         self.kernel.end_table_window();

@@ -7,6 +7,7 @@ use anyhow::Result;
 use profiler_common::block::{BlockFileKey, BlockKey, BlockMissed, BlockWaitKey};
 use profiler_common::event::Origin;
 use profiler_common::file::FileKey;
+use profiler_common::function::{FunctionKey, FunctionMissed};
 use profiler_common::net::NetKey;
 use profiler_common::system_call::CallKey;
 
@@ -27,6 +28,7 @@ pub(super) struct Counted {
     block_files: Readings<BlockFileKey>,
     block_waits: Readings<BlockWaitKey>,
     files: Readings<FileKey>,
+    functions: Readings<FunctionKey>,
     net: Readings<NetKey>,
     cgroups: Cgroups,
     /// Events that were in no row, by table.
@@ -117,6 +119,16 @@ pub(super) fn tables(
     }
     if session.allocations.as_ref().is_some_and(Allocations::follows) {
         add(Origin::Alloc.row().name, allocations::sizes(&session.kernel.size_stats()?));
+    }
+    if let Some(functions) = &mut session.functions {
+        made.warnings.extend(functions.take_warnings(&session.kernel));
+        let stats = session.kernel.function_stats()?;
+        let missing = [FunctionMissed::Callers, FunctionMissed::Deep, FunctionMissed::Stats];
+        let missing = missing.map(|what| session.kernel.functions_missed(what)).iter().sum();
+        add(Origin::Func.row().name, functions.table(&stats, missing, &mut counted.functions, is_last));
+        for key in counted.functions.end().iter().filter(|key| !session.processes.knows(key.pid)) {
+            session.kernel.forget_function_stats(key);
+        }
     }
     session.counted = counted;
     Ok(made)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use profiler_common::event::{COMM_LEN, Origin};
 use thiserror::Error;
 
+use super::functions::FunctionPattern;
 use super::watch::Window;
 use crate::bpf::{Limits, Selection};
 use crate::disk_cache::default_directory;
@@ -35,6 +36,8 @@ pub struct RecordConfig {
     pub wakers: bool,
     /// The least latency of requests to block devices that are listed one by one, ns; 0 where none are.
     pub slower_ns: u64,
+    /// Functions whose calls are recorded.
+    pub functions: Vec<FunctionPattern>,
     /// Samples a second on each CPU.
     pub rate_hz: u64,
     /// How long; without it until the target ends or somebody interrupts.

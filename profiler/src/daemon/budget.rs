@@ -91,6 +91,9 @@ impl Plan {
 /// Windows that are looked at together before less is recorded; of those that cost twice the budget one is enough.
 const PATIENCE: u64 = 2;
 
+/// Windows at the start that are not looked at: names and tables are looked up then that later ones have.
+const FIRST: u64 = 3;
+
 /// Windows with room before more is recorded again, and the most of them.
 const CALM: u64 = 6;
 const MOST_CALM: u64 = 384;
@@ -108,6 +111,8 @@ pub struct Controller {
     /// What is recorded at all.
     has_waits: bool,
     has_blocks: bool,
+    /// Of the first windows, those that have been.
+    seen: u64,
     /// Windows since the plan changed, and what they cost.
     windows: u64,
     cost: f64,
@@ -128,6 +133,7 @@ impl Controller {
             steps: Vec::new(),
             has_waits,
             has_blocks,
+            seen: 0,
             windows: 0,
             cost: 0.0,
             of_waits: 0.0,
@@ -151,6 +157,10 @@ impl Controller {
 
     /// Takes in what a window has cost; returns how much is recorded from now on.
     pub fn look(&mut self, cost: &Cost) -> Plan {
+        if self.seen < FIRST {
+            self.seen += 1;
+            return self.plan;
+        }
         self.windows += 1;
         self.cost += cost.cpu;
         self.of_waits += cost.waits;

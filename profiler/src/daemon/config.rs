@@ -398,6 +398,7 @@ impl Config {
         let NamesConfig { debug_directories, debuginfod, shorten, cache_dir } = names.clone();
         let is_usual = cache_dir.as_os_str().is_empty();
         RecordConfig {
+            functions: Vec::new(),
             target,
             origins: self.origins(),
             alloc: AllocConfig { budget: collect.alloc_budget_percent / 100.0, is_exact: false },

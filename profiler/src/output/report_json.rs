@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::json;
 use crate::profile::{
     Accounting, ByLength, ByNumber, BySize, Callgraph, Column, Finding, Histogram, Host, Hotspot, Index, Leak,
-    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, Peak, PlanStep, ProcessShare, Report,
-    SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
+    LeakVerdict, Ledger, LockShare, Memory, MemoryReport, ObjectShare, Overhead, Peak, PhaseShare, PlanStep,
+    ProcessShare, Report, SCHEMA_VERSION, Score, SlowShare, Table, TableColumn, Target, ThreadShare, Timeline,
 };
 
 /// Writes the report of a capture.
@@ -39,6 +39,7 @@ pub(super) fn document<'a>(index: &'a Index, report: &'a Report) -> impl Seriali
         callgraph: &report.callgraph,
         threads: &report.threads,
         processes: &report.processes,
+        phases: &report.phases,
         objects: &report.objects,
         ledger: report.ledger.as_ref(),
         locks: &report.locks,
@@ -77,6 +78,8 @@ struct Document<'a> {
     callgraph: &'a Callgraph,
     threads: &'a [ThreadShare],
     processes: &'a [ProcessShare],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    phases: &'a [PhaseShare],
     objects: &'a [ObjectShare],
     #[serde(skip_serializing_if = "Option::is_none")]
     ledger: Option<&'a Ledger>,
@@ -205,6 +208,8 @@ struct CountedRow<'a> {
 #[derive(Serialize)]
 struct Distribution {
     count: u64,
+    mean: u64,
+    deviation: u64,
     p50: u64,
     p90: u64,
     p99: u64,
@@ -214,8 +219,11 @@ struct Distribution {
 impl Distribution {
     fn new(histogram: &Histogram) -> Option<Self> {
         let percentile = |per_mille| histogram.percentile(per_mille);
+        let (mean, deviation) = histogram.mean_and_deviation()?;
         Some(Self {
             count: histogram.count(),
+            mean,
+            deviation,
             p50: percentile(500)?,
             p90: percentile(900)?,
             p99: percentile(990)?,

@@ -5,6 +5,7 @@ mod leaks;
 mod ledger;
 mod locks;
 mod memory;
+mod phases;
 mod slow_requests;
 mod table;
 mod timeline;
@@ -40,7 +41,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         let section = Section { origin, row, summary, breakdown: &breakdown, index, report };
         section.write_summary(writer)?;
         match index.tables.get(origin) {
-            Some(table) => table::write(table, writer)?,
+            Some(table) => table::write(table, row.origin == Origin::Func, writer)?,
             None => section.write_reasons(writer)?,
         }
         section.write_locks(writer)?;
@@ -48,6 +49,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
         if row.origin == Origin::Alloc {
             leaks::write(report, index.live.as_ref(), writer)?;
         }
+        phases::write(origin, row.unit, breakdown.total, report, writer)?;
         section.write_hotspots(writer)?;
         section.write_edges(writer)?;
         section.write_threads(writer)?;
@@ -59,7 +61,7 @@ pub fn write(index: &Index, report: &Report, writer: &mut impl Write) -> io::Res
     memory::write(index.memory.as_ref(), report.memory.as_ref(), writer)?;
     timeline::write(&index.timeline, writer)?;
     for (_, table) in index.tables.iter().filter(|(name, _)| !index.origins.contains_key(*name)) {
-        table::write(table, writer)?;
+        table::write(table, false, writer)?;
     }
     write_overhead(index, writer)
 }

@@ -4,15 +4,18 @@
 //! the target's own view and read by `pread`, and nothing is ever written.
 
 pub(crate) mod elf;
+mod function_ends;
 mod go;
 mod identity;
 mod jit_dump;
 mod mapping;
 mod memory;
 mod mounts;
+mod named_functions;
 mod object;
 mod object_table;
 mod perf_map;
+pub(crate) mod probe_point;
 mod proc_file;
 pub(crate) mod symbols;
 mod usage;
@@ -27,6 +30,7 @@ pub(crate) use mapping::backing_of;
 pub use mapping::{Backing, FileKey, Mapping, Mappings, MappingsError, read_mappings};
 pub use memory::{read_memory, read_memory_up_to};
 pub use mounts::{Mounts, mount_namespace, working_directory};
+pub use named_functions::{FunctionProbes, NamedFunctions};
 pub(crate) use object::build_id;
 pub use object::{ObjectError, ObjectFile, Segment};
 pub use object_table::ObjectTable;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Check;
 
 /// One run of a command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// From before it was started to when its end was known, ns.
     pub wall_ns: u64,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Accounting, FunctionSlices, IoLatency, Live, LockTime, Memory, Profile, SlowRequests, Table, ThreadTime, Timeline,
+    Accounting, FunctionSlices, IoLatency, Live, LockTime, Memory, Profile, Run, SlowRequests, Table, ThreadTime,
+    Timeline,
 };
 
 /// Version of `capture.json` and `report.json`. Raised when a field changes its meaning or goes away.
@@ -69,6 +70,9 @@ pub struct Index {
     /// Memory of the target and of the system; absent in captures of versions that had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// The runs that were timed, in their order: of captures of `bench`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<Run>,
     /// Values by function and slice, by origin name; empty in captures of versions that had none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub function_slices: BTreeMap<String, FunctionSlices>,
@@ -98,6 +102,7 @@ impl Index {
             slow_requests: SlowRequests::default(),
             live: None,
             memory: None,
+            runs: Vec::new(),
             function_slices: BTreeMap::new(),
         }
     }

@@ -49,7 +49,9 @@ pub use memory::{
 };
 pub use merge::{Merge, merge};
 pub use raw::{RawFrame, RawProfile};
-pub use report::{Breakdown, Callgraph, Edge, Hotspot, ObjectShare, ProcessShare, Report, SlowShare, ThreadShare};
+pub use report::{
+    Breakdown, Callgraph, Edge, Hotspot, ObjectShare, PhaseShare, ProcessShare, Report, SlowShare, ThreadShare,
+};
 pub use select::Selection;
 pub use slices::{FunctionSlice, FunctionSlices};
 pub use slow_request::{SlowRequest, SlowRequests};

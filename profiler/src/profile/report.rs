@@ -19,6 +19,9 @@ pub struct Report {
     pub threads: Vec<ThreadShare>,
     /// Processes, most first.
     pub processes: Vec<ProcessShare>,
+    /// Phases of the programs' work, most first.
+    #[serde(default)]
+    pub phases: Vec<PhaseShare>,
     /// Objects, most self first.
     pub objects: Vec<ObjectShare>,
     /// Where the wall time went, where waits were recorded.
@@ -48,6 +51,21 @@ pub struct Report {
     /// How well the target does.
     #[serde(default)]
     pub score: Option<Score>,
+}
+
+/// A phase of a program's work and how much of an origin's values it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseShare {
+    /// The origin.
+    pub origin: String,
+    /// What it is called.
+    pub phase: String,
+    /// Whose functions told it; empty where the rule does not say.
+    pub client: String,
+    /// Values of the stacks whose innermost function with a phase has this one.
+    pub value: u64,
+    /// The same as a part of the total.
+    pub share: f64,
 }
 
 /// A request to a block device that took long, with who asked for it.

@@ -182,6 +182,24 @@ impl Histogram {
         None
     }
 
+    /// Mean and standard deviation of the values, each taken to be in the middle of its bucket; `None` when there are none.
+    #[must_use]
+    pub fn mean_and_deviation(&self) -> Option<(u64, u64)> {
+        #[expect(clippy::cast_precision_loss, reason = "of a mean few digits say something")]
+        let float = |number: u64| number as f64;
+        let middles = self.buckets.iter().map(|(&bucket, &count)| {
+            let (start, end) = bucket_range(usize::from(bucket));
+            (float((start + (end - start) / 2).min(self.max)), float(count))
+        });
+        let count = float(self.count());
+        let mean = middles.clone().map(|(middle, count)| middle * count).sum::<f64>() / count;
+        let squares = middles.map(|(middle, count)| count * (middle - mean).powi(2)).sum::<f64>();
+        let deviation = (squares / (count - 1.0).max(1.0)).sqrt();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not above the greatest value")]
+        let found = (mean.round() as u64, deviation.round() as u64);
+        (count > 0.0).then_some(found)
+    }
+
     /// Adds what another one has counted.
     pub fn add(&mut self, other: &Self) {
         self.max = self.max.max(other.max);
@@ -245,6 +263,12 @@ mod tests {
         // Longer than any bucket.
         assert!(histogram([1 << 40].into_iter()).percentile(500).unwrap() < 1 << 37);
         assert_eq!(Histogram::default().percentile(500), None);
+        // Of 1 to n: n / sqrt(12).
+        let (mean, deviation) = even.mean_and_deviation().unwrap();
+        assert!(mean.abs_diff(5_000_050) < 30_000 && deviation.abs_diff(2_886_750) < 30_000, "{mean} {deviation}");
+        let (mean, deviation) = alike.mean_and_deviation().unwrap();
+        assert!(mean.abs_diff(10_100_000) < 10_100_000 / 32 && deviation == 0, "{mean} {deviation}");
+        assert_eq!(Histogram::default().mean_and_deviation(), None);
     }
 
     #[test]

@@ -26,7 +26,8 @@ const MAX_ENTRIES: u64 = 1 << 30;
 const ASYNC: &str = "{async_fn#";
 
 /// The name behind a symbol: of Rust without the hash, of C++ with its parameters; any other as it is.
-fn demangle(symbol: &str) -> String {
+#[must_use]
+pub fn demangle(symbol: &str) -> String {
     if !symbol.starts_with('_') {
         return symbol.to_owned();
     }

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use cache::NameCache;
+pub use demangle::demangle;
 use hashbrown::HashMap;
 pub use known::KnownNames;
 use profiler_common::counters::Outcome;

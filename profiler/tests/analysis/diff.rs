@@ -1,7 +1,7 @@
 //! Comparisons: noise alone is no regression, a planted one is found.
 
 use profiler::analyze::{Worked, diff, work};
-use profiler::profile::{Capture, Diff, DiffRules, Verdict};
+use profiler::profile::{Capture, Diff, DiffRules, Run, Verdict};
 
 use crate::made::{Chance, sampled};
 
@@ -13,8 +13,12 @@ fn record(chance: &mut Chance, seconds: u32, slower: f64, deviation: f64) -> Cap
 
 fn compare(before: &[Capture], after: &[Capture], rules: &DiffRules) -> Diff {
     let [before, after] = [before, after].map(|captures| {
-        let worked =
-            captures.iter().map(|capture| Worked { capture, work: work(capture, "second").unwrap(), is_time: true });
+        let worked = captures.iter().map(|capture| Worked {
+            capture,
+            work: work(capture, "second").unwrap(),
+            is_time: true,
+            runs: &[],
+        });
         worked.collect::<Vec<_>>()
     });
     diff("cpu", "second", &before, &after, rules).unwrap()
@@ -99,4 +103,33 @@ fn a_short_recording_says_that_it_assumes() {
     let diff = compare(&[before], &[after], &DiffRules::default());
     assert!(diff.notes.iter().any(|note| note.contains("slices")), "{:?}", diff.notes);
     assert_eq!(diff.regressions().count(), 0);
+}
+
+#[test]
+fn what_runs_vary_by_is_known_where_they_were_timed() {
+    // Slices hardly vary, runs do: by a tenth, so that the mean of 40 is known to some 3 %.
+    let chance = &mut Chance(77);
+    let (before, after) = (record(chance, 60, 0.0, 0.001), record(chance, 60, 0.02, 0.001));
+    let runs = |chance: &mut Chance| -> Vec<Run> {
+        let run = |_| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative")]
+            let user_ns = (1e9 * (1.0 + 0.1 * chance.normal())) as u64;
+            Run { wall_ns: 2 * user_ns, user_ns, system_ns: 0 }
+        };
+        (0..40).map(run).collect()
+    };
+    let (of_before, of_after) = (runs(chance), runs(chance));
+    let compare = |of_before: &[Run], of_after: &[Run]| {
+        let rules = DiffRules { run_noise: 0.0, ..DiffRules::default() };
+        let worked = |capture, runs| Worked { capture, work: 40.0, is_time: false, runs };
+        diff("cpu", "bench.runs", &[worked(&before, of_before)], &[worked(&after, of_after)], &rules).unwrap()
+    };
+    let (slices, runs) = (compare(&[], &[]), compare(&of_before, &of_after));
+    assert_eq!(verdict(&slices, "half"), Verdict::Regression, "{slices:#?}");
+    assert_eq!(verdict(&runs, "half"), Verdict::Unchanged, "{runs:#?}");
+    let expected = 0.1 * (2.0_f64 / 40.0).sqrt();
+    assert!((0.6..1.6).contains(&(runs.total.standard_error / expected)), "{} {expected}", runs.total.standard_error);
+    assert!(runs.total.detectable > 3.0 * slices.total.detectable, "{runs:#?}");
+    // Too few of them tell nothing.
+    assert_eq!(compare(&of_before[..3], &of_after[..3]), slices);
 }

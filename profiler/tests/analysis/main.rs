@@ -6,3 +6,4 @@ mod findings;
 mod gate;
 mod made;
 mod memory;
+mod phases;

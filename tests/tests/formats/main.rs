@@ -14,6 +14,7 @@ use profiler_tests::{find_program, missing, scratch, tools};
 use serde_json::Value;
 
 mod history;
+mod packaging;
 mod page;
 mod stores;
 

@@ -7,6 +7,8 @@
 
 mod bpf_tables;
 mod commands;
+mod daemon;
+mod daemon_budget;
 mod daemon_http;
 mod findings;
 mod leaves_nothing;
@@ -19,6 +21,7 @@ mod record_errors;
 mod record_fault;
 mod record_fileio;
 mod record_fixtures;
+mod record_function;
 mod record_go;
 mod record_go_servers;
 mod record_lasting;

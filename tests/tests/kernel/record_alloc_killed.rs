@@ -39,7 +39,7 @@ fn holder_of(recording: &Recording) -> u32 {
     wait_until("who holds probes", || children_of(recording.pid()).into_iter().find(is_holder))
 }
 
-fn kill(pid: i32, signal: i32) {
+pub(crate) fn kill(pid: i32, signal: i32) {
     // SAFETY: sends a signal to what this test has started.
     unsafe { libc::kill(pid, signal) };
 }

@@ -6,7 +6,7 @@ use profiler_tests::Workload;
 fn workloads() -> Vec<Workload> {
     let mut all: Vec<_> = [
         "burn", "bursts", "calls", "disk", "ends", "family", "faults", "files", "halves", "heir", "inlined", "jit",
-        "locks", "many", "mappings", "opens", "phases", "sockets", "split", "syscalls", "waits",
+        "locks", "many", "mappings", "opens", "phases", "sockets", "split", "switches", "syscalls", "waits",
     ]
     .map(Workload::c)
     .into();
@@ -45,6 +45,8 @@ fn workloads() -> Vec<Workload> {
     all.extend(crate::record_alloc::allocs_go_sampled());
     all.extend(crate::record_allocators::workloads());
     all.push(crate::record_leaks::leaks());
+    all.push(crate::record_function::latency());
+    all.extend(crate::record_function::latency_go());
     without.extend(["raised", "timer", "alternate", "deep"].map(frames));
     for name in ["realigned", "restless"] {
         without.push(frames(name));

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::analyze::phases::Phase;
 use crate::profile::FindingKind;
 
 /// The table that is built in.
@@ -27,6 +28,8 @@ pub struct Pattern {
 pub struct RuleFile {
     /// Patterns, the first that fits first.
     pub pattern: Vec<Pattern>,
+    /// Phases, the first that fits a function first.
+    pub phase: Vec<Phase>,
     /// Limits.
     pub thresholds: super::Thresholds,
 }
@@ -51,8 +54,9 @@ pub(super) fn find(patterns: &[Pattern], name: &str) -> Option<usize> {
     patterns.iter().position(|pattern| pattern.names.iter().any(|glob| fits(glob, &name)))
 }
 
-/// Whether a name fits a glob.
-fn fits(glob: &str, name: &str) -> bool {
+/// Whether a name fits a glob: `*` stands for anything.
+#[must_use]
+pub fn fits(glob: &str, name: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };

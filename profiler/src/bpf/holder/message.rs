@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Probes in one message: more functions than any allocator has.
-pub(super) const MAX_POINTS: usize = 64;
+pub(in super::super) const MAX_POINTS: usize = 64;
 
 /// What is asked.
 #[repr(u32)]
@@ -28,10 +28,14 @@ pub(in super::super) enum Program {
     Session = 1,
     /// Calls of functions that free: as the session, without returns.
     Free = 2,
+    /// Calls of functions that somebody named: perf events.
+    FunctionEnter = 3,
+    /// Their ends: perf events.
+    FunctionEnd = 4,
 }
 
 impl Program {
-    pub(super) const ALL: [Self; 3] = [Self::Enter, Self::Session, Self::Free];
+    pub(super) const ALL: [Self; 5] = [Self::Enter, Self::Session, Self::Free, Self::FunctionEnter, Self::FunctionEnd];
 }
 
 /// A place for a probe.

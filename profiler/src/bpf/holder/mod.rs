@@ -15,6 +15,6 @@ mod message;
 mod process;
 
 pub(super) use client::{HolderError, ProbeHolder, Work};
-pub(super) use message::Program;
+pub(super) use message::{MAX_POINTS, Program};
 pub(super) use process::UPROBES;
 pub use process::hold_probes;

@@ -128,6 +128,7 @@ fn record_runs(
     }
     describe(&mut capture.index.target.description, &args.repeat.command, runs.len());
     capture.index.tables.insert(BENCH_TABLE.to_owned(), bench_table(program, &runs));
+    capture.index.runs.clone_from(&runs);
     let capture = if args.redact { capture.redacted() } else { capture };
     let (_, files) = make_files(&capture);
     Ok((runs, files?))

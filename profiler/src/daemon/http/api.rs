@@ -190,7 +190,7 @@ async fn compared(State(service): State<Arc<Service>>, Query(asked): Query<Asked
     let origin = asked.origin.clone().unwrap_or_else(|| "cpu".to_owned());
     let found = service.read(move |history, most| {
         let (before, after) = (history.read(base, &selection, most)?, history.read(range, &selection, most)?);
-        let worked = |capture| Worked { capture, work: seconds(capture), is_time: true };
+        let worked = |capture| Worked { capture, work: seconds(capture), is_time: true, runs: &[] };
         let found = diff(&origin, "second", &[worked(&before)], &[worked(&after)], &DiffRules::default());
         let found = found.ok_or_else(|| {
             Failure::new(StatusCode::NOT_FOUND, format!("{origin:?} was not recorded in both ranges"))

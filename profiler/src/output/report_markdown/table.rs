@@ -31,7 +31,9 @@ fn is_sum(column: &TableColumn) -> bool {
 }
 
 /// A table: its values, percentiles of its first distribution, its labels; then the other distributions.
-pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
+///
+/// `has_spread`: also mean and deviation of the first distribution.
+pub(super) fn write(table: &Table, has_spread: bool, writer: &mut impl Write) -> io::Result<()> {
     writeln!(writer, "### {}\n", prose(&table.title))?;
     // A value that is zero in all rows is left out, but the one that the rows are in the order of.
     let shown: Vec<usize> = (0..table.values.len()).filter(|&number| number == 0 || table.total(number) > 0).collect();
@@ -51,8 +53,9 @@ pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
     if table.rows.is_empty() {
         return Ok(());
     }
-    let percentiles =
-        PERCENTILES.iter().map(|(name, _)| *name).chain(["max"]).filter(|_| !table.distributions.is_empty());
+    let spread = ["mean", "deviation"].into_iter().filter(|_| has_spread);
+    let percentiles = PERCENTILES.iter().map(|(name, _)| *name).chain(["max"]);
+    let percentiles = spread.chain(percentiles).filter(|_| !table.distributions.is_empty());
     let values = shown.iter().map(|&number| heading(&table.values[number]));
     let values = values.chain(percentiles.map(str::to_owned));
     let head: Vec<_> = values.map(|name| prose(&name).to_string()).collect();
@@ -64,7 +67,10 @@ pub(super) fn write(table: &Table, writer: &mut impl Write) -> io::Result<()> {
             shown.iter().map(|&number| value(row.values[number], &table.values[number].unit)).collect();
         if let (Some(column), Some(histogram)) = (table.distributions.first(), row.distributions.first()) {
             let max = (histogram.count() > 0).then_some(histogram.max);
-            let found = PERCENTILES.map(|(_, per_mille)| histogram.percentile(per_mille)).into_iter().chain([max]);
+            let (mean, deviation) = histogram.mean_and_deviation().unzip();
+            let spread = [mean, deviation].into_iter().filter(|_| has_spread);
+            let found = PERCENTILES.map(|(_, per_mille)| histogram.percentile(per_mille));
+            let found = spread.chain(found).chain([max]);
             cells.extend(found.map(|found| found.map_or("-".to_owned(), |number| value(number, &column.unit))));
         }
         cells.extend(row.labels.iter().map(|label| code(label).to_string()));

@@ -7,37 +7,24 @@
 //! `push_setup_xol_ops`.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpAccess, Register};
-use profiler_common::alloc::SizeArgument;
 
 /// Instructions that are gone through.
 const MAX_INSTRUCTIONS: usize = 16;
 
 /// Where a probe goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ProbePoint {
+pub(crate) struct ProbePoint {
     /// Bytes from the function's first.
-    pub(super) offset: u64,
-    pub(super) is_emulated: bool,
-}
-
-/// The registers that hold the arguments which are read, and the one that leads to the return address: where its return is
-/// to be seen, the kernel looks for it there.
-fn needed(argument: SizeArgument) -> &'static [Register] {
-    match argument {
-        SizeArgument::First => &[Register::RSP, Register::RDI],
-        SizeArgument::FirstBySecond | SizeArgument::Second => &[Register::RSP, Register::RDI, Register::RSI],
-        SizeArgument::Third => &[Register::RSP, Register::RDI, Register::RDX],
-        SizeArgument::GoFirst => &[Register::RSP, Register::RAX],
-        SizeArgument::GoSecond => &[Register::RSP, Register::RBX],
-        SizeArgument::GoThird => &[Register::RSP, Register::RCX],
-    }
+    pub(crate) offset: u64,
+    pub(crate) is_emulated: bool,
 }
 
 /// The best place in a function: the first instruction that the kernel emulates, else the function's first. `None` when there
 /// is no instruction.
 ///
-/// `code`: the function's bytes, or as many as are known; `address`: of the first.
-pub(super) fn probe_point(code: &[u8], address: u64, argument: SizeArgument) -> Option<ProbePoint> {
+/// `code`: the function's bytes, or as many as are known; `address`: of the first; `needed`: registers that must not have been
+/// changed on the way, in full.
+pub(crate) fn probe_point(code: &[u8], address: u64, needed: &[Register]) -> Option<ProbePoint> {
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let mut info = InstructionInfoFactory::new();
     let mut at_entry = None;
@@ -60,7 +47,7 @@ pub(super) fn probe_point(code: &[u8], address: u64, argument: SizeArgument) -> 
         };
         let used = info.info(&instruction).used_registers().iter();
         let mut changed = used.filter(|used| writes(used.access())).map(|used| used.register().full_register());
-        if changed.any(|register| needed(argument).contains(&register)) {
+        if changed.any(|register| needed.contains(&register)) {
             break;
         }
     }
@@ -94,7 +81,7 @@ fn is_jumped_to(code: &[u8], address: u64, offset: u64) -> bool {
 }
 
 /// Whether code calls one of these addresses, or jumps there, directly.
-pub(super) fn goes_to(code: &[u8], address: u64, targets: &[u64]) -> bool {
+pub(crate) fn goes_to(code: &[u8], address: u64, targets: &[u64]) -> bool {
     let goes = |instruction: &iced_x86::Instruction| {
         matches!(
             instruction.flow_control(),
@@ -109,44 +96,47 @@ pub(super) fn goes_to(code: &[u8], address: u64, targets: &[u64]) -> bool {
 mod tests {
     use super::*;
 
-    fn point(code: &[u8], argument: SizeArgument) -> Option<(u64, bool)> {
-        probe_point(code, 0x1000, argument).map(|point| (point.offset, point.is_emulated))
+    const FIRST: &[Register] = &[Register::RSP, Register::RDI];
+    const THIRD: &[Register] = &[Register::RSP, Register::RDI, Register::RDX];
+
+    fn point(code: &[u8], needed: &[Register]) -> Option<(u64, bool)> {
+        probe_point(code, 0x1000, needed).map(|point| (point.offset, point.is_emulated))
     }
 
     #[test]
     fn the_first_instruction_that_is_emulated_is_taken() {
         // push rbp; mov rbp, rsp
-        assert_eq!(point(&[0x55, 0x48, 0x89, 0xe5], SizeArgument::First), Some((0, true)));
+        assert_eq!(point(&[0x55, 0x48, 0x89, 0xe5], FIRST), Some((0, true)));
         // endbr64; push r12
-        assert_eq!(point(&[0xf3, 0x0f, 0x1e, 0xfa, 0x41, 0x54], SizeArgument::First), Some((4, true)));
+        assert_eq!(point(&[0xf3, 0x0f, 0x1e, 0xfa, 0x41, 0x54], FIRST), Some((4, true)));
         // test rdi, rdi; je +2; ret; ret; ret
-        assert_eq!(point(&[0x48, 0x85, 0xff, 0x74, 0x02, 0xc3, 0xc3, 0xc3], SizeArgument::First), Some((3, true)));
+        assert_eq!(point(&[0x48, 0x85, 0xff, 0x74, 0x02, 0xc3, 0xc3, 0xc3], FIRST), Some((3, true)));
         // sub rsp, 8; mov rax, rdi; ret
-        assert_eq!(point(&[0x48, 0x83, 0xec, 0x08, 0x48, 0x89, 0xf8, 0xc3], SizeArgument::First), Some((0, false)));
-        assert_eq!(point(&[], SizeArgument::First), None);
+        assert_eq!(point(&[0x48, 0x83, 0xec, 0x08, 0x48, 0x89, 0xf8, 0xc3], FIRST), Some((0, false)));
+        assert_eq!(point(&[], FIRST), None);
     }
 
     #[test]
     fn not_behind_a_change_of_what_is_read() {
         // mov ecx, esi; push rbp
         let code = [0x89, 0xf1, 0x55];
-        assert_eq!(point(&code, SizeArgument::First), Some((2, true)));
+        assert_eq!(point(&code, FIRST), Some((2, true)));
         // mov edi, esi; push rbp
         let code = [0x89, 0xf7, 0x55];
-        assert_eq!(point(&code, SizeArgument::First), Some((0, false)));
-        assert_eq!(point(&code, SizeArgument::Third), Some((0, false)));
+        assert_eq!(point(&code, FIRST), Some((0, false)));
+        assert_eq!(point(&code, THIRD), Some((0, false)));
         // sub rsp, 8; push rbp: the return address is not where the stack pointer is.
         let code = [0x48, 0x83, 0xec, 0x08, 0x55];
-        assert_eq!(point(&code, SizeArgument::First), Some((0, false)));
+        assert_eq!(point(&code, FIRST), Some((0, false)));
     }
 
     #[test]
     fn not_where_a_loop_comes_back_to() {
         // test rcx, rcx; push rbp; dec rcx; jne to the push
         let code = [0x48, 0x85, 0xc9, 0x55, 0x48, 0xff, 0xc9, 0x75, 0xfa];
-        assert_eq!(point(&code, SizeArgument::Third), Some((0, false)));
+        assert_eq!(point(&code, THIRD), Some((0, false)));
         // The same to behind it.
         let code = [0x48, 0x85, 0xc9, 0x55, 0x48, 0xff, 0xc9, 0x75, 0xfb];
-        assert_eq!(point(&code, SizeArgument::Third), Some((3, true)));
+        assert_eq!(point(&code, THIRD), Some((3, true)));
     }
 }
