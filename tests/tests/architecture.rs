@@ -23,8 +23,8 @@ const ONLY_IN: [(&[&str], &[&str], &str); 12] = [
     (&["print", "println", "eprint", "eprintln", "indicatif", "ratatui"], &["cli"], "only cli prints"),
     (
         &["stdout", "stderr"],
-        &["cli", "symbolize", "bpf", "daemon"],
-        "only cli prints; symbolize reads what debuginfod-find prints; what holds probes for bpf, and what alerts start, has none",
+        &["cli", "symbolize", "bpf", "collect", "daemon"],
+        "only cli prints; symbolize reads what debuginfod-find prints; what others start may have none",
     ),
     (&["ExitCode"], &["cli", "main"], "only cli chooses an exit code"),
     (&["prost", "inferno"], &["output"], "only output knows a format's bytes"),
