@@ -45,7 +45,8 @@ impl Daemon {
         let said = state.join("said.log");
         let log = File::create(&said).expect("a file for what it says");
         let mut command = profiler_command();
-        command.args(["daemon", "--config", config]);
+        // Nothing listens: tests must not be in each other's way.
+        command.args(["daemon", "--listen", "", "--config", config]);
         command.arg("--state-dir").arg(state.join("state"));
         for value in values {
             command.args(["--set", value]);

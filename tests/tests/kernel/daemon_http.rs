@@ -14,11 +14,11 @@ use serde_json::Value;
 
 use crate::servers::free_port;
 
-/// A daemon with windows of a second, and the address where it answers.
-fn start(directory: &Path, more: &str) -> (Target, String) {
+/// A daemon that records a process in windows of a second, and the address where it answers.
+fn start(directory: &Path, pid: u32, more: &str) -> (Target, String) {
     let (config, said) = (directory.join("config.toml"), directory.join("said"));
     let text = "[collect]\nwindow_s = 1\nrate_hz = 199\nblockio = false\n[budget]\ncpu_percent = 100.0\n";
-    fs::write(&config, format!("{text}{more}")).expect("a configuration");
+    fs::write(&config, format!("{text}[target]\npids = [{pid}]\n{more}")).expect("a configuration");
     let mut command = profiler_command();
     command.args(["daemon", "--listen", "127.0.0.1:0", "--config"]).arg(config);
     command.arg("--state-dir").arg(directory.join("state"));
@@ -58,7 +58,7 @@ fn go_and_prometheus_read_what_a_daemon_records_and_query_finds_it_later() {
     let Some(_kernel) = require_bpf() else { return };
     let directory = scratch();
     let target = Target::start(&Workload::c("burn").build(), &["120"]);
-    let (daemon, address) = start(directory.path(), "");
+    let (daemon, address) = start(directory.path(), target.pid(), "");
     wait_until("a window", || (metric(&address, "profiler_windows_total")? >= 2.0).then_some(()));
     assert_eq!(ask(&address, "/healthz"), "ok\n");
     match find_program("go") {
@@ -148,9 +148,8 @@ fn an_alert_keeps_what_was_before_tells_a_program_and_records_everything_for_a_t
          hook = [\"/bin/sh\", \"-c\", \"cat > {0}.new && mv {0}.new {0}\"]\n",
         told.display()
     );
-    let (daemon, address) = start(directory.path(), &alert);
-    wait_until("a window", || (metric(&address, "profiler_windows_total")? >= 2.0).then_some(()));
-    let _target = Target::start(&Workload::c("burn").build(), &["120"]);
+    let target = Target::start(&Workload::c("burn").build(), &["120"]);
+    let (daemon, address) = start(directory.path(), target.pid(), &alert);
     let text = wait_until("the program to be told", || fs::read_to_string(&told).ok());
     let fired: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((&fired["alert"], &fired["capture_s"]), (&"busy".into(), &3.into()));

@@ -149,12 +149,6 @@ impl Store {
         Arc::clone(&self.shown)
     }
 
-    /// The number of this run in windows' names.
-    #[must_use]
-    pub const fn run(&self) -> u32 {
-        self.run
-    }
-
     /// What is known of the windows, by key.
     #[must_use]
     pub const fn windows(&self) -> &BTreeMap<WindowKey, WindowInfo> {
