@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn samples_are_taken_less_often_when_they_are_what_costs() {
         let mut controller = Controller::new(BUDGET, true, true);
-        let plans = run(&mut controller, 50, 0.0005, 0.008, 0.001);
+        let plans = run(&mut controller, 50, 0.0005, 0.006, 0.001);
         assert_eq!(plans.last().map(|plan| (plan.rate_divisor, plan.waits_every)), Some((2, 1)));
         let mut controller = Controller::new(BUDGET, false, false);
         // There is nothing else to do without.
