@@ -80,7 +80,20 @@ fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap_or(answer.len());
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, head: head.to_ascii_lowercase(), body: answer.get(end + 4..).unwrap_or_default().to_vec() }
+    let (head, body) = (head.to_ascii_lowercase(), answer.get(end + 4..).unwrap_or_default());
+    let body = if head.contains("transfer-encoding: chunked") { dechunk(body) } else { body.to_vec() };
+    Answer { status, head, body }
+}
+
+/// What chunks hold: one that begins before it is known how much there will be is sent in these. Source: RFC 9112, section 7.1.
+fn dechunk(mut chunks: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = chunks.windows(2).position(|two| two == b"\r\n") {
+        let length = usize::from_str_radix(std::str::from_utf8(&chunks[..end]).unwrap(), 16).unwrap();
+        body.extend_from_slice(&chunks[end + 2..end + 2 + length]);
+        chunks = &chunks[(end + 4 + length).min(chunks.len())..];
+    }
+    body
 }
 
 fn ask(served: &Served, path: &str, headers: &str) -> Answer {
