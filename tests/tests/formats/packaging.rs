@@ -38,8 +38,8 @@ fn the_shipped_configuration_is_what_holds_without_one() {
     let text = fs::read_to_string(&path).expect("the configuration");
     let settings = Settings::new(Some((path, text)), [], &[]).expect("it is right");
     assert_eq!(settings.config, Config::default());
-    // Every value is in it.
+    // Every value is in it, but for lists of tables: an empty one would be in the way of those that a user adds.
     let missing: Vec<&str> =
         settings.values().filter_map(|(name, _, source)| source.to_string().eq("default").then_some(name)).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(missing, ["alerts.alert", "push.store"]);
 }
