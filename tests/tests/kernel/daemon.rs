@@ -162,8 +162,9 @@ fn churn_of_processes_threads_and_libraries_wears_nothing_out() {
     let windows = windows_in(daemon.state());
     println!("{} windows: {early:?}, then {late:?}", windows.len());
     check_contiguous(&windows);
-    // Pieces that are freed are not all given back to the kernel.
-    assert!(late.memory_kib * 100 <= early.memory_kib * 105 + 100 * 2048, "{early:?} {late:?}");
+    // Pieces that are freed are not all given back to the kernel, and some KiB are known of each window: a second of this load
+    // makes some 300 processes and threads, which would be far more if they stayed.
+    assert!(late.memory_kib * 100 <= early.memory_kib * 105 + 100 * 8192, "{early:?} {late:?}");
     assert!(late.descriptors <= early.descriptors + early.descriptors / 10 + 64, "{early:?} {late:?}");
     // A new shard of unwind tables is a map.
     assert!(late.maps <= early.maps + 2, "{early:?} {late:?}");
