@@ -20,7 +20,7 @@ use crate::daemon::metrics::Family;
 use crate::daemon::push::Pusher;
 use crate::daemon::sinks::Sinks;
 use crate::daemon::store::Store;
-use crate::daemon::{Notice, State, Supervisor, run as run_daemon};
+use crate::daemon::{Notice, State, Supervisor, run as run_daemon, share_memory};
 use crate::profile::Capture;
 
 /// A configuration is some hundred lines.
@@ -120,6 +120,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 /// Runs the daemon.
 pub(super) fn run(args: &DaemonArgs) -> CommandResult {
+    share_memory();
     let settings = args.config.load()?;
     let directory = settings.config.store.state_dir.clone();
     let store = Store::open(&directory, settings.config.store());

@@ -11,4 +11,4 @@ mod run;
 pub mod sinks;
 pub mod store;
 
-pub use run::{Notice, Sink, State, Supervisor, run};
+pub use run::{Notice, Sink, State, Supervisor, run, share_memory};

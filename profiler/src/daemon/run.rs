@@ -96,6 +96,16 @@ impl Default for State {
     }
 }
 
+/// Makes the threads to come take their memory from one arena, before any is started: each would have one of its own, of which
+/// little is given back, and they allocate too rarely to wait for each other.
+pub fn share_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers. Source: mallopt(3).
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Runs until SIGTERM or SIGINT comes, or all that was selected has ended; the window that goes on then is handed on as well.
 ///
 /// `load`: reads the configuration, at the start and at SIGHUP. `depth`: for how long everything is to be recorded from now
