@@ -389,9 +389,7 @@ fn copy_site(
             tid: block.pid,
             start_time_ns: block.start_time_ns,
             exec_count: block.exec_count,
-            process_name: String::new(),
-            thread_name: String::new(),
-            cgroup: String::new(),
+            ..crate::profile::Thread::default()
         };
         (profile.stacks.intern(Box::from([missing])), profile.threads.intern(thread))
     })

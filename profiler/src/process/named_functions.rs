@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 
 use iced_x86::Register;
 use object::elf;
-use object::endian::LittleEndian as LE;
-use object::read::elf::SectionHeader;
 
 use super::ObjectFile;
-use super::elf::{Sections, has_content};
+use super::elf::Sections;
 use super::function_ends::{NoEnds, Piece, function_ends};
 use super::probe_point::probe_point;
-use super::symbols::{Symbol, bytes_at};
+use super::symbols::{Symbol, bytes_at, each_symbol};
 
 /// Bytes of a function that are gone through, and of a name.
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
@@ -128,27 +126,13 @@ impl ObjectFile {
 
 /// Calls `take` with every function that a file defines, by its symbols.
 fn each_function(sections: &Sections<'_>, mut take: impl FnMut(&str, Symbol)) {
-    let content = |section| sections.content(section, MAX_TABLE_BYTES).ok();
-    for table in &sections.headers {
-        if table.sh_type(LE) != elf::SHT_DYNSYM && table.sh_type(LE) != elf::SHT_SYMTAB {
-            continue;
+    each_symbol(sections, MAX_TABLE_BYTES, MAX_NAME_BYTES, |name, kind, symbol| {
+        if kind == elf::STT_FUNC.0
+            && let Ok(name) = std::str::from_utf8(name)
+        {
+            take(name, symbol);
         }
-        let strings = sections.headers.get(table.sh_link(LE) as usize).filter(|section| has_content(section));
-        let (Some(symbols), Some(strings)) = (content(table), strings.and_then(content)) else { continue };
-        let count = symbols.len() / size_of::<elf::Sym64<LE>>();
-        let Ok((symbols, _)) = object::pod::slice_from_bytes::<elf::Sym64<LE>>(&symbols, count) else { continue };
-        for symbol in symbols.iter().filter(|symbol| symbol.st_shndx.get(LE) != elf::SHN_UNDEF) {
-            if symbol.st_info.0 & 0xf != elf::STT_FUNC.0 {
-                continue;
-            }
-            let start = symbol.st_name.get(LE) as usize;
-            let Some(text) = strings.get(start..strings.len().min(start + MAX_NAME_BYTES)) else { continue };
-            let Some(end) = memchr::memchr(0, text) else { continue };
-            if let Ok(name) = std::str::from_utf8(&text[..end]) {
-                take(name, Symbol { address: symbol.st_value.get(LE), size: symbol.st_size.get(LE) });
-            }
-        }
-    }
+    });
 }
 
 #[cfg(test)]

@@ -24,7 +24,18 @@ pub(crate) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap
     let mut found = HashMap::new();
     let wanted: HashMap<&[u8], &'n str> = names.iter().map(|name| (name.as_bytes(), *name)).collect();
     let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
-    let content = |section| sections.content(section, MAX_TABLE_BYTES).ok();
+    each_symbol(sections, MAX_TABLE_BYTES, longest + 1, |name, _, symbol| {
+        if let Some(name) = wanted.get(name) {
+            found.insert(*name, symbol);
+        }
+    });
+    found
+}
+
+/// Calls `take` with every symbol that the file defines, in either table: its name, its type (`st_type`) and where it is.
+/// `most`: bytes of the largest table that is read; `longest`: of the longest name that is looked at, with the zero behind it.
+pub(super) fn each_symbol(sections: &Sections<'_>, most: u64, longest: usize, mut take: impl FnMut(&[u8], u8, Symbol)) {
+    let content = |section| sections.content(section, most).ok();
     for table in &sections.headers {
         if table.sh_type(LE) != elf::SHT_DYNSYM && table.sh_type(LE) != elf::SHT_SYMTAB {
             continue;
@@ -35,15 +46,12 @@ pub(crate) fn symbols<'n>(sections: &Sections<'_>, names: &[&'n str]) -> HashMap
         let Ok((symbols, _)) = object::pod::slice_from_bytes::<elf::Sym64<LE>>(&symbols, count) else { continue };
         for symbol in symbols.iter().filter(|symbol| symbol.st_shndx.get(LE) != elf::SHN_UNDEF) {
             let start = symbol.st_name.get(LE) as usize;
-            let Some(text) = strings.get(start..strings.len().min(start + longest + 1)) else { continue };
+            let Some(text) = strings.get(start..strings.len().min(start + longest)) else { continue };
             let Some(end) = memchr::memchr(0, text) else { continue };
-            if let Some(name) = wanted.get(&text[..end]) {
-                let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
-                found.insert(*name, Symbol { address, size });
-            }
+            let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
+            take(&text[..end], symbol.st_info.0 & 0xf, Symbol { address, size });
         }
     }
-    found
 }
 
 /// The bytes that the file has at a virtual address.

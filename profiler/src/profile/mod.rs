@@ -174,8 +174,8 @@ pub struct Line {
     pub line: u32,
 }
 
-/// Who was running.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Who was running; by default nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Thread {
     /// Process.
     pub pid: u32,

@@ -128,7 +128,7 @@ fn by_stack(profile: &Profile) -> Profile {
     let mut profile = profile.clone();
     for thread in &mut profile.threads {
         let process_name = std::mem::take(&mut thread.process_name);
-        *thread = Thread { process_name, ..nobody() };
+        *thread = Thread { process_name, ..Thread::default() };
     }
     for sample in &mut profile.samples {
         sample.span = 0;
@@ -144,24 +144,12 @@ fn by_stack(profile: &Profile) -> Profile {
         }
         let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         profile.stacks.push(Vec::new());
-        profile.threads.push(Thread { process_name: "(others)".to_owned(), ..nobody() });
+        profile.threads.push(Thread { process_name: "(others)".to_owned(), ..Thread::default() });
         let (stack, thread) = (number(profile.stacks.len() - 1), number(profile.threads.len() - 1));
         profile.samples.push(Sample { stack, thread, reason: 0, span: 0, values });
         profile = profile.canonical();
     }
     profile
-}
-
-const fn nobody() -> Thread {
-    Thread {
-        pid: 0,
-        tid: 0,
-        start_time_ns: 0,
-        exec_count: 0,
-        process_name: String::new(),
-        thread_name: String::new(),
-        cgroup: String::new(),
-    }
 }
 
 /// Labels in ascending order, as stores ask for, with the name of the profile.
@@ -182,7 +170,7 @@ mod tests {
         let mut profile = Profile::new(Origin::Cpu);
         let count = u32::try_from(3 * MAX_SAMPLES).unwrap();
         for number in 0..count {
-            profile.threads.push(Thread { pid: number % 7, process_name: "a".to_owned(), ..nobody() });
+            profile.threads.push(Thread { pid: number % 7, process_name: "a".to_owned(), ..Thread::default() });
             profile.locations.push(crate::profile::Location {
                 kind: crate::profile::FrameKind::Native,
                 object: None,

@@ -208,15 +208,7 @@ fn read_labels(
     strings: Strings<'_>,
     origin: Origin,
 ) -> Result<(Thread, u16, u64), DecodeError> {
-    let mut thread = Thread {
-        pid: 0,
-        tid: 0,
-        start_time_ns: 0,
-        exec_count: 0,
-        process_name: String::new(),
-        thread_name: String::new(),
-        cgroup: String::new(),
-    };
+    let mut thread = Thread::default();
     let (mut reason, mut span) = (0, 0);
     for found in labels {
         let narrow = |what| u32::try_from(found.num).map_err(|_| range(what, found.num));
